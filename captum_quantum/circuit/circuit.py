@@ -1,0 +1,276 @@
+"""What a circuit is once traced: frozen, validated data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from captum_quantum import _checks
+from captum_quantum.circuit.gates import ALIASES, GateType, gate_type
+from captum_quantum.circuit.observable import Observable
+
+Source = Literal["input", "weight", "constant"]
+
+
+class CircuitError(ValueError):
+    """A circuit that cannot be built, traced or run, with the gate and the reason."""
+
+
+@dataclass(frozen=True)
+class Angle:
+    """Where an angle of a gate comes from.
+
+    Attributes:
+        source (str): ``"input"``, ``"weight"`` or ``"constant"``.
+        index (int): Which input feature or weight; -1 for a constant.
+        value (float): The constant in radians; 0 otherwise.
+    """
+
+    source: Source
+    index: int = -1
+    value: float = 0.0
+
+    @classmethod
+    def of_input(cls, index: int) -> "Angle":
+        """Input feature ``index``."""
+        return cls("input", index)
+
+    @classmethod
+    def of_weight(cls, index: int) -> "Angle":
+        """Weight ``index`` of the flattened weights."""
+        return cls("weight", index)
+
+    @classmethod
+    def constant(cls, value: float) -> "Angle":
+        """A fixed number of radians."""
+        return cls("constant", value=float(value))
+
+    def __str__(self) -> str:
+        if self.source == "constant":
+            return f"{self.value:.4g}"
+        return f"{'x' if self.source == 'input' else 'w'}[{self.index}]"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate on wires, each angle with its source.
+
+    Attributes:
+        name (str): TorchQuantum's name; aliases are resolved.
+        wires (tuple[int, ...]): The wires, the most significant first.
+        angles (tuple[Angle, ...]): One entry for each angle of the gate.
+        inverse (bool): Whether the adjoint is applied.
+
+    Raises:
+        CircuitError: If the gate is unknown, its wires repeat, or their number or that of its angles
+            is wrong.
+    """
+
+    name: str
+    wires: tuple[int, ...]
+    angles: tuple[Angle, ...] = ()
+    inverse: bool = False
+
+    def __post_init__(self) -> None:
+        """Validates the gate against the gate set."""
+        try:
+            kind = gate_type(self.name)
+        except ValueError as error:
+            raise CircuitError(str(error)) from None
+        object.__setattr__(self, "name", ALIASES.get(self.name, self.name))
+        object.__setattr__(self, "wires", tuple(self.wires))
+        object.__setattr__(self, "angles", tuple(self.angles))
+        if any(isinstance(w, bool) or not isinstance(w, int) or w < 0 for w in self.wires):
+            raise CircuitError(
+                _checks.sentence(
+                    f"wires of {self.name}", "integers >= 0", _checks.describe(self.wires)
+                )
+            )
+        if len(set(self.wires)) != len(self.wires) or not self.wires:
+            raise CircuitError(
+                _checks.sentence(
+                    f"wires of {self.name}", "different from each other", str(self.wires)
+                )
+            )
+        if kind.n_wires not in (None, len(self.wires)):
+            raise CircuitError(
+                _checks.sentence(
+                    f"wires of {self.name}", f"{kind.n_wires} wire(s)", str(self.wires)
+                )
+            )
+        if len(self.angles) != kind.n_angles:
+            raise CircuitError(
+                _checks.sentence(
+                    f"angles of {self.name}", f"{kind.n_angles} angle(s)", str(len(self.angles))
+                )
+            )
+
+    @property
+    def type(self) -> GateType:
+        """The entry of the gate set."""
+        return gate_type(self.name)
+
+    def __str__(self) -> str:
+        name = f"{self.name}^-1" if self.inverse else self.name
+        angles = f"({', '.join(map(str, self.angles))})" if self.angles else ""
+        return f"{name}{angles} on {', '.join(map(str, self.wires))}"
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A variational quantum circuit as data: what every simulator and gradient rule reads.
+
+    Wire 0 is the most significant bit of the basis index. The circuit starts in ``|0...0>``, or,
+    with amplitude encoding, in the state whose amplitudes are the inputs divided by their norm.
+
+    Attributes:
+        n_qubits (int): Number of wires.
+        gates (tuple[Gate, ...]): The gates in order of application.
+        observables (tuple[Observable, ...]): What is read out, one expectation value each.
+        n_inputs (int): Number of input features.
+        n_weights (int): Number of weights.
+        amplitude_encoding (bool): Whether the inputs are amplitudes instead of angles.
+
+    Raises:
+        CircuitError: If a wire or an index is out of range, an input feature is never used, or
+            amplitudes do not number ``2**n_qubits``.
+
+    Examples:
+        >>> circuit = Circuit(1, (Gate("rx", (0,), (Angle.of_input(0),)),), (Observable.of("Z0"),), 1)
+        >>> print(circuit)
+        1 qubit, 1 input, 0 weights
+          rx(x[0]) on 0
+        reads <Z0>
+    """
+
+    n_qubits: int
+    gates: tuple[Gate, ...]
+    observables: tuple[Observable, ...]
+    n_inputs: int
+    n_weights: int = 0
+    amplitude_encoding: bool = False
+
+    def __post_init__(self) -> None:
+        """Validates everything once, so that no simulator needs to ask again."""
+        _checks.check_int("n_qubits", self.n_qubits, 1)
+        object.__setattr__(self, "gates", tuple(self.gates))
+        object.__setattr__(self, "observables", tuple(self.observables))
+        limits = {"input": self.n_inputs, "weight": self.n_weights}
+        used = set()
+        for position, gate in enumerate(self.gates):
+            here = f"gate {position} ({gate})"
+            if max(gate.wires) >= self.n_qubits:
+                raise CircuitError(
+                    _checks.sentence(
+                        f"wires of {here}", f"in [0, {self.n_qubits - 1}]", str(gate.wires)
+                    )
+                )
+            for angle in gate.angles:
+                if angle.source == "constant":
+                    continue
+                if not 0 <= angle.index < limits[angle.source]:
+                    raise CircuitError(
+                        _checks.sentence(
+                            f"{angle.source} index of {here}",
+                            f"in [0, {limits[angle.source] - 1}]",
+                            str(angle.index),
+                        )
+                    )
+                if angle.source == "input":
+                    used.add(angle.index)
+        for observable in self.observables:
+            if max(observable.wires, default=0) >= self.n_qubits:
+                raise CircuitError(
+                    _checks.sentence(
+                        f"wires of observable {observable}",
+                        f"in [0, {self.n_qubits - 1}]",
+                        str(observable.wires),
+                    )
+                )
+        if self.amplitude_encoding:
+            if used or self.n_inputs != 2**self.n_qubits:
+                raise CircuitError(
+                    _checks.sentence(
+                        "inputs of a circuit with amplitude encoding",
+                        f"{2**self.n_qubits} amplitudes and no angles",
+                        f"{self.n_inputs} inputs, {len(used)} of them used as angles",
+                    )
+                )
+        elif len(used) != self.n_inputs:
+            unused = sorted(set(range(self.n_inputs)) - used)
+            raise CircuitError(
+                _checks.sentence(
+                    "inputs", "used by at least one gate each", f"unused input features {unused}"
+                )
+            )
+
+    @cached_property
+    def angles(self) -> tuple[tuple[Gate, int, Angle], ...]:
+        """Every angle of every gate in order, the columns of the angle table: (gate, which, source)."""
+        return tuple(
+            (gate, which, angle) for gate in self.gates for which, angle in enumerate(gate.angles)
+        )
+
+    def columns(self, source: Source) -> list[int]:
+        """The columns of the angle table that come from inputs, weights or constants."""
+        return [
+            column for column, (_, _, angle) in enumerate(self.angles) if angle.source == source
+        ]
+
+    def indices(self, source: Source) -> list[int]:
+        """For each of ``columns(source)``, which input feature or weight it is."""
+        return [angle.index for _, _, angle in self.angles if angle.source == source]
+
+    def angle_table(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """Gathers every gate's angles from their sources.
+
+        A feature or weight that several gates use has a column for each of them, so that a rule can
+        shift one gate's angle alone; the chain rule adds them up.
+
+        Args:
+            inputs (Tensor): Shape ``(batch, n_inputs)``, radians.
+            weights (Tensor): Shape ``(n_weights,)``, radians.
+
+        Returns:
+            Tensor: Shape ``(batch, len(self.angles))``, radians; differentiable.
+        """
+        constants = [angle.value for _, _, angle in self.angles if angle.source == "constant"]
+        offsets = {"input": 0, "weight": self.n_inputs}
+        index, n_constants = [], 0
+        for _, _, angle in self.angles:
+            if angle.source == "constant":
+                index.append(self.n_inputs + self.n_weights + n_constants)
+                n_constants += 1
+            else:
+                index.append(offsets[angle.source] + angle.index)
+        batch = inputs.shape[0]
+        pool = torch.cat(
+            [
+                inputs,
+                weights.to(inputs.dtype).expand(batch, -1),
+                inputs.new_tensor(constants).expand(batch, -1),
+            ],
+            dim=1,
+        )
+        return pool[:, torch.tensor(index, dtype=torch.long, device=inputs.device)]
+
+    def split(self, table: Tensor) -> Sequence[Tensor]:
+        """Splits an angle table ``(batch, n_angles)`` into one ``(batch, k)`` tensor for each gate."""
+        return table.split([len(gate.angles) for gate in self.gates], dim=1)
+
+    def __str__(self) -> str:
+        def count(number: int, noun: str) -> str:
+            return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+        head = ", ".join(
+            [
+                count(self.n_qubits, "qubit"),
+                count(self.n_inputs, "input") + (" (amplitudes)" if self.amplitude_encoding else ""),
+                count(self.n_weights, "weight"),
+            ]
+        )
+        readout = ", ".join(f"<{observable}>" for observable in self.observables)
+        return "\n".join([head, *(f"  {gate}" for gate in self.gates), f"reads {readout}"])

@@ -1,0 +1,137 @@
+"""Observables: weighted sums of Pauli strings."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from captum_quantum import _checks
+
+_FACTOR = re.compile(r"([IXYZ])(\d+)")
+_FORM = "a Pauli string such as 'Z0', 'X0 Z2' or 'XIZ'"
+
+
+@dataclass(frozen=True)
+class PauliString:
+    """A product of Pauli matrices on different wires, times a real coefficient.
+
+    Attributes:
+        factors (tuple[tuple[int, str], ...]): Pairs (wire, "X" | "Y" | "Z"), sorted by wire; empty
+            for the identity.
+        coefficient (float): Its weight.
+    """
+
+    factors: tuple[tuple[int, str], ...]
+    coefficient: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Sorts the factors by wire; refuses repeated wires and non-finite coefficients."""
+        wires = [wire for wire, _ in self.factors]
+        for wire, letter in self.factors:
+            _checks.check_int("wire of a Pauli string", wire, 0)
+            _checks.check_choice("letter of a Pauli string", letter, "XYZ")
+        if len(set(wires)) != len(wires):
+            _checks.wrong_value("Pauli string", "given at most one letter for a wire", str(self))
+        if isinstance(self.coefficient, bool) or not isinstance(self.coefficient, (int, float)):
+            _checks.wrong_type("coefficient of a Pauli string", "a real number", self.coefficient)
+        if not math.isfinite(self.coefficient):
+            _checks.wrong_value("coefficient of a Pauli string", "finite", self.coefficient)
+        object.__setattr__(self, "factors", tuple(sorted(self.factors)))
+        object.__setattr__(self, "coefficient", float(self.coefficient))
+
+    @classmethod
+    def parse(cls, text: str, coefficient: float = 1.0) -> "PauliString":
+        """Reads ``"X0 Z2"`` (letters with wires, any order) or ``"XIZ"`` (one letter for each wire).
+
+        Raises:
+            ValueError: If the text is neither.
+            TypeError: If it is not a string.
+        """
+        if not isinstance(text, str):
+            _checks.wrong_type("observable", _FORM, text)
+        words = text.split()
+        if words and all(_FACTOR.fullmatch(word) for word in words):
+            pairs = [(int(word[1:]), word[0]) for word in words]
+        elif len(words) == 1 and set(words[0]) <= set("IXYZ"):
+            pairs = list(enumerate(words[0]))
+        else:
+            _checks.wrong_value("observable", _FORM, text)
+        return cls(tuple((wire, letter) for wire, letter in pairs if letter != "I"), coefficient)
+
+    def __str__(self) -> str:
+        name = " ".join(f"{letter}{wire}" for wire, letter in self.factors) or "I"
+        return name if self.coefficient == 1 else f"{self.coefficient:g} {name}"
+
+
+ObservableLike = "Observable | PauliString | str | Mapping[str, float]"
+
+
+@dataclass(frozen=True)
+class Observable:
+    """A Hermitian operator ``sum_k c_k P_k`` with Pauli strings P_k.
+
+    Attributes:
+        terms (tuple[PauliString, ...]): The weighted Pauli strings; at least one.
+
+    Examples:
+        >>> str(Observable.of("Z0"))
+        'Z0'
+        >>> str(Observable.of({"Z0 Z1": 1.0, "X0": -0.5}))
+        'Z0 Z1 + -0.5 X0'
+    """
+
+    terms: tuple[PauliString, ...]
+
+    def __post_init__(self) -> None:
+        """Refuses an empty sum."""
+        if not self.terms:
+            _checks.wrong_value("observable", "a sum of at least one Pauli string", self.terms)
+
+    @classmethod
+    def of(cls, value: "Observable | PauliString | str | Mapping[str, float]") -> "Observable":
+        """Makes an observable of a Pauli string or of a mapping from Pauli strings to coefficients.
+
+        Raises:
+            TypeError: If the value is of another type.
+            ValueError: If a string is not a Pauli string.
+        """
+        if isinstance(value, Observable):
+            return value
+        if isinstance(value, PauliString):
+            return cls((value,))
+        if isinstance(value, str):
+            return cls((PauliString.parse(value),))
+        if isinstance(value, Mapping):
+            return cls(tuple(PauliString.parse(text, weight) for text, weight in value.items()))
+        _checks.wrong_type("observable", f"{_FORM} or a mapping from such to coefficients", value)
+
+    @property
+    def wires(self) -> tuple[int, ...]:
+        """The wires it acts on, sorted."""
+        return tuple(sorted({wire for term in self.terms for wire, _ in term.factors}))
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.terms))
+
+
+def pauli_z_on_each(n_qubits: int) -> tuple[Observable, ...]:
+    """``<Z>`` on every qubit, the default readout."""
+    return tuple(Observable((PauliString(((wire, "Z"),)),)) for wire in range(n_qubits))
+
+
+def read_observables(
+    values: "Sequence[Observable | PauliString | str | Mapping[str, float]] | None", n_qubits: int
+) -> tuple[Observable, ...]:
+    """Reads the observables argument of a layer; None means ``<Z>`` on every qubit.
+
+    Raises:
+        TypeError: If it is not a sequence of observables.
+        ValueError: If it is empty or a Pauli string is malformed.
+    """
+    if values is None:
+        return pauli_z_on_each(n_qubits)
+    if isinstance(values, (str, Mapping)) or not isinstance(values, Sequence):
+        _checks.wrong_type("observables", "a list of observables", values)
+    if not values:
+        _checks.wrong_value("observables", "a list of at least one observable", values)
+    return tuple(Observable.of(value) for value in values)

@@ -1,0 +1,233 @@
+"""VQCLayer: a variational quantum circuit as one PyTorch module."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_quantum import _checks
+from captum_quantum.circuit import Circuit, Observable, read_observables
+from captum_quantum.gradient import RULES, attach, pullback
+from captum_quantum.simulate import expectation_values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIMULATORS = ("torchquantum",)
+"""The names of the simulators."""
+
+
+class VQCLayer(nn.Module):
+    r"""A variational quantum circuit: angles in, expectation values out.
+
+    The inputs are encoded into a state, an ansatz with trainable weights acts on it, and expectation
+    values of observables are read:
+
+    .. math:: y_k = \langle 0 | E(x)^\dagger A(w)^\dagger O_k A(w) E(x) | 0 \rangle
+
+    Encoder and ansatz are TorchQuantum modules, which own the gates and the weights. They are traced
+    once into ``circuit``, so that every angle's source is known. The layer holds no quantum state.
+    Defaults are the circuit of arXiv:2306.03741.
+
+    Args:
+        n_qubits (int): Number of qubits.
+        n_layers (int): Number of layers of a named ansatz.
+        encoder (str or nn.Module): ``"ry"``, ``"rx"``, ``"rz_after_h"``, ``"ry_rz"``, ``"amplitude"``,
+            one of TorchQuantum's encoder lists by name, or a ``tq.Encoder``.
+        ansatz (str or nn.Module): ``"rx_ry_rz_ring"``, ``"strongly_entangling"``,
+            ``"real_amplitudes"``, ``"qcnn"``, one of TorchQuantum's layers by name, or a
+            ``tq.QuantumModule``.
+        reupload (bool): Whether to encode the inputs anew before every layer of the ansatz.
+        observables (list, optional): What to read: Pauli strings such as ``"Z0"``, ``"X0 Z2"`` or
+            ``"XIZ"``, or mappings from such to coefficients. Default: ``<Z>`` on every qubit.
+        simulator (str): ``"torchquantum"``: TorchQuantum's own run, exact, in complex64.
+        gradient (str): The derivative rule: ``"backprop"``, ``"parameter-shift"``, ``"commutator"``
+            or ``"finite-difference"``; see :func:`quantum_gradient`.
+        dtype (torch.dtype): torch.complex64, the precision of the simulation.
+
+    Shape:
+        - Input: ``(..., n_inputs)``, real, radians (amplitude encoding: numbers, not all zero).
+        - Output: ``(..., n_observables)``, real, in the input's dtype and on its device.
+
+    Attributes:
+        encoder (nn.Module): The TorchQuantum encoder.
+        ansatz (nn.Module): The TorchQuantum ansatz.
+        circuit (Circuit): The traced circuit.
+
+    Raises:
+        TypeError, ValueError: If an argument or an input is wrong.
+        CircuitError: If the modules cannot be traced.
+
+    Examples:
+        >>> import torch
+        >>> from captum_quantum import VQCLayer
+        >>> layer = VQCLayer(4, n_layers=2)
+        >>> layer(torch.rand(8, 4)).shape
+        torch.Size([8, 4])
+        >>> VQCLayer(3, encoder="rx", ansatz="real_amplitudes", observables=["Z0 Z1", "X2"])
+        VQCLayer(n_qubits=3, n_inputs=3, n_weights=9, n_observables=2, simulator='torchquantum', gradient='backprop')
+    """
+
+    def __init__(
+        self,
+        n_qubits: int,
+        n_layers: int = 2,
+        *,
+        encoder: str | nn.Module = "ry",
+        ansatz: str | nn.Module = "rx_ry_rz_ring",
+        reupload: bool = False,
+        observables: Sequence[Observable | str | Mapping[str, float]] | None = None,
+        simulator: str = "torchquantum",
+        gradient: str = "backprop",
+        dtype: torch.dtype = torch.complex64,
+    ) -> None:
+        super().__init__()
+        _checks.check_int("n_qubits", n_qubits, 1, 24)
+        _checks.check_int("n_layers", n_layers, 1)
+        if not isinstance(reupload, bool):
+            _checks.wrong_type("reupload", "True or False", reupload)
+        self.simulator = _checks.check_choice("simulator", simulator, SIMULATORS)
+        self.gradient = _checks.check_choice("gradient", gradient, RULES)
+        if dtype != torch.complex64:
+            _checks.wrong_value("dtype", "torch.complex64 for simulator 'torchquantum'", dtype)
+        read = read_observables(observables, n_qubits)
+        from captum_quantum import tq
+
+        self.encoder = tq.make_encoder(encoder, n_qubits)
+        self.ansatz = tq.make_ansatz(ansatz, n_qubits, n_layers)
+        if reupload and not (
+            hasattr(self.ansatz, "layer") and isinstance(getattr(self.ansatz, "n_layers", None), int)
+        ):
+            _checks.wrong_type(
+                "ansatz",
+                "one with n_layers and layer(qdev, index), as captum_quantum.tq.LayeredAnsatz, for "
+                "reupload=True",
+                self.ansatz,
+            )
+        self.reupload = reupload
+        self.dtype = dtype
+        self.circuit: Circuit = tq.trace(self.encoder, self.ansatz, n_qubits, read, reupload)
+
+    @property
+    def n_qubits(self) -> int:
+        """Number of qubits."""
+        return self.circuit.n_qubits
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of input features."""
+        return self.circuit.n_inputs
+
+    @property
+    def n_observables(self) -> int:
+        """Number of expectation values."""
+        return len(self.circuit.observables)
+
+    @property
+    def weights(self) -> Tensor:
+        """All weights as they are now, in radians, flattened: shape ``(n_weights,)``."""
+        from captum_quantum.tq import read_weights
+
+        return read_weights(self.encoder, self.ansatz)
+
+    def angle_table(self, inputs: Tensor) -> Tensor:
+        """Gathers every gate's angles: ``(batch, n_inputs)`` to ``(batch, n_angles)``, radians."""
+        return self.circuit.angle_table(inputs, self.weights.to(inputs.device))
+
+    def amplitudes(self, inputs: Tensor) -> Tensor | None:
+        """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
+        if not self.circuit.amplitude_encoding:
+            return None
+        return inputs / inputs.norm(dim=-1, keepdim=True)
+
+    def run(self, angles: Tensor, amplitudes: Tensor | None = None) -> Tensor:
+        """Expectation values for every gate's angles given one by one.
+
+        Args:
+            angles (Tensor): Shape ``(batch, n_angles)``, radians, as `angle_table` gives them.
+            amplitudes (Tensor, optional): Initial states, shape ``(batch, 2**n)``.
+
+        Returns:
+            Tensor: Shape ``(batch, n_observables)``, differentiable by autograd.
+        """
+        from captum_quantum.tq import run_circuit
+
+        states = run_circuit(self.circuit, angles.float(), amplitudes)
+        values = expectation_values(states, self.circuit.observables, self.n_qubits)
+        return values.to(angles.dtype)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Expectation values ``(..., n_observables)`` for inputs ``(..., n_inputs)``."""
+        self._check_inputs(inputs)
+        rows = inputs.reshape(-1, self.n_inputs)
+        values = self._values(rows) if len(rows) else self._no_values(rows)
+        return values.reshape(*inputs.shape[:-1], self.n_observables).to(inputs.dtype)
+
+    def _values(self, rows: Tensor) -> Tensor:
+        if self.gradient == "backprop":
+            return self._run_modules(rows)
+        with torch.no_grad():
+            values = self._run_modules(rows)
+        if not torch.is_grad_enabled():
+            return values
+        amplitudes = self.amplitudes(rows)
+        table = self.angle_table(rows)
+        for source in ("input", "weight"):
+            columns = self.circuit.columns(source)
+            if columns and table.requires_grad:
+                pull = pullback(self.gradient, self, table.detach(), columns, amplitudes)
+                values = attach(values, table[:, columns], pull)
+        return values
+
+    def _run_modules(self, rows: Tensor) -> Tensor:
+        from captum_quantum.tq import run_modules
+
+        states = run_modules(
+            self.encoder, self.ansatz, self.n_qubits, rows.float(), self.reupload
+        )
+        return expectation_values(states, self.circuit.observables, self.n_qubits)
+
+    def _no_values(self, rows: Tensor) -> Tensor:
+        return rows.new_zeros(0, self.n_observables) + rows.sum()
+
+    def _check_inputs(self, inputs: Tensor) -> None:
+        _checks.check_real("inputs", inputs)
+        if inputs.dim() == 0 or inputs.shape[-1] != self.n_inputs:
+            _checks.wrong_value("inputs", f"of shape (..., {self.n_inputs})", inputs)
+        for weight in self.parameters():
+            if weight.device != inputs.device:
+                _checks.wrong_value("inputs", f"on the layer's device, {weight.device}", inputs)
+            break
+        if inputs.device.type == "cpu":
+            _checks.check_finite("inputs", inputs.detach())
+            if self.circuit.amplitude_encoding and bool((inputs == 0).all(dim=-1).any()):
+                raise ValueError(
+                    _checks.sentence(
+                        "inputs", "not all zero, to be normalised to amplitudes", "a row of zeros"
+                    )
+                )
+
+    def draw(self, **kwargs: Any) -> "Figure":
+        """Draws the circuit with Qiskit's drawer; x[i] are inputs, w[j] weights.
+
+        Args:
+            **kwargs: Passed to ``qiskit.QuantumCircuit.draw``, for example ``fold`` or ``scale``.
+
+        Returns:
+            matplotlib.figure.Figure: The figure.
+        """
+        from captum_quantum.circuit.draw import draw
+
+        return draw(self.circuit, **kwargs)
+
+    def extra_repr(self) -> str:
+        """The layer in one line."""
+        return (
+            f"n_qubits={self.n_qubits}, n_inputs={self.n_inputs}, "
+            f"n_weights={self.circuit.n_weights}, n_observables={self.n_observables}, "
+            f"simulator={self.simulator!r}, gradient={self.gradient!r}"
+        )
+
+    def __repr__(self) -> str:
+        return f"VQCLayer({self.extra_repr()})"

@@ -1,0 +1,5 @@
+"""How the expectation values of a circuit are computed."""
+
+from captum_quantum.simulate.readout import expectation_values
+
+__all__ = ["expectation_values"]

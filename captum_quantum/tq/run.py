@@ -1,0 +1,106 @@
+"""TorchQuantum's own batched run: the reference for every faster simulator."""
+
+import torch
+import torchquantum as tq
+import torchquantum.functional as tqf
+from torch import Tensor, nn
+
+from captum_quantum.circuit import Circuit, gate_matrix
+
+MATRIX_ONLY = frozenset(
+    {
+        # Its functional form raises NameError (mat_dict) in TorchQuantum 0.1.8.
+        *("toffoli", "chadamard", "u1", "u2", "cu1", "rccx", "rc3x", "singleexcitation"),
+        # Its functional form fails for batched angles.
+        *("cu", "cu3", "xxminyy", "xxplusyy"),
+    }
+)
+"""Gates that run_circuit hands to TorchQuantum as matrices."""
+
+
+def shallow_copy(module: nn.Module, memo: dict[int, nn.Module] | None = None) -> nn.Module:
+    """Copies a module tree without its tensors.
+
+    TorchQuantum's modules store the device, wires and angles of their last call on themselves. Run
+    on such a copy, the user's module keeps nothing of the batch, and threads do not meet.
+    """
+    memo = {} if memo is None else memo
+    if id(module) in memo:
+        return memo[id(module)]
+    copy = module.__new__(type(module))
+    memo[id(module)] = copy
+    copy.__dict__ = module.__dict__.copy()
+    copy._parameters = module._parameters.copy()
+    copy._buffers = module._buffers.copy()
+    copy._modules = {
+        name: None if child is None else shallow_copy(child, memo)
+        for name, child in module._modules.items()
+    }
+    return copy
+
+
+def apply_modules(
+    encoder: nn.Module, ansatz: nn.Module, qdev: nn.Module, inputs: Tensor, reupload: bool
+) -> None:
+    """Applies encoder and ansatz to a device; with ``reupload``, the encoder before every layer."""
+    if not reupload:
+        encoder(qdev, inputs)
+        ansatz(qdev)
+        return
+    for index in range(ansatz.n_layers):  # type: ignore[arg-type]
+        encoder(qdev, inputs)
+        ansatz.layer(qdev, index)  # type: ignore[operator]
+
+
+def run_modules(
+    encoder: nn.Module, ansatz: nn.Module, n_qubits: int, inputs: Tensor, reupload: bool = False
+) -> Tensor:
+    """Runs TorchQuantum modules on a fresh device and returns the final states.
+
+    Args:
+        encoder (nn.Module): A ``tq.Encoder``, called as ``encoder(qdev, inputs)``.
+        ansatz (nn.Module): A ``tq.QuantumModule``, called as ``ansatz(qdev)``.
+        n_qubits (int): Number of wires.
+        inputs (Tensor): float32, shape ``(batch, n_inputs)``, on the device to run on.
+        reupload (bool): Whether to apply the encoder before every layer of the ansatz.
+
+    Returns:
+        Tensor: complex64, shape ``(batch, 2**n_qubits)``.
+    """
+    memo: dict[int, nn.Module] = {}
+    qdev = tq.QuantumDevice(n_wires=n_qubits, bsz=inputs.shape[0], device=inputs.device)
+    apply_modules(shallow_copy(encoder, memo), shallow_copy(ansatz, memo), qdev, inputs, reupload)
+    return qdev.get_states_1d()  # type: ignore[no-any-return]
+
+
+def run_circuit(circuit: Circuit, angles: Tensor, amplitudes: Tensor | None = None) -> Tensor:
+    """Runs a traced circuit on TorchQuantum with every gate's angles given one by one.
+
+    Args:
+        circuit (Circuit): The circuit.
+        angles (Tensor): float32, shape ``(batch, n_angles)``, radians, as `Circuit.angle_table`.
+        amplitudes (Tensor, optional): Normalised initial states, shape ``(batch, 2**n_qubits)``.
+
+    Returns:
+        Tensor: complex64, shape ``(batch, 2**n_qubits)``.
+    """
+    batch = angles.shape[0]
+    qdev = tq.QuantumDevice(n_wires=circuit.n_qubits, bsz=batch, device=angles.device)
+    if amplitudes is not None:
+        qdev.set_states(amplitudes.to(torch.complex64))
+    for gate, own in zip(circuit.gates, circuit.split(angles), strict=True):
+        wires = list(gate.wires)
+        if gate.name in MATRIX_ONLY:
+            matrix = gate_matrix(
+                gate.name, own, len(wires), inverse=gate.inverse, dtype=torch.complex64
+            )
+            tqf.qubitunitaryfast(qdev, wires=wires, params=matrix)
+        else:
+            tqf.func_name_dict.get(gate.name, tqf.shadamard)(
+                qdev,
+                wires=wires,
+                params=own if gate.angles else None,
+                n_wires=len(wires) if gate.type.n_wires is None else None,
+                inverse=gate.inverse,
+            )
+    return qdev.get_states_1d()  # type: ignore[no-any-return]

@@ -1,0 +1,270 @@
+"""Tracing: from TorchQuantum modules to a Circuit.
+
+The modules run twice on a device that records every gate and simulates nothing, with every input
+and weight replaced by a number of its own, different in the two runs. An angle that shows the two
+numbers of one source comes from that source; one that shows the same number twice is a constant;
+anything else was computed from inputs or weights, which no circuit can express, and is refused.
+"""
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchquantum as tq
+from torch import Tensor, nn
+
+from captum_quantum import _checks
+from captum_quantum.circuit import Angle, Circuit, CircuitError, Gate, Observable, gate_type
+from captum_quantum.tq.run import apply_modules, shallow_copy
+
+_MATRIX = "its parameters are the elements of a matrix, not angles; build it from named gates"
+REFUSED = {
+    "cu2": "TorchQuantum 0.1.8's matrix for it is not unitary; use u2 and cnot",
+    "globalphase": "it changes no expectation value, and TorchQuantum 0.1.8 loses its gradient",
+    "qubitunitary": _MATRIX,
+    "qubitunitaryfast": _MATRIX,
+    "qubitunitarystrict": _MATRIX,
+    "trainableunitary": _MATRIX,
+    "trainableunitarystrict": _MATRIX,
+}
+"""Gates of TorchQuantum that are refused, with the reason."""
+
+REFUSED_FOR_INPUTS = frozenset({"cu", "cu3", "xxminyy", "xxplusyy"})
+"""Gates that TorchQuantum 0.1.8 cannot run with a batch of angles: weights only."""
+
+_WIDEST_PROBE = 1024
+
+
+class _Recorder(tq.QuantumDevice):  # type: ignore[misc]
+    """A device that records gates; its state lives on PyTorch's meta device and costs nothing."""
+
+    def __init__(self, n_wires: int) -> None:
+        super().__init__(n_wires=n_wires, bsz=1, device="meta", record_op=True)
+        self.gates_applied = 0
+
+    def reset_states(self, bsz: int) -> None:
+        """Starts anew from |0...0>, as TorchQuantum does."""
+        self.op_history.clear()
+        self.__dict__["gates_applied"] = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Notices states written by anything but a gate."""
+        if name == "states" and "gates_applied" in self.__dict__:
+            if len(self.op_history) != self.gates_applied + 1:
+                raise CircuitError(
+                    f"after {len(self.op_history)} gates the state is written directly (by reset, "
+                    "set_states or an encoding of amplitudes), which is not a gate"
+                )
+            self.__dict__["gates_applied"] = len(self.op_history)
+        super().__setattr__(name, value)
+
+
+def weight_tensors(encoder: nn.Module, ansatz: nn.Module) -> list[Tensor]:
+    """The real parameters and buffers of both modules, each once, in a fixed order."""
+    both = nn.ModuleList([encoder, ansatz])
+    return [t for t in (*both.parameters(), *both.buffers()) if t.is_floating_point()]
+
+
+def read_weights(encoder: nn.Module, ansatz: nn.Module) -> Tensor:
+    """All weights as they are now, flattened: shape ``(n_weights,)``, differentiable."""
+    tensors = weight_tensors(encoder, ansatz)
+    return torch.cat([t.reshape(-1) for t in tensors]) if tensors else torch.zeros(0)
+
+
+def _substitute(module: nn.Module, stand_ins: dict[int, Tensor]) -> None:
+    """Puts stand-ins in the place of a shallow copy's parameters and buffers."""
+    for child in module.modules():
+        child.__dict__["static_mode"] = False
+        for name, tensor in child._parameters.items():
+            if tensor is not None and id(tensor) in stand_ins:
+                child._parameters[name] = nn.Parameter(stand_ins[id(tensor)])
+        for name, tensor in child._buffers.items():
+            if tensor is not None and id(tensor) in stand_ins:
+                child._buffers[name] = stand_ins[id(tensor)].requires_grad_()
+
+
+def _stand_in_values(count: int, run: int) -> Tensor:
+    """``count`` different numbers, in (0.5, 1) in run 0 and, in another order, in (-2, -1) in run 1.
+
+    No source has the same number twice, and no rounding, sign or clipping maps both to one constant.
+    """
+    steps = (torch.arange(count, dtype=torch.float64) + 0.5) / max(count, 1)
+    return (0.5 + steps / 2 if run == 0 else -2 + steps.flip(0)).float()
+
+
+def _record(
+    run: int, n_qubits: int, n_inputs: int, apply: Callable[..., None], modules: list[nn.Module]
+) -> tuple[list[dict[str, Any]], Tensor]:
+    """One run with stand-ins: the gates recorded and the values of all inputs, then all weights."""
+    weights = weight_tensors(*modules)
+    values = _stand_in_values(n_inputs + sum(w.numel() for w in weights), run)
+    stand_ins, offset = {}, n_inputs
+    for weight in weights:
+        own = values[offset : offset + weight.numel()].reshape(weight.shape)
+        stand_ins[id(weight)] = own.to(weight.dtype)
+        offset += weight.numel()
+    memo: dict[int, nn.Module] = {}
+    copies = [shallow_copy(module, memo) for module in modules]
+    for copy in copies:
+        _substitute(copy, stand_ins)
+    recorder = _Recorder(n_qubits)
+    inputs = values[None, :n_inputs].clone().requires_grad_()
+    try:
+        with torch.enable_grad():
+            apply(*copies, recorder, inputs)
+    except CircuitError:
+        raise
+    except Exception as error:
+        raise _explain(error, recorder.op_history, n_qubits) from error
+    return recorder.op_history, values
+
+
+def _explain(error: Exception, history: list[dict[str, Any]], n_qubits: int) -> CircuitError:
+    """Words what went wrong inside the user's or TorchQuantum's modules."""
+    if history:
+        wires = history[-1]["wires"]
+        wires = wires if isinstance(wires, list) else [wires]
+        if any(not 0 <= wire < n_qubits for wire in wires):
+            return CircuitError(
+                _checks.sentence(
+                    f"wires of {history[-1]['name']}, gate {len(history) - 1},",
+                    f"in [0, {n_qubits - 1}]",
+                    str(wires),
+                )
+            )
+    if isinstance(error, NameError) and "mat_dict" in str(error):
+        gate = traceback.extract_tb(error.__traceback__)[-1].name
+        return CircuitError(
+            f"gate {len(history)}, {gate}, cannot run: TorchQuantum 0.1.8's own code for it ends in "
+            f"NameError ({error}); build it from other gates"
+        )
+    if isinstance(error, KeyError):
+        name = str(error.args[0])
+        return CircuitError(
+            f"gate {len(history)} has a name that TorchQuantum does not know: {name!r}"
+            + _checks.near_miss(name, tq.functional.func_name_dict)
+        )
+    where = (
+        f"at or after gate {len(history) - 1}, {history[-1]['name']} on wires {history[-1]['wires']}"
+        if history
+        else "before the first gate"
+    )
+    return CircuitError(f"the modules raised {type(error).__name__} {where}: {error}")
+
+
+def _values(entry: dict[str, Any]) -> list[Any]:
+    params = entry["params"]
+    return [] if params is None else params if isinstance(params, list) else [params]
+
+
+def _read_gate(
+    position: int, first: dict[str, Any], second: dict[str, Any], sources: dict[Any, Angle]
+) -> Gate:
+    """Reads one gate from its records in the two runs."""
+    name, wires = first["name"], first["wires"]
+    wires = tuple(wires) if isinstance(wires, list) else (wires,)
+    here = f"gate {position}, {name} on wires {wires},"
+    if name in REFUSED:
+        raise CircuitError(f"{here} is refused: {REFUSED[name]}")
+    try:
+        n_angles = gate_type(name).n_angles
+    except ValueError as error:
+        raise CircuitError(f"{here} is unknown: {error}") from None
+    angles = []
+    for pair in zip(_values(first)[:n_angles], _values(second)[:n_angles], strict=True):
+        if pair in sources:
+            angles.append(sources[pair])
+        elif pair[0] == pair[1] and not first["trainable"]:
+            angles.append(Angle.constant(pair[0]))
+        else:
+            raise CircuitError(
+                f"{here} has an angle that is computed from inputs or weights, or is drawn at random, "
+                "or belongs to a tensor that is no parameter or buffer of the modules; every angle "
+                "must be one input feature, one weight, or a constant: scale or combine before the "
+                "layer"
+            )
+    if name in REFUSED_FOR_INPUTS and any(angle.source == "input" for angle in angles):
+        raise CircuitError(
+            f"{here} is refused with an input as angle: TorchQuantum 0.1.8 fails for a batch of them"
+        )
+    return Gate(name, wires, tuple(angles), bool(first["inverse"]))
+
+
+def _read(
+    n_qubits: int, n_inputs: int, apply: Callable[..., None], modules: list[nn.Module]
+) -> tuple[Gate, ...]:
+    (first, values), (second, others) = (
+        _record(run, n_qubits, n_inputs, apply, modules) for run in (0, 1)
+    )
+    skeletons = [
+        [(entry["name"], entry["wires"], entry["inverse"]) for entry in history]
+        for history in (first, second)
+    ]
+    if skeletons[0] != skeletons[1]:
+        raise CircuitError(
+            "the gates depend on the values of inputs or weights, or are drawn at random; a circuit "
+            "has the same gates for every sample"
+        )
+    sources = {}
+    for k, pair in enumerate(zip(values.tolist(), others.tolist(), strict=True)):
+        sources[pair] = Angle.of_input(k) if k < n_inputs else Angle.of_weight(k - n_inputs)
+    return tuple(
+        _read_gate(position, *entries, sources)
+        for position, entries in enumerate(zip(first, second, strict=True))
+    )
+
+
+def _n_inputs_of(gates: tuple[Gate, ...]) -> int:
+    return max(
+        (a.index + 1 for gate in gates for a in gate.angles if a.source == "input"), default=0
+    )
+
+
+def trace(
+    encoder: nn.Module,
+    ansatz: nn.Module,
+    n_qubits: int,
+    observables: tuple[Observable, ...],
+    reupload: bool = False,
+) -> Circuit:
+    """Traces TorchQuantum modules into a Circuit; neither their tensors nor the RNG are touched.
+
+    Args:
+        encoder (nn.Module): A ``tq.Encoder``; ``tq.StateEncoder`` is amplitude encoding.
+        ansatz (nn.Module): A ``tq.QuantumModule``.
+        n_qubits (int): Number of wires.
+        observables (tuple[Observable, ...]): What to read out.
+        reupload (bool): Whether to apply the encoder before every layer of the ansatz.
+
+    Returns:
+        Circuit: The circuit; weight j is element j of :func:`read_weights`.
+
+    Raises:
+        CircuitError: If the modules cannot be traced, with the gate and the reason.
+    """
+    n_weights = sum(tensor.numel() for tensor in weight_tensors(encoder, ansatz))
+    if isinstance(encoder, tq.StateEncoder):
+        if reupload:
+            raise CircuitError("reupload must be False for amplitude encoding, which sets the state")
+        gates = _read(n_qubits, 0, lambda _, own, qdev, x: own(qdev), [encoder, ansatz])
+        return Circuit(n_qubits, gates, observables, 2**n_qubits, n_weights, True)
+
+    def apply(own_encoder: nn.Module, own_ansatz: nn.Module, qdev: nn.Module, x: Tensor) -> None:
+        apply_modules(own_encoder, own_ansatz, qdev, x, reupload)
+
+    if isinstance(encoder, tq.GeneralEncoder):
+        n_inputs = 1 + max(
+            (i for entry in encoder.func_list for i in entry.get("input_idx") or ()), default=-1
+        )
+        gates = _read(n_qubits, n_inputs, apply, [encoder, ansatz])
+        return Circuit(n_qubits, gates, observables, n_inputs, n_weights)
+    # A module of the user's does not say how many features it reads. One that picks features by
+    # number shows it on a wide input; one that reads all it gets is taken to read one a qubit.
+    try:
+        gates = _read(n_qubits, _WIDEST_PROBE, apply, [encoder, ansatz])
+    except CircuitError:
+        gates = ()
+    if not 0 < _n_inputs_of(gates) < _WIDEST_PROBE:
+        gates = _read(n_qubits, n_qubits, apply, [encoder, ansatz])
+    return Circuit(n_qubits, gates, observables, _n_inputs_of(gates), n_weights)
