@@ -181,7 +181,9 @@ def _foreign_pullback(rule: str, module: nn.Module, inputs: Tensor) -> Pullback:
     flat = inputs.detach().reshape(batch, -1)
 
     def run(table: Tensor) -> Tensor:
-        return module(table.reshape(-1, *shape)).reshape(table.shape[0], -1)  # type: ignore[no-any-return]
+        with _unintercepted():
+            outputs: Tensor = module(table.reshape(-1, *shape))
+        return outputs.reshape(table.shape[0], -1)
 
     columns = list(range(flat.shape[1]))
     if rule == "backprop":
@@ -265,6 +267,20 @@ def attach(values: Tensor, variables: Tensor, pull: Pullback) -> Tensor:
     return values + _Zero.apply(variables, values.detach(), pull)  # type: ignore[no-untyped-call]
 
 
+_rule = threading.local()
+
+
+@contextmanager
+def _unintercepted() -> Iterator[None]:
+    """A rule calls the module itself: those calls are not the model's."""
+    before = getattr(_rule, "running", False)
+    _rule.running = True
+    try:
+        yield
+    finally:
+        _rule.running = before
+
+
 @dataclass(eq=False)
 class QuantumCall:
     """One call of an intercepted quantum layer.
@@ -295,7 +311,7 @@ class _Interception:
         self.superseded = False
 
     def _mine(self, module: nn.Module) -> bool:
-        return not self.superseded and (
+        return not (self.superseded or getattr(_rule, "running", False)) and (
             threading.get_ident() == self.thread or getattr(module, "_is_replica", False)
         )
 
@@ -354,29 +370,13 @@ def _tie(call: QuantumCall, cut: Tensor, outputs: Tensor, rule: str | None) -> T
             rows, table, flat = inputs, cut, outputs.reshape(len(inputs), -1)
         columns = None
         call.angles = rows.reshape(len(rows), -1)
-    forward = _Original(module)
-    pull = pullback(name, forward if columns is None else module, table.detach(), columns, amplitudes)
+    pull = pullback(name, module, table.detach(), columns, amplitudes)
 
     def guarded(grad: Tensor) -> Tensor:
         return pull(grad) if call.open else grad.new_zeros(call.angles.shape)
 
     call.outputs = attach(flat, call.angles, guarded).reshape(outputs.shape)
     return call.outputs
-
-
-class _Original(nn.Module):
-    """Calls a module's forward alone, so that shifted runs meet no hooks."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.__dict__["wrapped"] = module
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The wrapped module's own forward."""
-        return self.wrapped.forward(inputs)  # type: ignore[no-any-return]
-
-    def __repr__(self) -> str:
-        return repr(self.wrapped)
 
 
 _active: dict[tuple[int, int], list[_Interception]] = {}

@@ -217,12 +217,13 @@ GATES: dict[str, tuple[int | None, int, Callable[..., np.ndarray]]] = {
     "xxplusyy": (2, 2, _xx_plus_yy),
 }
 """Of each gate: the number of wires (None: any), the number of angles, and its matrix."""
-ALIASES = (
-    "h hadamard, sh shadamard, x paulix, y pauliy, z pauliz, cx cnot, ccnot toffoli, ccx toffoli, "
-    "ch chadamard, echoedcrossresonance ecr, p phaseshift, u u3, cp cu1, cr cu1, cphase cu1, "
-    "xx rxx, yy ryy, zz rzz, zx rzx"
-)
-GATES |= {alias: GATES[name] for alias, name in map(str.split, ALIASES.split(","))}
+ALIASES = {
+    "h": "hadamard", "sh": "shadamard", "x": "paulix", "y": "pauliy", "z": "pauliz",
+    "cx": "cnot", "ccnot": "toffoli", "ccx": "toffoli", "ch": "chadamard",
+    "echoedcrossresonance": "ecr", "p": "phaseshift", "u": "u3",
+    "cp": "cu1", "cr": "cu1", "cphase": "cu1", "xx": "rxx", "yy": "ryy", "zz": "rzz", "zx": "rzx",
+}  # fmt: skip
+GATES |= {alias: GATES[name] for alias, name in ALIASES.items()}
 
 
 def gate_matrix(
@@ -246,7 +247,7 @@ def gate_matrix(
         raise ValueError(f"{name} takes {n_angles} angles, not {len(angles)}")
     n_wires = size if n_wires is None else n_wires
     if n_wires is None or size not in (None, n_wires):
-        raise ValueError(f"{name} acts on {size or 'n_wires'} wires, not {n_wires}")
+        raise ValueError(f"{name} acts on {size or 'any number of'} wires; n_wires is {n_wires}")
     matrix = build(*angles) if size else build(n_wires, *angles)
     return matrix.conj().T if inverse else matrix
 

@@ -1,0 +1,5 @@
+"""Why a hybrid model decides as it does: attribution with quantum gradient rules."""
+
+from captum_quantum.attr.quantum_grad_cam import QuantumLayerGradCam
+
+__all__ = ["QuantumLayerGradCam"]

@@ -1,0 +1,171 @@
+"""Handwritten digits, shipped with scikit-learn, and mosaics of them."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captum_quantum import _checks
+
+SIZE = 32
+"""Height and width of the images, in pixels."""
+
+QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
+"""The order of the four quadrants of a mosaic."""
+
+
+class Digits(NamedTuple):
+    """Handwritten digits, split into a training set and a test set.
+
+    Attributes:
+        train_images (Tensor): Shape ``(n_train, 1, 32, 32)``, float32 in [0, 1], digits bright.
+        train_labels (Tensor): Shape ``(n_train,)``, int64 in 0..9.
+        test_images (Tensor): Shape ``(n_test, 1, 32, 32)``.
+        test_labels (Tensor): Shape ``(n_test,)``.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+class Mosaics(NamedTuple):
+    """Mosaics of 2 x 2 images of four different classes.
+
+    Attributes:
+        images (Tensor): Shape ``(n, channels, 2 * height, 2 * width)``.
+        labels (Tensor): Shape ``(n, 4)``: the class in each quadrant, in the order of ``QUADRANTS``.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
+    """Loads the 1,797 handwritten digits that scikit-learn ships.
+
+    They are scaled from 8 x 8 pixels to 32 x 32 (bilinear) and from 0..16 to [0, 1].
+
+    Args:
+        seed (int): Fixes the split and the order; the global random state is neither read nor changed.
+        test_fraction (float): Share of every class that goes to the test set, in (0, 1).
+
+    Returns:
+        Digits: Training and test images with their labels, each in random order.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+        TypeError, ValueError: If an argument is wrong.
+
+    References:
+        E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning
+        Repository, 1998, doi:10.24432/C50P49.
+
+    Examples:
+        >>> from captum_quantum.datasets import load_digits
+        >>> digits = load_digits(seed=0)
+        >>> digits.train_images.shape, digits.test_images.shape
+        (torch.Size([1437, 1, 32, 32]), torch.Size([360, 1, 32, 32]))
+    """
+    _checks.check_int("seed", seed, 0)
+    if isinstance(test_fraction, bool) or not isinstance(test_fraction, float):
+        _checks.wrong_type("test_fraction", "a number in (0, 1)", test_fraction)
+    if not 0 < test_fraction < 1:
+        _checks.wrong_value("test_fraction", "a number in (0, 1)", test_fraction)
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError(
+            "the digits come with scikit-learn, which is not installed; install it with: "
+            "pip install 'captum-quantum[demo]'"
+        ) from error
+
+    bunch = datasets.load_digits()
+    images = torch.from_numpy(bunch.images).float()[:, None] / 16
+    images = resize(images)
+    labels = torch.from_numpy(bunch.target).long()
+    generator = torch.Generator().manual_seed(seed)
+    train, test = _stratified(labels, test_fraction, generator)
+    return Digits(images[train], labels[train], images[test], labels[test])
+
+
+def resize(images: Tensor) -> Tensor:
+    """Scales images ``(n, channels, height, width)`` up to 32 x 32, bilinear."""
+    return F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+
+
+def _stratified(
+    labels: Tensor, test_fraction: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Indices of a training and a test set that hold every class in the same share, shuffled.
+
+    Of class c, with n_c examples, the test set takes those between round(f * N_<c) and
+    round(f * N_<=c): so its whole size is round(f * N) too.
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[torch.argsort(labels[order], stable=True)]
+    train, test = [], []
+    start = 0
+    for count in torch.bincount(labels).tolist():
+        stop = start + count
+        n_test = round(test_fraction * stop) - round(test_fraction * start)
+        test.append(order[start : start + n_test])
+        train.append(order[start + n_test : stop])
+        start = stop
+    parts = [torch.cat(part) for part in (train, test)]
+    train_part, test_part = (p[torch.randperm(len(p), generator=generator)] for p in parts)
+    return train_part, test_part
+
+
+def mosaics(images: Tensor, labels: Tensor, n: int, seed: int = 0) -> Mosaics:
+    """Builds mosaics: 2 x 2 images of four different classes, drawn at random.
+
+    Asked about one of the four classes, a map that explains should light up in that class's quadrant:
+    a check of maps that needs no pixel labels.
+
+    Args:
+        images (Tensor): Shape ``(n_images, channels, height, width)``.
+        labels (Tensor): Shape ``(n_images,)``, integers, at least four different ones.
+        n (int): Number of mosaics.
+        seed (int): Fixes the choice; the global random state is neither read nor changed.
+
+    Returns:
+        Mosaics: Images ``(n, channels, 2 * height, 2 * width)`` on the images' device and the classes
+        ``(n, 4)`` of the quadrants top left, top right, bottom left, bottom right.
+
+    Raises:
+        TypeError, ValueError: If an argument is wrong.
+
+    Examples:
+        >>> from captum_quantum.datasets import load_digits, mosaics
+        >>> digits = load_digits()
+        >>> tiles = mosaics(digits.test_images, digits.test_labels, n=5)
+        >>> tiles.images.shape, tiles.labels.shape
+        (torch.Size([5, 1, 64, 64]), torch.Size([5, 4]))
+    """
+    _checks.check_real("images", images)
+    if images.dim() != 4:
+        _checks.wrong_value("images", "of shape (n_images, channels, height, width)", images)
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        _checks.wrong_type("labels", "a tensor of integers", labels)
+    if labels.shape != images.shape[:1]:
+        _checks.wrong_value("labels", f"of shape ({len(images)},), one for each image", labels)
+    _checks.check_int("n", n, 1)
+    _checks.check_int("seed", seed, 0)
+    on_cpu = labels.cpu()
+    classes = on_cpu.unique()
+    if len(classes) < 4:
+        _checks.wrong_value("labels", "of at least four different classes", classes.tolist())
+
+    generator = torch.Generator().manual_seed(seed)
+    members = [(on_cpu == c).nonzero().flatten() for c in classes]
+    chosen = torch.empty(n, 4, dtype=torch.long)
+    for row in chosen:
+        for quadrant, c in enumerate(torch.randperm(len(classes), generator=generator)[:4].tolist()):
+            pick = torch.randint(len(members[c]), (), generator=generator)
+            row[quadrant] = members[c][pick]
+    tiles = images[chosen.to(images.device)]  # (n, 4, channels, height, width)
+    upper, lower = torch.cat([*tiles[:, 0:2].unbind(1)], -1), torch.cat([*tiles[:, 2:4].unbind(1)], -1)
+    return Mosaics(torch.cat([upper, lower], dim=-2), labels[chosen.to(labels.device)])

@@ -1,0 +1,355 @@
+"""Hybrid classifiers: backbone, reduction to angles, variational quantum circuit, linear head."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from captum_quantum import _checks
+from captum_quantum.layer import VQCLayer
+
+IMAGE_SIZE = 32
+"""Height and width of the images that `digits_model` is made for, in pixels."""
+
+_METADATA_KEY = "captum_quantum"
+_CONFIG = ("ansatz", "channels", "encoder", "n_classes", "n_layers", "n_qubits")
+
+
+class GlobalAveragePool(nn.Module):
+    """Averages every feature map: ``(batch, channels, *spatial)`` to ``(batch, channels)``."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Means over all dimensions after the second; two-dimensional input passes unchanged."""
+        return maps.flatten(2).mean(2) if maps.dim() > 2 else maps
+
+
+class HalfPiTanh(nn.Module):
+    r"""Squashes numbers to angles: :math:`x \mapsto \frac{\pi}{2} \tanh x`, any shape, radians.
+
+    Angles within half a turn keep different features different states.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Angles in radians, in the shape of the features."""
+        return math.pi / 2 * torch.tanh(features)
+
+
+class HybridClassifier(nn.Module):
+    r"""A classifier whose decision passes through a quantum circuit.
+
+    With feature maps :math:`A^k` from the backbone, the logits are
+
+    .. math::
+        z = W_h \, V\!\left(\tfrac{\pi}{2} \tanh(W_r \bar A + b_r)\right) + b_h, \qquad
+        \bar A_k = \frac{1}{|S|} \sum_{s \in S} A^k_s
+
+    with V the circuit's expectation values and S the spatial positions. The feature maps are averaged
+    and not flattened because Grad-CAM's channel weights are averages of gradients over positions:
+    they describe a model exactly if it sees nothing but the averages. The backbone's output is the
+    layer to explain: ``QuantumLayerGradCam(model, model.backbone)``.
+
+    Args:
+        backbone (nn.Module): ``(batch, ...)`` to feature maps ``(batch, n_features, *spatial)`` with
+            any number of spatial dimensions, or none.
+        vqc (nn.Module): Angles ``(batch, n_inputs)`` in radians to ``(batch, n_observables)``: a
+            `VQCLayer`, or any other module of that kind.
+        n_features (int): Number of feature maps.
+        n_classes (int): Number of classes.
+        n_inputs (int, optional): Number of angles. Default: ``vqc.n_inputs``.
+        n_observables (int, optional): Number of the circuit's outputs. Default:
+            ``vqc.n_observables``.
+
+    Shape:
+        - Input: whatever the backbone takes, ``(batch, ...)``.
+        - Output: ``(batch, n_classes)``, logits, in the backbone's dtype.
+
+    Attributes:
+        backbone (nn.Module): Images to feature maps; the layer to explain.
+        pool (GlobalAveragePool): Feature maps to their averages, ``(batch, n_features)``.
+        reduction (nn.Linear): Averages to ``(batch, n_inputs)``.
+        angles (HalfPiTanh): Its output, ``(batch, n_inputs)``, is what the circuit encodes, radians.
+        vqc (nn.Module): The quantum circuit.
+        head (nn.Linear): Expectation values to logits.
+        config (dict, optional): What `digits_model` was called with; None for other models.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If a number is out of range, or is missing because ``vqc`` does not tell it.
+
+    References:
+        arXiv:2306.03741 for the transfer from a classical backbone to a circuit, arXiv:2408.05899
+        for the map.
+
+    Examples:
+        >>> import torch
+        >>> from captum_quantum import HybridClassifier, VQCLayer
+        >>> backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU())
+        >>> model = HybridClassifier(backbone, VQCLayer(4), n_features=16, n_classes=2)
+        >>> model(torch.rand(5, 3, 12, 12)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        vqc: nn.Module,
+        n_features: int,
+        n_classes: int,
+        *,
+        n_inputs: int | None = None,
+        n_observables: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, module in (("backbone", backbone), ("vqc", vqc)):
+            if not isinstance(module, nn.Module):
+                _checks.wrong_type(name, "an nn.Module", module)
+        _checks.check_int("n_features", n_features, 1)
+        _checks.check_int("n_classes", n_classes, 1)
+        n_inputs = _size(vqc, "n_inputs", n_inputs)
+        n_observables = _size(vqc, "n_observables", n_observables)
+        self.backbone = backbone
+        self.pool = GlobalAveragePool()
+        self.reduction = nn.Linear(n_features, n_inputs)
+        self.angles = HalfPiTanh()
+        self.vqc = vqc
+        self.head = nn.Linear(n_observables, n_classes)
+        self.config: dict[str, Any] | None = None
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return self.head.out_features
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits, shape ``(batch, n_classes)``."""
+        features = self.pool(self.backbone(inputs))
+        logits: Tensor = self.head(self.vqc(self.angles(self.reduction(features))))
+        return logits
+
+
+def _size(vqc: nn.Module, name: str, given: int | None) -> int:
+    """Returns the given number, or what the circuit says of itself."""
+    if given is None:
+        given = getattr(vqc, name, None)
+    if given is None:
+        raise ValueError(
+            _checks.sentence(name, f"given for a vqc that has no attribute {name!r}", "None")
+        )
+    return _checks.check_int(name, given, 1)
+
+
+class SmallCNN(nn.Module):
+    """Three convolutions: images ``(batch, 1, 32, 32)`` to feature maps ``(batch, channels, 8, 8)``.
+
+    Each is 3 x 3 with padding and a ReLU; the first two are followed by 2 x 2 max pooling. Images of
+    another size give maps of a quarter of it, so that the same weights also see a mosaic of images.
+
+    Args:
+        in_channels (int): Number of channels of the images.
+        channels (Sequence[int]): Number of feature maps after each of the three convolutions.
+
+    Attributes:
+        conv1, conv2, conv3 (nn.Conv2d): The convolutions, to name them as layers to explain.
+
+    Examples:
+        >>> import torch
+        >>> from captum_quantum.models import SmallCNN
+        >>> SmallCNN()(torch.rand(2, 1, 32, 32)).shape
+        torch.Size([2, 64, 8, 8])
+    """
+
+    def __init__(self, in_channels: int = 1, channels: Sequence[int] = (16, 32, 64)) -> None:
+        super().__init__()
+        _checks.check_int("in_channels", in_channels, 1)
+        first, second, third = _check_channels(channels)
+        self.conv1 = nn.Conv2d(in_channels, first, 3, padding=1)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(first, second, 3, padding=1)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.pool2 = nn.MaxPool2d(2)
+        self.conv3 = nn.Conv2d(second, third, 3, padding=1)
+        self.relu3 = nn.ReLU(inplace=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Feature maps, shape ``(batch, channels[2], height / 4, width / 4)``, none negative."""
+        maps = self.pool1(self.relu1(self.conv1(images)))
+        maps = self.pool2(self.relu2(self.conv2(maps)))
+        maps = self.relu3(self.conv3(maps))
+        return maps  # noqa: RET504  (the last step reads like the others)
+
+
+def _check_channels(channels: Any) -> tuple[int, int, int]:
+    if not isinstance(channels, Sequence) or isinstance(channels, str) or len(channels) != 3:
+        _checks.wrong_type("channels", "three integers", channels)
+    first, second, third = (_checks.check_int("channels", c, 1, 4096) for c in channels)
+    return first, second, third
+
+
+def digits_model(
+    n_qubits: int = 8,
+    n_layers: int = 2,
+    *,
+    channels: Sequence[int] = (16, 32, 64),
+    encoder: str = "ry",
+    ansatz: str = "rx_ry_rz_ring",
+    n_classes: int = 10,
+    seed: int = 0,
+) -> HybridClassifier:
+    """The model of the demo: `SmallCNN`, a `VQCLayer` and a linear head, freshly initialised.
+
+    Only names and numbers describe it, so `save_model` can write it to a file that runs no code when
+    it is loaded.
+
+    Args:
+        n_qubits (int): Number of qubits.
+        n_layers (int): Number of layers of the ansatz, at most 100.
+        channels (Sequence[int]): Number of feature maps after each of the three convolutions.
+        encoder (str): Name of the encoder.
+        ansatz (str): Name of the ansatz.
+        n_classes (int): Number of classes.
+        seed (int): Fixes the initial weights; the global random state is left as it was.
+
+    Returns:
+        HybridClassifier: ``(batch, 1, 32, 32)`` images in [0, 1] to ``(batch, n_classes)`` logits,
+        float32, on the CPU.
+
+    Raises:
+        TypeError, ValueError: If an argument is wrong.
+
+    Examples:
+        >>> import torch
+        >>> from captum_quantum.models import digits_model
+        >>> model = digits_model(n_qubits=4)
+        >>> model(torch.rand(3, 1, 32, 32)).shape
+        torch.Size([3, 10])
+    """
+    for name, value in (("encoder", encoder), ("ansatz", ansatz)):
+        if not isinstance(value, str):
+            _checks.wrong_type(name, "a name", value)
+    _checks.check_int("n_layers", n_layers, 1, 100)
+    _checks.check_int("n_classes", n_classes, 1, 100_000)
+    channels = _check_channels(channels)
+    _checks.check_int("seed", seed, 0)
+    with torch.random.fork_rng(devices=[]):
+        # Only the CPU's generator, which fork_rng restores; torch.manual_seed would seed all devices.
+        torch.default_generator.manual_seed(seed)
+        vqc = VQCLayer(n_qubits, n_layers, encoder=encoder, ansatz=ansatz)
+        model = HybridClassifier(SmallCNN(1, channels), vqc, channels[-1], n_classes)
+    model.config = {
+        "n_qubits": n_qubits,
+        "n_layers": n_layers,
+        "channels": list(channels),
+        "encoder": encoder,
+        "ansatz": ansatz,
+        "n_classes": n_classes,
+    }
+    return model
+
+
+def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
+    """Writes a model of `digits_model` as a safetensors file with its configuration as metadata.
+
+    Args:
+        model (HybridClassifier): The model.
+        path (str or PathLike): The file, replaced if it exists.
+
+    Raises:
+        ValueError: If the model has no configuration, so that a file could not describe it.
+        OSError: If the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    if getattr(model, "config", None) is None:
+        _checks.wrong_value("model", "one made by digits_model, for save_model", model)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    description = json.dumps({"model": "digits", "config": model.config}, sort_keys=True)
+    # Through bytes: Python words what is wrong with a path, and raises OSError for it.
+    Path(path).write_bytes(save(tensors, metadata={_METADATA_KEY: description}))
+
+
+def load_model(
+    path: str | PathLike[str], *, device: str | torch.device = "cpu"
+) -> HybridClassifier:
+    """Reads a model that `save_model` has written. Runs no code from the file.
+
+    Args:
+        path (str or PathLike): The file.
+        device (str or torch.device): Where the model shall be.
+
+    Returns:
+        HybridClassifier: The model with the file's weights, bit for bit, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated, is no safetensors file, lacks the description of a
+            model, describes a wrong one, or holds weights of another shape or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(_checks.sentence("path", "a weights file", f"{str(path)!r}, not there"))
+    tensors, metadata = _read_safetensors(path)
+    config = _read_config(path, metadata)
+    try:
+        model = digits_model(**config)
+    except (TypeError, ValueError) as error:
+        _not_weights(path, f"with the description of a model, but {error}")
+    _check_weights(path, tensors, model.state_dict())
+    model.load_state_dict(tensors)
+    return model.to(device).eval()
+
+
+def _not_weights(path: Path, got: str) -> NoReturn:
+    """Raises ValueError for a file that does not hold what it should."""
+    raise ValueError(
+        _checks.sentence("path", "a file that save_model has written", f"{str(path)!r}: {got}")
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        _not_weights(path, f"not a whole safetensors file ({error})")
+
+
+def _read_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments for `digits_model`, checked for their names only."""
+    if _METADATA_KEY not in metadata:
+        _not_weights(path, f"without the description of a model ({_METADATA_KEY!r}) in its metadata")
+    try:
+        description = json.loads(metadata[_METADATA_KEY])
+    except json.JSONDecodeError as error:
+        _not_weights(path, f"with a description that is not JSON ({error})")
+    if not isinstance(description, dict) or description.get("model") != "digits":
+        _not_weights(path, "with the description of something else than a digits model")
+    config = description.get("config")
+    if not isinstance(config, dict) or sorted(config) != list(_CONFIG):
+        _not_weights(path, f"with a configuration that does not name {', '.join(_CONFIG)}")
+    return config
+
+
+def _check_weights(
+    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    """Compares names, shapes and dtypes with those of the model that the file describes."""
+    missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
+    if missing or unknown:
+        _not_weights(path, f"weights missing: {missing or 'none'}, unknown: {unknown or 'none'}")
+    for name, value in tensors.items():
+        here, there = expected[name], value
+        if here.shape != there.shape or here.dtype != there.dtype:
+            _not_weights(
+                path,
+                f"{name!r} is {_checks.describe(there)}, the described model needs "
+                f"{_checks.describe(here)}",
+            )
+        _checks.check_finite(f"{name!r} in {str(path)!r}", value)

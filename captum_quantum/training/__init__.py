@@ -1,0 +1,5 @@
+"""Training of hybrid models."""
+
+from captum_quantum.training.loop import accuracy, fit, predict
+
+__all__ = ["accuracy", "fit", "predict"]
