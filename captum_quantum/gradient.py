@@ -1,14 +1,15 @@
 """Derivative rules of a quantum layer, and quantum_gradient() which swaps them in.
 
-Every rule gives the derivatives of a layer's outputs by its inputs; autograd does the rest. The node
-that carries a rule into the autograd graph adds zero to the layer's output, so the values are the
-layer's own, and derivatives by its weights keep their own path.
+Every rule gives the derivatives of a layer's outputs by its inputs; autograd does the rest. The
+node that carries a rule into the autograd graph adds zero to the layer's output, so the values are
+the layer's own, and derivatives by its weights keep their own path.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -54,7 +55,9 @@ Run = Callable[[Tensor], Tensor]
 Pullback = Callable[[Tensor], Tensor]
 
 
-def _shifted_jacobian(run: Run, table: Tensor, columns: Sequence[int], terms: list[ShiftRule]) -> Tensor:
+def _shifted_jacobian(
+    run: Run, table: Tensor, columns: Sequence[int], terms: list[ShiftRule]
+) -> Tensor:
     """Derivatives by columns of a table as weighted sums of shifted runs, all in one batch.
 
     Args:
@@ -101,15 +104,16 @@ def _check_two_term(module: nn.Module, run: Run, table: Tensor) -> None:
     with torch.no_grad():
         values = run(torch.cat([sample, sample, sample + 2 * eye, sample + eye, sample - eye]))
     here, again = values[0], values[1]
-    far, plus, minus = values[2:].split(n)
+    far, plus, minus = values[2:].reshape(3, n, -1)
     if not torch.equal(here, again):
         return
     wrong = ((here + far) - (plus + minus)).abs().amax(dim=1) > 1e-3 * (1 + values.abs().max())
     if bool(wrong.any()):
         raise GradientRuleError(
             f"rule 'parameter-shift' does not apply to {_checks.describe(module)}: inputs "
-            f"{wrong.nonzero().flatten().tolist()} are not each the angle of a single Pauli rotation "
-            "(f(x) + f(x + pi) differs from f(x + pi/2) + f(x - pi/2)); use 'finite-difference'"
+            f"{wrong.nonzero().flatten().tolist()} are not each the angle of a single Pauli "
+            "rotation (f(x) + f(x + pi) differs from f(x + pi/2) + f(x - pi/2)); use "
+            "'finite-difference'"
         )
 
 
@@ -128,8 +132,13 @@ def _shift_rules(circuit: Circuit, columns: Sequence[int]) -> list[ShiftRule]:
     return rules
 
 
-def pullback(rule: str, module: nn.Module, table: Tensor, columns: Sequence[int] | None,
-             amplitudes: Tensor | None = None) -> Pullback:
+def pullback(
+    rule: str,
+    module: nn.Module,
+    table: Tensor,
+    columns: Sequence[int] | None,
+    amplitudes: Tensor | None = None,
+) -> Pullback:
     """Returns the function that pulls an output gradient back to the columns of a table.
 
     Args:
@@ -141,8 +150,8 @@ def pullback(rule: str, module: nn.Module, table: Tensor, columns: Sequence[int]
         amplitudes (Tensor, optional): The circuit's initial states.
 
     Returns:
-        Callable: ``(batch, n_outputs) -> (batch, n_columns)``. What it computes on its first call is
-        kept for further calls.
+        Callable: ``(batch, n_outputs) -> (batch, n_columns)``. What it computes on its first call
+        is kept for further calls.
 
     Raises:
         GradientRuleError: If the rule does not apply.
@@ -190,8 +199,8 @@ def _foreign_pullback(rule: str, module: nn.Module, inputs: Tensor) -> Pullback:
         return _BackpropPullback(run, flat, columns)
     if rule == "commutator":
         raise GradientRuleError(
-            f"rule 'commutator' needs the gates of a circuit, which {_checks.describe(module)} does "
-            "not show; use 'parameter-shift' or 'finite-difference'"
+            f"rule 'commutator' needs the gates of a circuit, which {_checks.describe(module)} "
+            "does not show; use 'parameter-shift' or 'finite-difference'"
         )
 
     def jacobian() -> Tensor:
@@ -230,13 +239,17 @@ class _BackpropPullback:
                 outputs = self._run(leaf)
             if not outputs.requires_grad:
                 raise GradientRuleError(
-                    "rule 'backprop' does not apply: the layer's outputs do not depend on its inputs "
-                    "for autograd; use 'parameter-shift' or 'finite-difference'"
+                    "rule 'backprop' does not apply: the layer's outputs do not depend on its "
+                    "inputs for autograd; use 'parameter-shift' or 'finite-difference'"
                 )
             self._graph = (leaf, outputs)
         leaf, outputs = self._graph
         (result,) = torch.autograd.grad(
-            outputs, leaf, grad.to(outputs.dtype), retain_graph=True, allow_unused=True,
+            outputs,
+            leaf,
+            grad.to(outputs.dtype),
+            retain_graph=True,
+            allow_unused=True,
             materialize_grads=True,
         )
         return result[:, self._columns]
@@ -264,7 +277,8 @@ def attach(values: Tensor, variables: Tensor, pull: Pullback) -> Tensor:
         variables (Tensor): Shape ``(batch, n_columns)``.
         pull (Callable): ``(batch, n_outputs) -> (batch, n_columns)``.
     """
-    return values + _Zero.apply(variables, values.detach(), pull)  # type: ignore[no-untyped-call]
+    zero: Tensor = _Zero.apply(variables, values.detach(), pull)  # type: ignore[no-untyped-call]
+    return values + zero
 
 
 _rule = threading.local()
@@ -383,10 +397,8 @@ _active: dict[tuple[int, int], list[_Interception]] = {}
 
 
 @contextmanager
-def intercept(
-    modules: Sequence[nn.Module], rule: str | None
-) -> Iterator[list[QuantumCall]]:
-    """Swaps the input derivative of modules and lists their calls; None keeps each one's own rule."""
+def intercept(modules: Sequence[nn.Module], rule: str | None) -> Iterator[list[QuantumCall]]:
+    """Swaps the input derivative of modules and lists their calls; None: each one's own rule."""
     calls: list[QuantumCall] = []
     undo: list[Callable[[], Any]] = []
     try:
@@ -396,7 +408,7 @@ def intercept(
             if stack:
                 stack[-1].superseded = True
             stack.append(interception)
-            undo.append(lambda stack=stack, key=(id(module), interception.thread): _pop(stack, key))  # type: ignore[misc]
+            undo.append(partial(_pop, stack, (id(module), interception.thread)))
             undo.append(module.register_forward_pre_hook(interception.before).remove)
             undo.append(module.register_forward_hook(interception.after, prepend=True).remove)
         yield calls
@@ -422,13 +434,13 @@ def quantum_gradient(
     Inside the block, autograd goes through the modules by the given rule, whatever they are and
     whatever the rest of the model is, so that every gradient method of Captum works on layers that
     autograd cannot differentiate. Values are the modules' own, and so are derivatives by their
-    weights. A module may be called several times, in series and beside skip connections. Blocks nest:
-    the innermost rule holds. Other threads are not affected. First derivatives only.
+    weights. A module may be called several times, in series and beside skip connections. Blocks
+    nest: the innermost rule holds. Other threads are not affected. First derivatives only.
 
     - ``"parameter-shift"``: :math:`\partial_t f = (f(t + \pi/2) - f(t - \pi/2)) / 2` for every gate
       that takes an input, all shifted circuits in one batch; four terms for controlled rotations
-      (arXiv:1811.11184, arXiv:2104.05695). Of a module that shows no circuit, each input is taken to
-      be the angle of one Pauli rotation; that is checked on one sample where values are exact.
+      (arXiv:1811.11184, arXiv:2104.05695). Of a module that shows no circuit, each input is taken
+      to be the angle of one Pauli rotation; that is checked on one sample where values are exact.
     - ``"commutator"``: QGrad-CAM's :math:`\tfrac{i}{2} \mathrm{tr}(\rho [G, \tilde O])` on density
       matrices (arXiv:2408.05899); needs a circuit of at most 10 qubits.
     - ``"finite-difference"``: central differences, steps of 1e-5 (float64) or 1e-2 (else) radians.

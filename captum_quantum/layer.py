@@ -21,20 +21,20 @@ SIMULATORS = ("torchquantum",)
 class VQCLayer(nn.Module):
     r"""A variational quantum circuit: angles in, expectation values out.
 
-    The inputs are encoded into a state, an ansatz with trainable weights acts on it, and expectation
-    values of observables are read:
+    The inputs are encoded into a state, an ansatz with trainable weights acts on it, and
+    expectation values of observables are read:
 
     .. math:: y_k = \langle 0 | E(x)^\dagger A(w)^\dagger O_k A(w) E(x) | 0 \rangle
 
-    Encoder and ansatz are TorchQuantum modules, which own the gates and the weights. They are traced
-    once into ``circuit``, so that every angle's source is known. The layer holds no quantum state.
-    Defaults are the circuit of arXiv:2306.03741.
+    Encoder and ansatz are TorchQuantum modules, which own the gates and the weights. They are
+    traced once into ``circuit``, so that every angle's source is known. The layer holds no quantum
+    state. Defaults are the circuit of arXiv:2306.03741.
 
     Args:
         n_qubits (int): Number of qubits.
         n_layers (int): Number of layers of a named ansatz.
-        encoder (str or nn.Module): ``"ry"``, ``"rx"``, ``"rz_after_h"``, ``"ry_rz"``, ``"amplitude"``,
-            one of TorchQuantum's encoder lists by name, or a ``tq.Encoder``.
+        encoder (str or nn.Module): ``"ry"``, ``"rx"``, ``"rz_after_h"``, ``"ry_rz"``,
+            ``"amplitude"``, one of TorchQuantum's encoder lists by name, or a ``tq.Encoder``.
         ansatz (str or nn.Module): ``"rx_ry_rz_ring"``, ``"strongly_entangling"``,
             ``"real_amplitudes"``, ``"qcnn"``, one of TorchQuantum's layers by name, or a
             ``tq.QuantumModule``.
@@ -65,8 +65,9 @@ class VQCLayer(nn.Module):
         >>> layer = VQCLayer(4, n_layers=2)
         >>> layer(torch.rand(8, 4)).shape
         torch.Size([8, 4])
-        >>> VQCLayer(3, encoder="rx", ansatz="real_amplitudes", observables=["Z0 Z1", "X2"])
-        VQCLayer(n_qubits=3, n_inputs=3, n_weights=9, n_observables=2, simulator='torchquantum', gradient='backprop')
+        >>> layer = VQCLayer(3, encoder="rx", ansatz="real_amplitudes", observables=["Z0 Z1"])
+        >>> layer(torch.zeros(1, 3)).shape
+        torch.Size([1, 1])
     """
 
     def __init__(
@@ -97,7 +98,8 @@ class VQCLayer(nn.Module):
         self.encoder = tq.make_encoder(encoder, n_qubits)
         self.ansatz = tq.make_ansatz(ansatz, n_qubits, n_layers)
         if reupload and not (
-            hasattr(self.ansatz, "layer") and isinstance(getattr(self.ansatz, "n_layers", None), int)
+            hasattr(self.ansatz, "layer")
+            and isinstance(getattr(self.ansatz, "n_layers", None), int)
         ):
             _checks.wrong_type(
                 "ansatz",
@@ -139,7 +141,8 @@ class VQCLayer(nn.Module):
         """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
         if not self.circuit.amplitude_encoding:
             return None
-        return inputs / inputs.norm(dim=-1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
+        return inputs / norm
 
     def run(self, angles: Tensor, amplitudes: Tensor | None = None) -> Tensor:
         """Expectation values for every gate's angles given one by one.
@@ -183,9 +186,7 @@ class VQCLayer(nn.Module):
     def _run_modules(self, rows: Tensor) -> Tensor:
         from captum_quantum.tq import run_modules
 
-        states = run_modules(
-            self.encoder, self.ansatz, self.n_qubits, rows.float(), self.reupload
-        )
+        states = run_modules(self.encoder, self.ansatz, self.n_qubits, rows.float(), self.reupload)
         return expectation_values(states, self.circuit.observables, self.n_qubits)
 
     def _no_values(self, rows: Tensor) -> Tensor:

@@ -197,6 +197,7 @@ def explain_broken_path(
             "block, an integer cast or a NumPy round trip inside)"
         )
     return GradientPathError(
-        head + f"the path breaks in module {name(module)}: {reason}. If that is a quantum layer, give "
+        head
+        + f"the path breaks in module {name(module)}: {reason}. If that is a quantum layer, give "
         "it as quantum_layer, with a gradient rule such as 'parameter-shift'"
     )

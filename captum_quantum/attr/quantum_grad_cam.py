@@ -60,7 +60,7 @@ def _grad_cam(grad: Tensor, activation: Tensor, sum_channels: bool = True) -> Te
     return scaled.sum(dim=1, keepdim=True) if sum_channels else scaled
 
 
-class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignore[misc]
+class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
     r"""QGrad-CAM: Grad-CAM for hybrid quantum-classical models, with Captum's API.
 
     With :math:`A^k` the feature maps of a convolutional layer and :math:`y` the target's score, the
@@ -69,25 +69,26 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
     .. math:: w_k = \frac{1}{W H} \sum_{ij} \frac{\partial y}{\partial A^k_{ij}}, \qquad
               L = \sum_k w_k A^k,
 
-    where the derivative passes the variational quantum circuits behind the layer by an exact quantum
-    rule (arXiv:2408.05899, arXiv:1610.02391). The class takes the place of
+    where the derivative passes the variational quantum circuits behind the layer by an exact
+    quantum rule (arXiv:2408.05899, arXiv:1610.02391). The class takes the place of
     :class:`captum.attr.LayerGradCam`: same arguments, same results, on purely classical models too.
     As there, the map is signed and raw; ``relu_attributions=True`` gives the papers' map.
 
     What it adds: gradient rules for quantum layers that autograd cannot differentiate, the share of
     every qubit and observable, several classes from one forward pass, nothing recorded for autograd
-    before the layer, and errors that name the module at which a gradient path breaks. Of a layer that
-    is called several times in a forward pass, all calls count: their maps add up. Attributions are
-    detached unless ``grad_kwargs`` asks for ``create_graph``.
+    before the layer, and errors that name the module at which a gradient path breaks. Of a layer
+    that is called several times in a forward pass, all calls count: their maps add up. Attributions
+    are detached unless ``grad_kwargs`` asks for ``create_graph``.
 
     Args:
         forward_func (Callable): The model or any function of it.
         layer (nn.Module): The layer whose feature maps are explained.
         device_ids (list[int], optional): Device ids, only for a forward_func that applies a
             DataParallel model without being one.
-        quantum_layer (nn.Module or sequence, optional): The quantum layers. Default: every module of
-            forward_func that has a :class:`~captum_quantum.Circuit`, such as ``VQCLayer``; without
-            any, this is plain Grad-CAM. Any other module, tensor in and tensor out, can be given.
+        quantum_layer (nn.Module or sequence, optional): The quantum layers. Default: every module
+            of forward_func that has a :class:`~captum_quantum.Circuit`, such as ``VQCLayer``;
+            without any, this is plain Grad-CAM. Any other module, tensor in and tensor out, can be
+            given.
         gradient (str, optional): The rule for them, as in :func:`captum_quantum.quantum_gradient`.
             Default: each layer's own.
 
@@ -304,10 +305,10 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
 
         With :math:`\varphi` the encoding angles, :math:`\partial y / \partial A = D + \sum_q
         (\partial y / \partial \varphi_q) (\partial \varphi_q / \partial A)`, where the sum over a
-        qubit's angles takes every gate on its wire that has an input as angle (an angle of a gate on
-        several wires is split evenly) and the direct part D takes all paths past the quantum layer.
-        Qubit q's map is Grad-CAM with its term alone. Shares and direct part add up to the signed
-        map. Of a layer called several times, each path counts at its first call.
+        qubit's angles takes every gate on its wire that has an input as angle (an angle of a gate
+        on several wires is split evenly) and the direct part D takes all paths past the quantum
+        layer. Qubit q's map is Grad-CAM with its term alone. Shares and direct part add up to the
+        signed map. Of a layer called several times, each path counts at its first call.
 
         Args:
             inputs: As in :meth:`attribute`.
@@ -334,11 +335,16 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
                 "one whose inputs are angles on qubits, as amplitude encoding has no qubit shares",
                 module,
             )
-        with self._recorded(inputs, additional_forward_args, attribute_to_layer_input, True) as graph:
+        with self._recorded(
+            inputs, additional_forward_args, attribute_to_layer_input, True
+        ) as graph:
             score = self._quantum_score(graph, target)
             pulled = torch.autograd.grad(
-                score, [call.angles for call in graph.quantum_calls], retain_graph=True,
-                allow_unused=True, materialize_grads=True,
+                score,
+                [call.angles for call in graph.quantum_calls],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )
             # From here on no gradient passes a quantum call: every path counts at its first.
             for call in graph.quantum_calls:
@@ -371,8 +377,8 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
         r"""Each observable's share of the map.
 
         As :meth:`attribute_qubits`, with the quantum layer's expectation values in the place of its
-        angles: :math:`\partial y / \partial A = D + \sum_o (\partial y / \partial E_o) (\partial E_o
-        / \partial A)`.
+        angles: :math:`\partial y / \partial A = D + \sum_o (\partial y / \partial E_o) (\partial
+        E_o / \partial A)`.
 
         Args:
             inputs: As in :meth:`attribute`.
@@ -389,11 +395,16 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
             ValueError: If there is no single quantum layer behind the layer.
         """
         self._single_quantum_layer()
-        with self._recorded(inputs, additional_forward_args, attribute_to_layer_input, True) as graph:
+        with self._recorded(
+            inputs, additional_forward_args, attribute_to_layer_input, True
+        ) as graph:
             score = self._quantum_score(graph, target)
             calls = graph.quantum_calls
             pulled = torch.autograd.grad(
-                score, [call.outputs for call in calls], retain_graph=True, allow_unused=True,
+                score,
+                [call.outputs for call in calls],
+                retain_graph=True,
+                allow_unused=True,
                 materialize_grads=True,
             )
             for call in calls:
@@ -460,7 +471,9 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
         seen: list[Tensor] = []
 
         def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.extend(a.detach() for a in args if isinstance(a, Tensor) and a.device.type != "cpu")
+            seen.extend(
+                a.detach() for a in args if isinstance(a, Tensor) and a.device.type != "cpu"
+            )
 
         handles = [module.register_forward_pre_hook(note) for module in self.quantum_layers]
         try:
@@ -473,9 +486,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
 
     def _broken_path(self, to_input: bool, run: Callable[[], Any]) -> GradientPathError:
         with intercept(self.quantum_layers if self.gradient else [], self.gradient):
-            return explain_broken_path(
-                self._model or self.forward_func, self.layer, to_input, run
-            )
+            return explain_broken_path(self._model or self.forward_func, self.layer, to_input, run)
 
     def _check_inputs(self, inputs: Any) -> tuple[Tensor, ...]:
         formatted = (inputs,) if isinstance(inputs, Tensor) else inputs
@@ -491,7 +502,9 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
         if self._model is not None and not isinstance(self._model, nn.DataParallel):
             devices = {parameter.device for parameter in self._model.parameters()}
             if len(devices) == 1 and all(tensor.device not in devices for tensor in formatted):
-                _checks.wrong_value("inputs", f"on the model's device, {devices.pop()}", formatted[0])
+                _checks.wrong_value(
+                    "inputs", f"on the model's device, {devices.pop()}", formatted[0]
+                )
         return formatted
 
     def _check_same_shapes(self, graph: _Graph) -> None:
@@ -530,7 +543,8 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
 
     def _score(self, graph: _Graph, target: Any) -> Tensor:
         _checks.check_target(target, graph.output)
-        return _select_targets(graph.output, target)
+        score: Tensor = _select_targets(graph.output, target)
+        return score
 
     def _quantum_score(self, graph: _Graph, target: Any) -> Tensor:
         self._check_single_tensor(graph)
@@ -539,7 +553,9 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
             raise GradientPathError
         if not graph.quantum_calls:
             _checks.wrong_value(
-                "quantum_layer", "behind the layer, where a gradient passes it", self.quantum_layers[0]
+                "quantum_layer",
+                "behind the layer, where a gradient passes it",
+                self.quantum_layers[0],
             )
         return score
 
@@ -557,9 +573,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
 
     def _pull(self, graph: _Graph, outputs: list[Tensor], grads: list[Tensor]) -> list[Grads]:
         return graph.regroup(
-            torch.autograd.grad(
-                outputs, graph.leaves, grads, retain_graph=True, allow_unused=True
-            )
+            torch.autograd.grad(outputs, graph.leaves, grads, retain_graph=True, allow_unused=True)
         )
 
     def _map(self, graph: _Graph, grads: list[Grads]) -> Tensor:
@@ -570,7 +584,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):  # type: ignor
         ]
         return self._gather(graph, maps)[0].detach()
 
-    def _gather(self, graph: _Graph, values: list[Grads]) -> Grads:
+    def _gather(self, graph: _Graph, values: Sequence[Grads]) -> Grads:
         """Adds up the calls on each device, then joins the devices along the batch."""
         sums: dict[torch.device, Grads] = {}
         for call, own in zip(graph.calls, values, strict=True):
@@ -620,7 +634,7 @@ def _membership(
 
 
 def _one_at_a_time(grad: Tensor) -> Iterator[Tensor]:
-    """The gradient with all but one output of each example set to zero, for every output in turn."""
+    """The gradient with all but one output of each example set to zero, for each output."""
     flat = grad.flatten(1) if grad.dim() > 1 else grad[None]
     for column in range(flat.shape[1]):
         mask = torch.zeros_like(flat)

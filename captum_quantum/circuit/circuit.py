@@ -65,8 +65,8 @@ class Gate:
         inverse (bool): Whether the adjoint is applied.
 
     Raises:
-        CircuitError: If the gate is unknown, its wires repeat, or their number or that of its angles
-            is wrong.
+        CircuitError: If the gate is unknown, its wires repeat, or their number or that of its
+            angles is wrong.
     """
 
     name: str
@@ -139,8 +139,8 @@ class Circuit:
             amplitudes do not number ``2**n_qubits``.
 
     Examples:
-        >>> circuit = Circuit(1, (Gate("rx", (0,), (Angle.of_input(0),)),), (Observable.of("Z0"),), 1)
-        >>> print(circuit)
+        >>> gate = Gate("rx", (0,), (Angle.of_input(0),))
+        >>> print(Circuit(1, (gate,), (Observable.of("Z0"),), n_inputs=1))
         1 qubit, 1 input, 0 weights
           rx(x[0]) on 0
         reads <Z0>
@@ -209,7 +209,7 @@ class Circuit:
 
     @cached_property
     def angles(self) -> tuple[tuple[Gate, int, Angle], ...]:
-        """Every angle of every gate in order, the columns of the angle table: (gate, which, source)."""
+        """Every angle of every gate, the columns of the angle table: (gate, which, source)."""
         return tuple(
             (gate, which, angle) for gate in self.gates for which, angle in enumerate(gate.angles)
         )
@@ -258,8 +258,8 @@ class Circuit:
         return pool[:, torch.tensor(index, dtype=torch.long, device=inputs.device)]
 
     def split(self, table: Tensor) -> Sequence[Tensor]:
-        """Splits an angle table ``(batch, n_angles)`` into one ``(batch, k)`` tensor for each gate."""
-        return table.split([len(gate.angles) for gate in self.gates], dim=1)
+        """Splits an angle table ``(batch, n_angles)`` into one ``(batch, k)`` for each gate."""
+        return torch.split_with_sizes(table, [len(gate.angles) for gate in self.gates], dim=1)
 
     def __str__(self) -> str:
         def count(number: int, noun: str) -> str:
@@ -268,7 +268,8 @@ class Circuit:
         head = ", ".join(
             [
                 count(self.n_qubits, "qubit"),
-                count(self.n_inputs, "input") + (" (amplitudes)" if self.amplitude_encoding else ""),
+                count(self.n_inputs, "input")
+                + (" (amplitudes)" if self.amplitude_encoding else ""),
                 count(self.n_weights, "weight"),
             ]
         )

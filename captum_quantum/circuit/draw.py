@@ -18,7 +18,7 @@ def draw(circuit: Circuit, **kwargs: Any) -> "Figure":
     Returns:
         matplotlib.figure.Figure: The figure, free of pyplot's state.
     """
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot
     from qiskit import QuantumCircuit
     from qiskit.circuit import Gate as QiskitGate
 
@@ -34,8 +34,10 @@ def draw(circuit: Circuit, **kwargs: Any) -> "Figure":
         angles = f"({', '.join(map(str, gate.angles))})" if gate.angles else ""
         label = f"{gate.name.upper()}{'†' if gate.inverse else ''}{angles}"
         drawn.append(QiskitGate(gate.name, len(gate.wires), [], label=label), list(gate.wires))
-    figure = Figure(layout="constrained")
-    axes = figure.add_subplot()
-    drawn.draw("mpl", ax=axes, **{"fold": 20, **kwargs})
-    axes.set_title("reads " + ", ".join(f"⟨{o}⟩" for o in circuit.observables), fontsize=10)
+    # With axes of ours, the drawer scales its text to the wrong size; so it makes a figure through
+    # pyplot, which is taken off pyplot's list again.
+    figure: Figure = drawn.draw("mpl", **{"fold": 16, **kwargs})
+    pyplot.close(figure)
+    reads = "reads " + ", ".join(f"⟨{observable}⟩" for observable in circuit.observables)
+    figure.axes[0].set_title(reads, fontsize=11)
     return figure

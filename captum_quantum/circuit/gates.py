@@ -150,7 +150,7 @@ def _r(angles: Tensor, n_wires: int, dtype: torch.dtype) -> Tensor:
 
 
 def _exchange(angles: Tensor, sign: float, beta: Tensor, dtype: torch.dtype) -> Tensor:
-    """``exp(-i t (XX + sign YY) / 4)``, with the first wire's phase turned by beta before, back after."""
+    """``exp(-i t (XX + sign YY) / 4)`` between a turn of the first wire by beta and back."""
     half = rotation(angles / 2, "XX", dtype) @ rotation(sign * angles / 2, "YY", dtype)
     turn = rotation(beta, "Z", dtype)
     identity = torch.eye(2, dtype=dtype, device=angles.device)
@@ -188,7 +188,9 @@ def _multi_x_open(n_wires: int) -> Tensor:
 def _blocks(n_controls: int, targets: dict[str, Tensor]) -> Tensor:
     """The last wire's gate for each pattern of the other wires; nothing for the other patterns."""
     patterns = (format(i, f"0{n_controls}b") for i in range(2**n_controls))
-    return torch.block_diag(*(targets.get(pattern, pauli_word("I")) for pattern in patterns))
+    blocks = [targets.get(pattern, pauli_word("I")) for pattern in patterns]
+    matrix: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return matrix
 
 
 def _tables() -> dict[str, GateType]:
@@ -196,9 +198,7 @@ def _tables() -> dict[str, GateType]:
     root = math.sqrt(0.5)
     h = (x + z) * root
     s = torch.diag(torch.tensor([1, 1j], dtype=torch.complex128))
-    eighth = torch.diag(
-        torch.tensor([1, complex(root, root)], dtype=torch.complex128)
-    )
+    eighth = torch.diag(torch.tensor([1, complex(root, root)], dtype=torch.complex128))
     sx = ((1 + 1j) * i + (1 - 1j) * x) / 2
     swap = _reorder([0, 2, 1, 3])
     identity4 = torch.eye(4, dtype=torch.complex128)

@@ -41,7 +41,7 @@ class PauliString:
 
     @classmethod
     def parse(cls, text: str, coefficient: float = 1.0) -> "PauliString":
-        """Reads ``"X0 Z2"`` (letters with wires, any order) or ``"XIZ"`` (one letter for each wire).
+        """Reads ``"X0 Z2"`` (letters with wires, any order) or ``"XIZ"`` (a letter for each wire).
 
         Raises:
             ValueError: If the text is neither.
@@ -61,9 +61,6 @@ class PauliString:
     def __str__(self) -> str:
         name = " ".join(f"{letter}{wire}" for wire, letter in self.factors) or "I"
         return name if self.coefficient == 1 else f"{self.coefficient:g} {name}"
-
-
-ObservableLike = "Observable | PauliString | str | Mapping[str, float]"
 
 
 @dataclass(frozen=True)
@@ -101,9 +98,11 @@ class Observable:
             return cls((value,))
         if isinstance(value, str):
             return cls((PauliString.parse(value),))
-        if isinstance(value, Mapping):
-            return cls(tuple(PauliString.parse(text, weight) for text, weight in value.items()))
-        _checks.wrong_type("observable", f"{_FORM} or a mapping from such to coefficients", value)
+        if not isinstance(value, Mapping):
+            _checks.wrong_type(
+                "observable", f"{_FORM} or a mapping from such to coefficients", value
+            )
+        return cls(tuple(PauliString.parse(text, weight) for text, weight in value.items()))
 
     @property
     def wires(self) -> tuple[int, ...]:

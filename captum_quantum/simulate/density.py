@@ -38,15 +38,12 @@ def _generator(gate: Gate, angles: Tensor, which: int) -> Tensor:
     def unitary(angle: Tensor) -> Tensor:
         columns = [*angles.unbind(1)]
         columns[which] = angle
-        return gate_matrix(
-            gate.name, torch.stack(columns, dim=1), n_wires, inverse=gate.inverse
-        )
+        return gate_matrix(gate.name, torch.stack(columns, dim=1), n_wires, inverse=gate.inverse)
 
     # The batch is independent, so one forward-mode tangent of ones gives every sample's derivative.
-    value, derivative = torch.func.jvp(
-        unitary, (angles[:, which],), (torch.ones_like(angles[:, which]),)
-    )
-    return 2j * derivative @ value.mH
+    own = angles[:, which]
+    tangent: Tensor = torch.func.jvp(unitary, (own,), (torch.ones_like(own),))[1]
+    return 2j * tangent @ unitary(own).mH
 
 
 def commutator_jacobian(

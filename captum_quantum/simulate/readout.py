@@ -71,7 +71,8 @@ def expectation_values(
     Examples:
         >>> import torch
         >>> plus = torch.full((1, 2), 0.5**0.5, dtype=torch.complex64)
-        >>> expectation_values(plus, (Observable.of("X0"), Observable.of("Z0")), 1).round(decimals=3)
+        >>> readout = (Observable.of("X0"), Observable.of("Z0"))
+        >>> expectation_values(plus, readout, n_qubits=1).round(decimals=3)
         tensor([[1., 0.]])
     """
     plan = _readout_plan(observables, n_qubits, states.device, states.dtype)

@@ -1,6 +1,7 @@
 """Named encoders and ansaetze as TorchQuantum modules."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,9 +40,9 @@ ENCODERS: dict[str, Any] = {
 }
 """Our encoders by name: name -> factory of the number of qubits.
 
-``ry``, ``rx``: R(x_i) on qubit i. ``rz_after_h``: H, then RZ(x_i), on qubit i. ``ry_rz``: RY(x_i), then
-RZ(x_{n+i}), on qubit i, two features for each qubit. ``amplitude``: the 2**n inputs divided by their
-norm are the amplitudes.
+``ry``, ``rx``: R(x_i) on qubit i. ``rz_after_h``: H, then RZ(x_i), on qubit i. ``ry_rz``: RY(x_i),
+then RZ(x_{n+i}), on qubit i, two features for each qubit. ``amplitude``: the 2**n inputs divided by
+their norm are the amplitudes.
 """
 
 
@@ -133,7 +134,7 @@ class RealAmplitudes(LayeredAnsatz):
 
 
 class QCNN(LayeredAnsatz):
-    """Quantum convolutional network: each layer convolves neighbouring qubits and pools half of them.
+    """Quantum convolutional network: a layer convolves neighbouring qubits and pools half of them.
 
     Convolution, on even, then odd neighbouring pairs of the qubits still active: RY on both, RXX,
     RYY, RZZ, RY on both, with weights shared by all pairs. Pooling, on pairs: CRZ and, on control
@@ -162,7 +163,7 @@ class QCNN(LayeredAnsatz):
 
     def layer(self, qdev: tq.QuantumDevice, index: int) -> None:
         """One convolution and one pooling."""
-        angles: tuple[Tensor, ...] = self.weights[index].split(1)
+        angles: tuple[Tensor, ...] = torch.chunk(self.weights[index], 9)
         wires = self._active(index)
         pairs = list(zip(wires[0::2], wires[1::2], strict=False))
         between = list(zip(wires[1::2], wires[2::2], strict=False))
@@ -181,7 +182,7 @@ class QCNN(LayeredAnsatz):
             tqf.paulix(qdev, wires=dropped)
 
 
-ANSAETZE: dict[str, type[LayeredAnsatz]] = {
+ANSAETZE: dict[str, Callable[[int, int], LayeredAnsatz]] = {
     "rx_ry_rz_ring": RotationRing,
     "strongly_entangling": StronglyEntangling,
     "real_amplitudes": RealAmplitudes,

@@ -36,7 +36,7 @@ REFUSED_FOR_INPUTS = frozenset({"cu", "cu3", "xxminyy", "xxplusyy"})
 _WIDEST_PROBE = 1024
 
 
-class _Recorder(tq.QuantumDevice):  # type: ignore[misc]
+class _Recorder(tq.QuantumDevice):
     """A device that records gates; its state lives on PyTorch's meta device and costs nothing."""
 
     def __init__(self, n_wires: int) -> None:
@@ -76,18 +76,19 @@ def _substitute(module: nn.Module, stand_ins: dict[int, Tensor]) -> None:
     """Puts stand-ins in the place of a shallow copy's parameters and buffers."""
     for child in module.modules():
         child.__dict__["static_mode"] = False
-        for name, tensor in child._parameters.items():
-            if tensor is not None and id(tensor) in stand_ins:
-                child._parameters[name] = nn.Parameter(stand_ins[id(tensor)])
-        for name, tensor in child._buffers.items():
-            if tensor is not None and id(tensor) in stand_ins:
-                child._buffers[name] = stand_ins[id(tensor)].requires_grad_()
+        for name, parameter in child._parameters.items():
+            if parameter is not None and id(parameter) in stand_ins:
+                child._parameters[name] = nn.Parameter(stand_ins[id(parameter)])
+        for name, buffer in child._buffers.items():
+            if buffer is not None and id(buffer) in stand_ins:
+                child._buffers[name] = stand_ins[id(buffer)].requires_grad_()
 
 
 def _stand_in_values(count: int, run: int) -> Tensor:
-    """``count`` different numbers, in (0.5, 1) in run 0 and, in another order, in (-2, -1) in run 1.
+    """``count`` different numbers, in (0.5, 1) in run 0 and, in reverse order, (-2, -1) in run 1.
 
-    No source has the same number twice, and no rounding, sign or clipping maps both to one constant.
+    No source has the same number twice, and no rounding, sign or clipping maps both to one
+    constant.
     """
     steps = (torch.arange(count, dtype=torch.float64) + 0.5) / max(count, 1)
     return (0.5 + steps / 2 if run == 0 else -2 + steps.flip(0)).float()
@@ -136,8 +137,8 @@ def _explain(error: Exception, history: list[dict[str, Any]], n_qubits: int) -> 
     if isinstance(error, NameError) and "mat_dict" in str(error):
         gate = traceback.extract_tb(error.__traceback__)[-1].name
         return CircuitError(
-            f"gate {len(history)}, {gate}, cannot run: TorchQuantum 0.1.8's own code for it ends in "
-            f"NameError ({error}); build it from other gates"
+            f"gate {len(history)}, {gate}, cannot run: TorchQuantum 0.1.8's own code for it ends "
+            f"in NameError ({error}); build it from other gates"
         )
     if isinstance(error, KeyError):
         name = str(error.args[0])
@@ -146,7 +147,8 @@ def _explain(error: Exception, history: list[dict[str, Any]], n_qubits: int) -> 
             + _checks.near_miss(name, tq.functional.func_name_dict)
         )
     where = (
-        f"at or after gate {len(history) - 1}, {history[-1]['name']} on wires {history[-1]['wires']}"
+        f"at or after gate {len(history) - 1}, {history[-1]['name']} on wires "
+        f"{history[-1]['wires']}"
         if history
         else "before the first gate"
     )
@@ -179,14 +181,15 @@ def _read_gate(
             angles.append(Angle.constant(pair[0]))
         else:
             raise CircuitError(
-                f"{here} has an angle that is computed from inputs or weights, or is drawn at random, "
-                "or belongs to a tensor that is no parameter or buffer of the modules; every angle "
-                "must be one input feature, one weight, or a constant: scale or combine before the "
-                "layer"
+                f"{here} has an angle that is computed from inputs or weights, or is drawn at "
+                "random, or belongs to a tensor that is no parameter or buffer of the modules; "
+                "every angle must be one input feature, one weight, or a constant: scale or "
+                "combine before the layer"
             )
     if name in REFUSED_FOR_INPUTS and any(angle.source == "input" for angle in angles):
         raise CircuitError(
-            f"{here} is refused with an input as angle: TorchQuantum 0.1.8 fails for a batch of them"
+            f"{here} is refused with an input as angle: TorchQuantum 0.1.8 fails for a batch of "
+            "them"
         )
     return Gate(name, wires, tuple(angles), bool(first["inverse"]))
 
@@ -203,8 +206,8 @@ def _read(
     ]
     if skeletons[0] != skeletons[1]:
         raise CircuitError(
-            "the gates depend on the values of inputs or weights, or are drawn at random; a circuit "
-            "has the same gates for every sample"
+            "the gates depend on the values of inputs or weights, or are drawn at random; a "
+            "circuit has the same gates for every sample"
         )
     sources = {}
     for k, pair in enumerate(zip(values.tolist(), others.tolist(), strict=True)):
@@ -246,7 +249,9 @@ def trace(
     n_weights = sum(tensor.numel() for tensor in weight_tensors(encoder, ansatz))
     if isinstance(encoder, tq.StateEncoder):
         if reupload:
-            raise CircuitError("reupload must be False for amplitude encoding, which sets the state")
+            raise CircuitError(
+                "reupload must be False for amplitude encoding, which sets the state"
+            )
         gates = _read(n_qubits, 0, lambda _, own, qdev, x: own(qdev), [encoder, ansatz])
         return Circuit(n_qubits, gates, observables, 2**n_qubits, n_weights, True)
 
