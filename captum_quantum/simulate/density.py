@@ -33,17 +33,17 @@ def _observable_matrix(observable: Observable, n_qubits: int) -> Tensor:
 
 def _generator(gate: Gate, angles: Tensor, which: int) -> Tensor:
     """The Hermitian G with ``dU/dt = -(i/2) G U`` for one angle t of a gate: ``(batch, d, d)``."""
-    n_wires = len(gate.wires)
-
-    def unitary(angle: Tensor) -> Tensor:
-        columns = [*angles.unbind(1)]
-        columns[which] = angle
-        return gate_matrix(gate.name, torch.stack(columns, dim=1), n_wires, inverse=gate.inverse)
-
-    # The batch is independent, so one forward-mode tangent of ones gives every sample's derivative.
-    own = angles[:, which]
-    tangent: Tensor = torch.func.jvp(unitary, (own,), (torch.ones_like(own),))[1]
-    return 2j * tangent @ unitary(own).mH
+    with torch.enable_grad():
+        own = angles.detach().requires_grad_()
+        unitary = gate_matrix(gate.name, own, len(gate.wires), inverse=gate.inverse)
+        entries = torch.view_as_real(unitary).flatten(1)
+        # One row of ones for each real and imaginary part; samples do not depend on each other.
+        rows = torch.eye(entries.shape[1], dtype=entries.dtype, device=entries.device)
+        (derivative,) = torch.autograd.grad(
+            entries, own, rows[:, None].expand(-1, len(own), -1), is_grads_batched=True
+        )
+    parts = derivative[..., which].mT.reshape(*unitary.shape, 2).contiguous()
+    return 2j * torch.view_as_complex(parts) @ unitary.detach().mH
 
 
 def commutator_jacobian(
