@@ -68,8 +68,10 @@ class Recorder:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 _checks.wrong_type(what, must, tensor)
         torch.set_grad_enabled(True)
-        # A clone goes on through the model, as it may be modified in place.
-        saved = tuple(t.detach().clone() if self.cut else t for t in tensors)
+        # The first call starts the graph; later ones may depend on it and stay in it. What is saved
+        # is a clone, and another goes on through the model, as either may be modified in place.
+        start = self.cut and not self.calls
+        saved = tuple(t.detach().clone() if start else t.clone() for t in tensors)
         for tensor in saved:
             if not tensor.requires_grad:
                 tensor.requires_grad_()
@@ -109,32 +111,47 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 class _Entered:
     module: nn.Module
     reached: bool
+    encloses: bool = False
 
 
 class _PathFollower:
     """Follows the gradient path through every module call behind the layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         self.stack: list[_Entered] = []
-        self.broken: list[tuple[nn.Module, Any]] = []
-        self.started = False
+        self.broken: list[tuple[nn.Module, Any, bool]] = []
+        self.recorder = recorder
+        recorder.on_call = self._start
         self._thread = threading.get_ident()
 
-    def start(self) -> None:
-        self.started = True
+    def _start(self) -> None:
         for entered in self.stack:
-            entered.reached = True
+            entered.reached = entered.encloses = True
+
+    def _connected(self, value: Any) -> bool:
+        """Whether a tensor in a value depends on the layer; its own weights do not count."""
+        leaves = [tensor for call in self.recorder.calls for tensor in call.tensors]
+        nodes = [t.grad_fn for t in _tensors(value) if t.grad_fn is not None]
+        seen = set(nodes)
+        while nodes:
+            node = nodes.pop()
+            if any(getattr(node, "variable", None) is leaf for leaf in leaves):
+                return True
+            new = {parent for parent, _ in node.next_functions if parent is not None} - seen
+            seen |= new
+            nodes.extend(new)
+        return False
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if threading.get_ident() == self._thread:
-            reached = self.started and any(t.grad_fn is not None for t in _tensors(args))
-            self.stack.append(_Entered(module, reached))
+            self.stack.append(_Entered(module, self._connected(args)))
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if threading.get_ident() == self._thread:
             entered = self.stack.pop()
-            if entered.reached and not any(t.requires_grad for t in _tensors(output)):
-                self.broken.append((module, output))
+            gives_tensors = next(_tensors(output), None) is not None
+            if entered.reached and gives_tensors and not self._connected(output):
+                self.broken.append((module, output, entered.encloses))
 
 
 def explain_broken_path(
@@ -162,9 +179,8 @@ def explain_broken_path(
         own = names.get(module, "")
         return f"{own!r} ({type(module).__name__})" if own else type(module).__name__
 
-    follower = _PathFollower()
     recorder = Recorder(layer, to_input, cut=True)
-    recorder.on_call = follower.start
+    follower = _PathFollower(recorder)
     handles = [
         register_module_forward_pre_hook(follower.enter),
         register_module_forward_hook(follower.leave),
@@ -177,7 +193,7 @@ def explain_broken_path(
         if "numpy" not in str(error) or not follower.stack:
             raise
         where, reason = follower.stack[-1].module, f"it goes through NumPy: {error}"
-        follower.broken = [(where, None)]
+        follower.broken = [(where, None, False)]
     finally:
         for handle in handles:
             handle.remove()
@@ -187,15 +203,18 @@ def explain_broken_path(
             head + "no module behind it breaks the path, so either forward_func does, between the "
             "modules and its output, or the output does not depend on the layer"
         )
-    module, output = follower.broken[0]
+    module, output, encloses = follower.broken[0]
     if not reason:
         kinds = sorted({str(t.dtype) for t in _tensors(output) if not t.is_floating_point()})
-        reason = (
-            f"it returns {', '.join(kinds)}, through which no derivative passes"
-            if kinds
-            else "its input carries a gradient and its output does not (a detach, a torch.no_grad "
-            "block, an integer cast or a NumPy round trip inside)"
-        )
+        causes = "a detach, a torch.no_grad block, an integer cast or a NumPy round trip"
+        if kinds:
+            reason = f"it returns {', '.join(kinds)}, through which no derivative passes"
+        elif encloses:
+            reason = (
+                f"in its own forward, by {causes}, or because it does not use the layer's output"
+            )
+        else:
+            reason = f"its input depends on the layer and its output does not ({causes} inside)"
     return GradientPathError(
         head
         + f"the path breaks in module {name(module)}: {reason}. If that is a quantum layer, give "
