@@ -208,9 +208,14 @@ def test_everything_is_restored_after_an_exception():
     kept = layer.register_forward_hook(lambda *_: None)
     before = (dict(layer._forward_hooks), dict(layer._forward_pre_hooks), layer.training)
     state = torch.get_rng_state()
-    with pytest.raises(ZeroDivisionError), quantum_gradient(layer, "parameter-shift"):
-        layer(angles(1, 2))
-        raise ZeroDivisionError
+
+    def fail():
+        with quantum_gradient(layer, "parameter-shift"):
+            layer(angles(1, 2))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert (dict(layer._forward_hooks), dict(layer._forward_pre_hooks), layer.training) == before
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in layer.parameters())

@@ -894,11 +894,6 @@ BAD = {
         TypeError,
         "forward_func's output must be a tensor",
     ),
-    "output without dimensions": (
-        lambda: QuantumLayerGradCam(lambda x: (m := hybrid())(x).sum(), hybrid()[0]),
-        None,
-        "",
-    ),
     "NaN in the image": (
         lambda: grad_cam().attribute(images() * float("nan"), 1),
         ValueError,
@@ -979,7 +974,6 @@ BAD = {
         "needs the gates of a circuit",
     ),
 }
-BAD.pop("output without dimensions")
 
 
 def test_output_without_dimensions():
