@@ -28,10 +28,10 @@ class GradientPathError(RuntimeError):
     """No gradient reaches the layer, with the module at which the path breaks."""
 
 
-RULES = ("backprop", "parameter-shift", "commutator", "finite-difference")
+RULES = ("adjoint", "backprop", "parameter-shift", "commutator", "finite-difference")
 """The names of the derivative rules."""
 
-_STEP = {torch.float64: 1e-5}
+_STEP = 1e-5
 _COARSE_STEP = 1e-2
 
 
@@ -47,8 +47,16 @@ class CircuitLayer(Protocol):
     def amplitudes(self, inputs: Tensor) -> Tensor | None:
         """Normalised initial states ``(batch, 2**n)``, or None for ``|0...0>``."""
 
-    def run(self, angles: Tensor, amplitudes: Tensor | None = None) -> Tensor:
-        """Angles ``(batch, n_angles)`` to expectation values ``(batch, n_observables)``."""
+    def run(
+        self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
+    ) -> Tensor:
+        """Angles ``(batch, n_angles)`` to expectation values ``(batch, n_observables)``.
+
+        With ``own_weights``, the columns that come from weights hold the layer's own in every row.
+        """
+
+    def adjoint_pullback(self, inputs: Tensor) -> "Pullback | None":
+        """Adjoint differentiation by input angles, or by the inputs of amplitude encoding."""
 
 
 Run = Callable[[Tensor], Tensor]
@@ -88,8 +96,10 @@ def _shifted_jacobian(
     return torch.einsum("sbo,sk->bok", outputs, combine)
 
 
-def _central(dtype: torch.dtype) -> ShiftRule:
-    step = _STEP.get(dtype, _COARSE_STEP)
+def _central(module: nn.Module, dtype: torch.dtype) -> ShiftRule:
+    """Central differences; TorchQuantum computes in complex64, whatever the angles."""
+    fine = dtype == torch.float64 and getattr(module, "simulator", None) != "torchquantum"
+    step = _STEP if fine else _COARSE_STEP
     return ((step, 0.5 / step), (-step, -0.5 / step))
 
 
@@ -162,18 +172,22 @@ def pullback(
     layer: CircuitLayer = module
     selected = list(columns)
 
+    by_inputs = set(selected) <= set(layer.circuit.columns("input"))
+
     def run(angles: Tensor) -> Tensor:
         if amplitudes is None:
-            return layer.run(angles)
+            return layer.run(angles, own_weights=by_inputs)
         return layer.run(angles, amplitudes.repeat(angles.shape[0] // amplitudes.shape[0], 1))
 
+    if rule == "adjoint":
+        return _adjoint(layer, table[:, selected])
     if rule == "backprop":
         return _BackpropPullback(run, table.detach(), selected)
     if rule == "parameter-shift":
         terms = _shift_rules(layer.circuit, selected)
         return _JacobianPullback(lambda: _shifted_jacobian(run, table, selected, terms))
     if rule == "finite-difference":
-        terms = [_central(table.dtype)] * len(selected)
+        terms = [_central(module, table.dtype)] * len(selected)
         return _JacobianPullback(lambda: _shifted_jacobian(run, table, selected, terms))
 
     def commutator() -> Tensor:
@@ -182,6 +196,15 @@ def pullback(
         return commutator_jacobian(layer.circuit, table, selected, amplitudes)
 
     return _JacobianPullback(commutator)
+
+
+def _adjoint(module: Any, inputs: Tensor) -> Pullback:
+    found = module.adjoint_pullback(inputs) if isinstance(module, CircuitLayer) else None
+    if found is None:
+        raise GradientRuleError(
+            f"rule 'adjoint' needs a VQCLayer with simulator 'fused'; got {_checks.describe(module)}"
+        )
+    return found
 
 
 def _foreign_pullback(rule: str, module: nn.Module, inputs: Tensor) -> Pullback:
@@ -194,9 +217,16 @@ def _foreign_pullback(rule: str, module: nn.Module, inputs: Tensor) -> Pullback:
             outputs: Tensor = module(table.reshape(-1, *shape))
         return outputs.reshape(table.shape[0], -1)
 
+    if rule == "adjoint":
+        return _adjoint(module, inputs.detach())
     columns = list(range(flat.shape[1]))
     if rule == "backprop":
         return _BackpropPullback(run, flat, columns)
+    if isinstance(module, CircuitLayer) and rule in ("parameter-shift", "commutator"):
+        raise GradientRuleError(
+            f"rule {rule!r} does not apply to the inputs of amplitude encoding, which are no "
+            "angles of gates; use 'backprop' or 'finite-difference'"
+        )
     if rule == "commutator":
         raise GradientRuleError(
             f"rule 'commutator' needs the gates of a circuit, which {_checks.describe(module)} "
@@ -205,7 +235,8 @@ def _foreign_pullback(rule: str, module: nn.Module, inputs: Tensor) -> Pullback:
 
     def jacobian() -> Tensor:
         if rule == "finite-difference":
-            return _shifted_jacobian(run, flat, columns, [_central(flat.dtype)] * len(columns))
+            terms = [_central(module, flat.dtype)] * len(columns)
+            return _shifted_jacobian(run, flat, columns, terms)
         _check_two_term(module, run, flat)
         return _shifted_jacobian(run, flat, columns, [TWO_TERM] * len(columns))
 
@@ -264,9 +295,27 @@ class _Zero(torch.autograd.Function):
         return torch.zeros_like(like)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.pull(grad), None, None
+        with torch.no_grad():
+            result = ctx.pull(grad.detach())
+        if torch.is_grad_enabled():  # with create_graph
+            result = _FirstDerivative.apply(result.requires_grad_())  # type: ignore[no-untyped-call]
+        return result, None, None
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """Refuses a second derivative: without it autograd would take that of the rule for zero."""
+
+    @staticmethod
+    def forward(ctx: Any, result: Tensor) -> Tensor:
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        raise GradientRuleError(
+            "a quantum gradient rule gives first derivatives only; for higher ones use VQCLayer "
+            "with gradient='backprop', outside quantum_gradient"
+        )
 
 
 def attach(values: Tensor, variables: Tensor, pull: Pullback) -> Tensor:
@@ -373,11 +422,6 @@ def _tie(call: QuantumCall, cut: Tensor, outputs: Tensor, rule: str | None) -> T
         table = module.angle_table(cut.reshape(rows.shape))
         flat = outputs.reshape(len(rows), -1)
     else:
-        if isinstance(module, CircuitLayer) and name in ("parameter-shift", "commutator"):
-            raise GradientRuleError(
-                f"rule {name!r} does not apply to the inputs of amplitude encoding, which are no "
-                "angles of gates; use 'backprop' or 'finite-difference'"
-            )
         if inputs.dim() == 1:
             rows, table, flat = inputs[None], cut[None], outputs.reshape(1, -1)
         else:
@@ -444,6 +488,8 @@ def quantum_gradient(
     - ``"commutator"``: QGrad-CAM's :math:`\tfrac{i}{2} \mathrm{tr}(\rho [G, \tilde O])` on density
       matrices (arXiv:2408.05899); needs a circuit of at most 10 qubits.
     - ``"finite-difference"``: central differences, steps of 1e-5 (float64) or 1e-2 (else) radians.
+    - ``"adjoint"``: goes back through the circuit with the adjoint of every matrix, memory
+      independent of depth; for a `VQCLayer` with the fused simulator.
     - ``"backprop"``: autograd through the simulator or the module itself.
 
     Args:

@@ -1,5 +1,7 @@
 """VQCLayer: a variational quantum circuit as one PyTorch module."""
 
+import math
+from functools import cached_property
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,14 +10,26 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.circuit import Circuit, Observable, read_observables
-from captum_quantum.gradient import RULES, attach, pullback
-from captum_quantum.simulate import expectation_values
+from captum_quantum.gradient import RULES, Pullback, attach, pullback
+from captum_quantum.simulate import FusedSimulator, expectation_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIMULATORS = ("torchquantum",)
+SIMULATORS = ("fused", "torchquantum")
 """The names of the simulators."""
+
+
+def _columns(values: Tensor, indices: list[int], dim: int) -> Tensor:
+    """Picks entries along a dimension; all of them in order is no work."""
+    if indices == list(range(values.shape[dim])):
+        return values
+    return values.index_select(dim, torch.tensor(indices, dtype=torch.long, device=values.device))
+
+
+def _rescaled(rows: Tensor) -> Tensor:
+    """Divides amplitudes by the largest: only ratios count, and their squares stay in range."""
+    return rows / rows.detach().abs().amax(dim=-1, keepdim=True)
 
 
 class VQCLayer(nn.Module):
@@ -41,10 +55,14 @@ class VQCLayer(nn.Module):
         reupload (bool): Whether to encode the inputs anew before every layer of the ansatz.
         observables (list, optional): What to read: Pauli strings such as ``"Z0"``, ``"X0 Z2"`` or
             ``"XIZ"``, or mappings from such to coefficients. Default: ``<Z>`` on every qubit.
-        simulator (str): ``"torchquantum"``: TorchQuantum's own run, exact, in complex64.
-        gradient (str): The derivative rule: ``"backprop"``, ``"parameter-shift"``, ``"commutator"``
-            or ``"finite-difference"``; see :func:`quantum_gradient`.
-        dtype (torch.dtype): torch.complex64, the precision of the simulation.
+        simulator (str): ``"fused"``: neighbouring gates become few large matrix products; or
+            ``"torchquantum"``: TorchQuantum's own run of the modules, in complex64. Both are exact.
+        gradient (str, optional): The derivative rule: ``"adjoint"``, ``"backprop"``,
+            ``"parameter-shift"``, ``"commutator"`` or ``"finite-difference"``; see
+            :func:`quantum_gradient`. Default: ``"adjoint"`` with the fused simulator, else
+            ``"backprop"``, which gives derivatives of any order.
+        dtype (torch.dtype): torch.complex64 or torch.complex128: the least precision of the
+            simulation; for float64 inputs the fused simulator takes complex128 in any case.
 
     Shape:
         - Input: ``(..., n_inputs)``, real, radians (amplitude encoding: numbers, not all zero).
@@ -54,6 +72,7 @@ class VQCLayer(nn.Module):
         encoder (nn.Module): The TorchQuantum encoder.
         ansatz (nn.Module): The TorchQuantum ansatz.
         circuit (Circuit): The traced circuit.
+        fused (FusedSimulator): The fused simulator; ``print(layer.fused.plan)`` shows what it runs.
 
     Raises:
         TypeError, ValueError: If an argument or an input is wrong.
@@ -79,8 +98,8 @@ class VQCLayer(nn.Module):
         ansatz: str | nn.Module = "rx_ry_rz_ring",
         reupload: bool = False,
         observables: Sequence[Observable | str | Mapping[str, float]] | None = None,
-        simulator: str = "torchquantum",
-        gradient: str = "backprop",
+        simulator: str = "fused",
+        gradient: str | None = None,
         dtype: torch.dtype = torch.complex64,
     ) -> None:
         super().__init__()
@@ -89,8 +108,17 @@ class VQCLayer(nn.Module):
         if not isinstance(reupload, bool):
             _checks.wrong_type("reupload", "True or False", reupload)
         self.simulator = _checks.check_choice("simulator", simulator, SIMULATORS)
+        fused = simulator == "fused"
+        if gradient is None:
+            gradient = "adjoint" if fused else "backprop"
         self.gradient = _checks.check_choice("gradient", gradient, RULES)
-        if dtype != torch.complex64:
+        if gradient == "adjoint" and not fused:
+            _checks.wrong_value(
+                "gradient", "another than 'adjoint' for simulator 'torchquantum'", gradient
+            )
+        if dtype not in (torch.complex64, torch.complex128):
+            _checks.wrong_value("dtype", "torch.complex64 or torch.complex128", dtype)
+        if dtype != torch.complex64 and not fused:
             _checks.wrong_value("dtype", "torch.complex64 for simulator 'torchquantum'", dtype)
         read = read_observables(observables, n_qubits)
         from captum_quantum import tq
@@ -110,6 +138,12 @@ class VQCLayer(nn.Module):
         self.reupload = reupload
         self.dtype = dtype
         self.circuit: Circuit = tq.trace(self.encoder, self.ansatz, n_qubits, read, reupload)
+        self.fused = FusedSimulator(self.circuit)
+
+    @cached_property
+    def _all_inputs(self) -> FusedSimulator:
+        """The circuit with its weights taken as inputs: every row of angles has its own."""
+        return FusedSimulator(self.circuit.weights_as_inputs())
 
     @property
     def n_qubits(self) -> int:
@@ -141,41 +175,98 @@ class VQCLayer(nn.Module):
         """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
         if not self.circuit.amplitude_encoding:
             return None
+        inputs = _rescaled(inputs)
         norm: Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
         return inputs / norm
 
-    def run(self, angles: Tensor, amplitudes: Tensor | None = None) -> Tensor:
+    def run(
+        self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
+    ) -> Tensor:
         """Expectation values for every gate's angles given one by one.
 
         Args:
             angles (Tensor): Shape ``(batch, n_angles)``, radians, as `angle_table` gives them.
             amplitudes (Tensor, optional): Initial states, shape ``(batch, 2**n)``.
+            own_weights (bool): Promises that the columns that come from weights hold the layer's own
+                in every row, so that matrices can be shared by the batch.
 
         Returns:
             Tensor: Shape ``(batch, n_observables)``, differentiable by autograd.
         """
-        from captum_quantum.tq import run_circuit
+        if self.simulator == "torchquantum":
+            from captum_quantum.tq import run_circuit
 
-        states = run_circuit(self.circuit, angles.float(), amplitudes)
-        values = expectation_values(states, self.circuit.observables, self.n_qubits)
+            states = run_circuit(self.circuit, angles.float(), amplitudes)
+            values = expectation_values(states, self.circuit.observables, self.n_qubits)
+            return values.to(angles.dtype)
+        dtype = self._complex(angles)
+        by_inputs, by_weights = self.circuit.columns("input"), self.circuit.columns("weight")
+        if own_weights or not by_weights:
+            inputs = angles[:, by_inputs] if amplitudes is None else amplitudes
+            values = self.fused.run(inputs, self._weight_angles(), dtype)
+        elif amplitudes is None:
+            columns = sorted(by_inputs + by_weights)
+            values = self._all_inputs.run(angles[:, columns], angles.new_zeros(0), dtype)
+        else:
+            rows, which = torch.unique(angles[:, by_weights], dim=0, return_inverse=True)
+            values = angles.new_zeros(len(angles), self.n_observables)
+            for k, row in enumerate(rows):
+                part = which == k
+                found = self.fused.run(amplitudes[part], row, dtype).to(values.dtype)
+                values = values.index_put((part.nonzero()[:, 0],), found)
         return values.to(angles.dtype)
+
+    def adjoint_pullback(self, inputs: Tensor) -> Pullback | None:
+        """Adjoint differentiation by inputs; None where the simulator does not offer it.
+
+        Args:
+            inputs (Tensor): Input angles, one column for each gate that takes one; under amplitude
+                encoding the layer's inputs, ``(batch, 2**n)``.
+
+        Returns:
+            Callable: ``(batch, n_observables)`` to the shape of inputs.
+        """
+        if self.simulator != "fused":
+            return None
+        with torch.enable_grad():
+            leaf = inputs.detach().requires_grad_()
+            given = self.amplitudes(leaf) if self.circuit.amplitude_encoding else leaf
+            assert given is not None
+            call = self.fused.call(given, self._weight_angles(), self._complex(leaf), (True, False))
+
+        def pull(grad: Tensor) -> Tensor:
+            found = call.pull_inputs(grad)
+            if given is leaf:
+                return found
+            return torch.autograd.grad(given, leaf, found.to(given.dtype), retain_graph=True)[0]
+
+        return pull
+
+    def _complex(self, inputs: Tensor) -> torch.dtype:
+        """The precision of the simulation: that of the layer, or of float64 inputs."""
+        return torch.complex128 if inputs.dtype == torch.float64 else self.dtype
+
+    def _weight_angles(self) -> Tensor:
+        return _columns(self.weights, self.circuit.indices("weight"), 0)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Expectation values ``(..., n_observables)`` for inputs ``(..., n_inputs)``."""
         self._check_inputs(inputs)
-        rows = inputs.reshape(-1, self.n_inputs)
+        rows = inputs.reshape(math.prod(inputs.shape[:-1]), self.n_inputs)
         values = self._values(rows) if len(rows) else self._no_values(rows)
         return values.reshape(*inputs.shape[:-1], self.n_observables).to(inputs.dtype)
 
     def _values(self, rows: Tensor) -> Tensor:
-        if self.gradient == "backprop":
-            return self._run_modules(rows)
+        if self.gradient == "backprop" or not torch.is_grad_enabled():
+            return self._exact(rows)
+        if self.gradient == "adjoint":
+            return self._by_adjoint(rows)
         with torch.no_grad():
-            values = self._run_modules(rows)
-        if not torch.is_grad_enabled():
-            return values
+            values = self._exact(rows)
         amplitudes = self.amplitudes(rows)
         table = self.angle_table(rows)
+        if amplitudes is not None and rows.requires_grad:
+            values = attach(values, rows, pullback(self.gradient, self, rows, None))
         for source in ("input", "weight"):
             columns = self.circuit.columns(source)
             if columns and table.requires_grad:
@@ -183,14 +274,43 @@ class VQCLayer(nn.Module):
                 values = attach(values, table[:, columns], pull)
         return values
 
+    def _exact(self, rows: Tensor) -> Tensor:
+        if self.simulator == "torchquantum":
+            return self._run_modules(rows)
+        inputs, weights, dtype = self._angles(rows), self._weight_angles(), self._complex(rows)
+        if torch.is_grad_enabled():
+            return self.fused.run(inputs, weights, dtype)
+        return self.fused.call(inputs, weights, dtype).values
+
+    def _by_adjoint(self, rows: Tensor) -> Tensor:
+        inputs, weights = self._angles(rows), self._weight_angles()
+        needs = (inputs.requires_grad, weights.requires_grad)
+        call = self.fused.call(inputs, weights, self._complex(rows), needs)
+        values = call.values
+        # Autograd goes back through the last first, and the way back for weights serves both.
+        if needs[0]:
+            values = attach(values, inputs, call.pull_inputs)
+        if needs[1]:
+            values = attach(values, weights, call.pull_weights)
+        return values
+
+    def _angles(self, rows: Tensor) -> Tensor:
+        """What the fused simulator takes: input angles, or amplitudes."""
+        amplitudes = self.amplitudes(rows)
+        if amplitudes is not None:
+            return amplitudes
+        return _columns(rows, self.circuit.indices("input"), 1)
+
     def _run_modules(self, rows: Tensor) -> Tensor:
         from captum_quantum.tq import run_modules
 
+        if self.circuit.amplitude_encoding:
+            rows = _rescaled(rows)
         states = run_modules(self.encoder, self.ansatz, self.n_qubits, rows.float(), self.reupload)
         return expectation_values(states, self.circuit.observables, self.n_qubits)
 
     def _no_values(self, rows: Tensor) -> Tensor:
-        return rows.new_zeros(0, self.n_observables) + rows.sum()
+        return rows.new_zeros(0, self.n_observables) + rows.sum() + self.weights.sum()
 
     def _check_inputs(self, inputs: Tensor) -> None:
         _checks.check_real("inputs", inputs)
@@ -200,7 +320,9 @@ class VQCLayer(nn.Module):
             if weight.device != inputs.device:
                 _checks.wrong_value("inputs", f"on the layer's device, {weight.device}", inputs)
             break
-        if inputs.device.type == "cpu":
+        if inputs.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(
+            inputs
+        ):
             _checks.check_finite("inputs", inputs.detach())
             if self.circuit.amplitude_encoding and bool((inputs == 0).all(dim=-1).any()):
                 raise ValueError(

@@ -1,9 +1,11 @@
 """What a circuit is once traced: frozen, validated data."""
 
+import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,6 +34,14 @@ class Angle:
     source: Source
     index: int = -1
     value: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses unknown sources, indices that are no integers, and infinite constants."""
+        _checks.check_choice("source of an angle", self.source, get_args(Source))
+        if self.source != "constant":
+            _checks.check_int("index of an angle", self.index, 0)
+        elif not math.isfinite(self.value):
+            _checks.wrong_value("constant angle", "finite", self.value)
 
     @classmethod
     def of_input(cls, index: int) -> "Angle":
@@ -81,8 +91,14 @@ class Gate:
         except ValueError as error:
             raise CircuitError(str(error)) from None
         object.__setattr__(self, "name", ALIASES.get(self.name, self.name))
-        object.__setattr__(self, "wires", tuple(self.wires))
-        object.__setattr__(self, "angles", tuple(self.angles))
+        for field, kinds in (("wires", "integers"), ("angles", "Angle objects")):
+            values = getattr(self, field)
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                _checks.wrong_type(f"{field} of {self.name}", f"a tuple of {kinds}", values)
+            object.__setattr__(self, field, tuple(values))
+        for angle in self.angles:
+            if not isinstance(angle, Angle):
+                _checks.wrong_type(f"angles of {self.name}", "Angle objects", angle)
         if any(isinstance(w, bool) or not isinstance(w, int) or w < 0 for w in self.wires):
             raise CircuitError(
                 _checks.sentence(
@@ -156,8 +172,15 @@ class Circuit:
     def __post_init__(self) -> None:
         """Validates everything once, so that no simulator needs to ask again."""
         _checks.check_int("n_qubits", self.n_qubits, 1)
-        object.__setattr__(self, "gates", tuple(self.gates))
-        object.__setattr__(self, "observables", tuple(self.observables))
+        _checks.check_int("n_inputs", self.n_inputs, 0)
+        _checks.check_int("n_weights", self.n_weights, 0)
+        for field, kind in (("gates", Gate), ("observables", Observable)):
+            values = getattr(self, field)
+            if not isinstance(values, Sequence) or not all(isinstance(v, kind) for v in values):
+                _checks.wrong_type(field, f"a tuple of {kind.__name__} objects", values)
+            object.__setattr__(self, field, tuple(values))
+        if not self.observables:
+            _checks.wrong_value("observables", "at least one observable", self.observables)
         limits = {"input": self.n_inputs, "weight": self.n_weights}
         used = set()
         for position, gate in enumerate(self.gates):
@@ -256,6 +279,16 @@ class Circuit:
             dim=1,
         )
         return pool[:, torch.tensor(index, dtype=torch.long, device=inputs.device)]
+
+    def weights_as_inputs(self) -> "Circuit":
+        """The same circuit with every angle that comes from an input or weight an input of its own."""
+        count = itertools.count()
+
+        def own(angle: Angle) -> Angle:
+            return angle if angle.source == "constant" else Angle.of_input(next(count))
+
+        gates = tuple(replace(gate, angles=tuple(map(own, gate.angles))) for gate in self.gates)
+        return Circuit(self.n_qubits, gates, self.observables, next(count))
 
     def split(self, table: Tensor) -> Sequence[Tensor]:
         """Splits an angle table ``(batch, n_angles)`` into one ``(batch, k)`` for each gate."""

@@ -1,8 +1,9 @@
-"""The gate set: TorchQuantum's gates by TorchQuantum's names, as batched PyTorch matrices.
+"""The gate set: TorchQuantum's gates by TorchQuantum's names, as products of primitives.
 
-Every parametrised gate is a product of two primitives, a rotation ``exp(-i t G / 2)`` about a Pauli
-word ``G`` and a phase ``diag(1, e^{i t})``, possibly controlled. The matrices are written out of
-place from the angles, so they are differentiable to any order and in either precision.
+Every gate is a product of fixed matrices, rotations ``exp(-i t P / 2)`` about a Pauli word P, and
+phases ``diag(1, ..., 1, e^{i t})``, possibly controlled. Each is ``C + cos(f t) A + sin(f t) B``,
+with fixed matrices C, A, B and a number f: that is all that a simulator needs to know, and it makes
+the matrices of a whole circuit in one go, in either precision, differentiable to any order.
 """
 
 import math
@@ -28,32 +29,6 @@ FOUR_TERM: ShiftRule = (
     (-3 * math.pi / 2, _FAR),
 )
 
-
-@dataclass(frozen=True)
-class GateType:
-    """What the simulators and gradient rules need to know of a gate.
-
-    Attributes:
-        name (str): TorchQuantum's name.
-        n_wires (int or None): Number of wires; None for any number.
-        shifts (tuple): One entry for each angle: its parameter-shift rule, or None where the
-            generator has neither two eigenvalues nor three equidistant ones. Two-term rule: Schuld
-            et al., arXiv:1811.11184; four-term rule for controlled rotations: Anselmetti et al.,
-            arXiv:2104.05695.
-        build (Callable): ``(angles (..., n_angles), n_wires, dtype) -> (..., 2**k, 2**k)``.
-    """
-
-    name: str
-    n_wires: int | None
-    shifts: tuple[ShiftRule | None, ...]
-    build: Callable[[Tensor, int, torch.dtype], Tensor]
-
-    @property
-    def n_angles(self) -> int:
-        """Number of angles, in radians."""
-        return len(self.shifts)
-
-
 _PAULI = {
     "I": [[1, 0], [0, 1]],
     "X": [[0, 1], [1, 0]],
@@ -70,97 +45,130 @@ def pauli_word(word: str) -> Tensor:
     return matrix
 
 
-_generator = lru_cache(maxsize=32)(pauli_word)
+def controlled(matrix: Tensor, n_controls: int = 1, outside: float = 1) -> Tensor:
+    """Puts a matrix where all controls, the first wires, are 1; ``outside`` times 1 elsewhere."""
+    size = len(matrix) * 2**n_controls
+    result = outside * torch.eye(size, dtype=matrix.dtype)
+    result[size - len(matrix) :, size - len(matrix) :] = matrix
+    return result
 
 
-def rotation(angle: Tensor, word: str, dtype: torch.dtype) -> Tensor:
-    """``exp(-i angle G / 2) = cos(angle / 2) 1 - i sin(angle / 2) G`` for the Pauli word G."""
-    generator = _generator(word).to(angle.device, dtype)
-    half = angle[..., None, None] / 2
-    identity = torch.eye(len(generator), device=angle.device, dtype=dtype)
-    return torch.cos(half) * identity - 1j * torch.sin(half) * generator
+@dataclass(frozen=True, eq=False)
+class Primitive:
+    """A factor of a gate: ``constant + cos(frequency * t) cosine + sin(frequency * t) sine``.
+
+    Attributes:
+        wires (tuple[int, ...]): Which of the gate's wires it acts on, the most significant first.
+        constant (Tensor): complex128, ``(d, d)``.
+        cosine (Tensor or None): Likewise; None for a fixed matrix.
+        sine (Tensor or None): Likewise.
+        angle (int): Which of the gate's angles is t; -1 for a fixed matrix.
+        frequency (float): The number f.
+    """
+
+    wires: tuple[int, ...]
+    constant: Tensor
+    cosine: Tensor | None = None
+    sine: Tensor | None = None
+    angle: int = -1
+    frequency: float = 0.0
+
+    def adjoint(self) -> "Primitive":
+        """The inverse."""
+        if self.cosine is None or self.sine is None:
+            return Primitive(self.wires, self.constant.mH.contiguous().resolve_conj())
+        return Primitive(
+            self.wires, self.constant, self.cosine, self.sine, self.angle, -self.frequency
+        )
+
+    def matrix(self, angles: Tensor, dtype: torch.dtype) -> Tensor:
+        """The matrix for the gate's angles ``(..., n_angles)``: ``(..., d, d)``."""
+        constant = self.constant.to(angles.device, dtype)
+        if self.cosine is None or self.sine is None:
+            return constant.expand(*angles.shape[:-1], *constant.shape)
+        turn = self.frequency * angles[..., self.angle, None, None]
+        cosine, sine = (m.to(angles.device, dtype) for m in (self.cosine, self.sine))
+        return constant + torch.cos(turn) * cosine + torch.sin(turn) * sine
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether its matrix is diagonal for all angles."""
+        parts = [m for m in (self.constant, self.cosine, self.sine) if m is not None]
+        return all(bool((m == torch.diag(torch.diag(m))).all()) for m in parts)
+
+    @property
+    def is_permutation(self) -> bool:
+        """Whether it only reorders basis states."""
+        zero_or_one = (self.constant == 0) | (self.constant == 1)
+        return self.cosine is None and bool(zero_or_one.all())
 
 
-def phase(angle: Tensor, dtype: torch.dtype) -> Tensor:
-    """``diag(1, e^{i angle})``."""
-    ones = torch.ones_like(angle).to(dtype)
-    return torch.diag_embed(torch.stack([ones, torch.exp(1j * angle)], dim=-1))
+def _fixed(matrix: Tensor, *wires: int) -> Primitive:
+    return Primitive(wires or tuple(range(len(matrix).bit_length() - 1)), matrix)
 
 
-def controlled(matrix: Tensor, n_controls: int = 1) -> Tensor:
-    """Applies ``matrix`` where all controls, the most significant wires, are 1."""
-    inner = matrix.shape[-1]
-    size = inner * 2**n_controls
-    place = torch.zeros(size, inner, dtype=matrix.dtype, device=matrix.device)
-    place[size - inner :] = torch.eye(inner, dtype=matrix.dtype, device=matrix.device)
-    outside = torch.ones(size, dtype=matrix.dtype, device=matrix.device)
-    outside[size - inner :] = 0
-    return torch.diag(outside) + place @ matrix @ place.mT
+def _rotation(
+    word: str, angle: int = 0, *, scale: float = 1, controls: int = 0, wires: tuple[int, ...] = ()
+) -> Primitive:
+    """``exp(-i s t P / 2) = cos(s t / 2) 1 - i sin(s t / 2) P`` for the Pauli word P, scale s."""
+    pauli = pauli_word(word)
+    identity = torch.eye(len(pauli), dtype=pauli.dtype)
+    return Primitive(
+        wires or tuple(range(controls + len(word))),
+        controlled(0 * identity, controls),
+        controlled(identity, controls, outside=0),
+        controlled(-1j * pauli, controls, outside=0),
+        angle,
+        scale / 2,
+    )
 
 
-def _constant(rows: Sequence[Sequence[complex]] | Tensor) -> Callable[..., Tensor]:
-    matrix = torch.as_tensor(rows, dtype=torch.complex128)
-
-    def build(angles: Tensor, n_wires: int, dtype: torch.dtype) -> Tensor:
-        return matrix.to(angles.device, dtype).expand(*angles.shape[:-1], *matrix.shape)
-
-    return build
-
-
-def _sized(make: Callable[[int], Tensor]) -> Callable[..., Tensor]:
-    def build(angles: Tensor, n_wires: int, dtype: torch.dtype) -> Tensor:
-        matrix = make(n_wires).to(angles.device, dtype)
-        return matrix.expand(*angles.shape[:-1], *matrix.shape)
-
-    return build
+def _phase(angle: int = 0, *, controls: int = 0, wires: tuple[int, ...] = ()) -> Primitive:
+    """``diag(1, ..., 1, e^{i t})``."""
+    last = torch.diag(torch.tensor([0, 1], dtype=torch.complex128))
+    return Primitive(
+        wires or tuple(range(controls + 1)),
+        controlled(torch.eye(2, dtype=last.dtype) - last, controls),
+        controlled(last, controls, outside=0),
+        controlled(1j * last, controls, outside=0),
+        angle,
+        1.0,
+    )
 
 
-def _rotated(word: str) -> Callable[..., Tensor]:
-    return lambda angles, n_wires, dtype: rotation(angles[..., 0], word, dtype)
+@dataclass(frozen=True)
+class GateType:
+    """What the simulators and gradient rules need to know of a gate.
+
+    Attributes:
+        name (str): TorchQuantum's name.
+        n_wires (int or None): Number of wires; None for any number.
+        shifts (tuple): One entry for each angle: its parameter-shift rule, or None where the
+            generator has neither two eigenvalues nor three equidistant ones. Two-term rule: Schuld
+            et al., arXiv:1811.11184; four-term rule for controlled rotations: Anselmetti et al.,
+            arXiv:2104.05695.
+        factors (Callable): From the number of wires to the primitives, in order of application.
+    """
+
+    name: str
+    n_wires: int | None
+    shifts: tuple[ShiftRule | None, ...]
+    factors: Callable[[int], tuple[Primitive, ...]]
+
+    @property
+    def n_angles(self) -> int:
+        """Number of angles, in radians."""
+        return len(self.shifts)
+
+    def primitives(self, n_wires: int, inverse: bool = False) -> tuple[Primitive, ...]:
+        """The primitives of the gate or of its inverse, in order of application."""
+        return _primitives(self, n_wires, inverse)
 
 
-def _controlled_rotation(word: str) -> Callable[..., Tensor]:
-    return lambda angles, n_wires, dtype: controlled(rotation(angles[..., 0], word, dtype))
-
-
-def _rot(angles: Tensor, n_wires: int, dtype: torch.dtype) -> Tensor:
-    first, middle, last = angles.unbind(-1)
-    return rotation(last, "Z", dtype) @ rotation(middle, "Y", dtype) @ rotation(first, "Z", dtype)
-
-
-def _u2(angles: Tensor, n_wires: int, dtype: torch.dtype) -> Tensor:
-    phi, lam = angles.unbind(-1)
-    quarter = torch.full_like(phi, math.pi / 2)
-    return phase(phi, dtype) @ rotation(quarter, "Y", dtype) @ phase(lam, dtype)
-
-
-def _u3(angles: Tensor, n_wires: int, dtype: torch.dtype) -> Tensor:
-    theta, phi, lam = angles.unbind(-1)
-    return phase(phi, dtype) @ rotation(theta, "Y", dtype) @ phase(lam, dtype)
-
-
-def _cu(angles: Tensor, n_wires: int, dtype: torch.dtype) -> Tensor:
-    gamma = torch.exp(1j * angles[..., 3, None, None])
-    return controlled(gamma * _u3(angles[..., :3], 1, dtype))
-
-
-def _r(angles: Tensor, n_wires: int, dtype: torch.dtype) -> Tensor:
-    theta, axis = angles.unbind(-1)
-    return rotation(axis, "Z", dtype) @ rotation(theta, "X", dtype) @ rotation(-axis, "Z", dtype)
-
-
-def _exchange(angles: Tensor, sign: float, beta: Tensor, dtype: torch.dtype) -> Tensor:
-    """``exp(-i t (XX + sign YY) / 4)`` between a turn of the first wire by beta and back."""
-    half = rotation(angles / 2, "XX", dtype) @ rotation(sign * angles / 2, "YY", dtype)
-    turn = rotation(beta, "Z", dtype)
-    identity = torch.eye(2, dtype=dtype, device=angles.device)
-    turn = torch.einsum("...ij,kl->...ikjl", turn, identity).flatten(-4, -3).flatten(-2, -1)
-    return turn @ half @ turn.mH
-
-
-def _single_excitation(angles: Tensor, n_wires: int, dtype: torch.dtype) -> Tensor:
-    theta = angles[..., 0]
-    return rotation(-theta / 2, "XY", dtype) @ rotation(theta / 2, "YX", dtype)
+@lru_cache(maxsize=1024)
+def _primitives(kind: GateType, n_wires: int, inverse: bool) -> tuple[Primitive, ...]:
+    factors = kind.factors(n_wires)
+    return tuple(factor.adjoint() for factor in reversed(factors)) if inverse else factors
 
 
 def _reorder(images: Sequence[int]) -> Tensor:
@@ -176,15 +184,6 @@ def _fourier(n_wires: int) -> Tensor:
     return torch.exp(2j * math.pi * torch.outer(index, index) / size) / math.sqrt(size)
 
 
-def _multi_x(n_wires: int) -> Tensor:
-    return controlled(pauli_word("X"), n_wires - 1)
-
-
-def _multi_x_open(n_wires: int) -> Tensor:
-    """Flips the last wire where all the others are 0."""
-    return _reorder([1, 0, *range(2, 2**n_wires)])
-
-
 def _blocks(n_controls: int, targets: dict[str, Tensor]) -> Tensor:
     """The last wire's gate for each pattern of the other wires; nothing for the other patterns."""
     patterns = (format(i, f"0{n_controls}b") for i in range(2**n_controls))
@@ -193,117 +192,133 @@ def _blocks(n_controls: int, targets: dict[str, Tensor]) -> Tensor:
     return matrix
 
 
-def _tables() -> dict[str, GateType]:
+def _exchange(sign: float) -> tuple[Primitive, ...]:
+    """``exp(-i t (XX + sign YY) / 4)`` between a turn of the first wire by -sign beta and back."""
+    return (
+        _rotation("Z", 1, scale=sign, wires=(0,)),
+        _rotation("YY", 0, scale=sign / 2),
+        _rotation("XX", 0, scale=0.5),
+        _rotation("Z", 1, scale=-sign, wires=(0,)),
+    )
+
+
+def _fixed_gates() -> dict[str, Tensor]:
     i, x, y, z = (pauli_word(letter) for letter in "IXYZ")
     root = math.sqrt(0.5)
     h = (x + z) * root
     s = torch.diag(torch.tensor([1, 1j], dtype=torch.complex128))
-    eighth = torch.diag(torch.tensor([1, complex(root, root)], dtype=torch.complex128))
+    t = torch.diag(torch.tensor([1, complex(root, root)], dtype=torch.complex128))
     sx = ((1 + 1j) * i + (1 - 1j) * x) / 2
     swap = _reorder([0, 2, 1, 3])
-    identity4 = torch.eye(4, dtype=torch.complex128)
-    fixed: dict[str, tuple[int, Tensor]] = {
-        "i": (1, i),
-        "hadamard": (1, h),
-        "shadamard": (
+    return {
+        "i": i,
+        "hadamard": h,
+        "shadamard": math.cos(math.pi / 8) * i - 1j * math.sin(math.pi / 8) * y,
+        "paulix": x,
+        "pauliy": y,
+        "pauliz": z,
+        "s": s,
+        "sdg": s.conj(),
+        "t": t,
+        "tdg": t.conj(),
+        "sx": sx,
+        "sxdg": sx.mH,
+        "cnot": controlled(x),
+        "cy": controlled(y),
+        "cz": controlled(z),
+        "chadamard": controlled(h),
+        "cs": controlled(s),
+        "csdg": controlled(s.conj()),
+        "csx": controlled(sx),
+        "swap": swap,
+        "sswap": ((1 + 1j) * pauli_word("II") + (1 - 1j) * swap) / 2,
+        "iswap": swap @ torch.diag(torch.tensor([1, 1j, 1j, 1], dtype=torch.complex128)),
+        "dcx": _reorder([0, 3, 1, 2]),
+        "ecr": root * (pauli_word("XI") - pauli_word("YX")),
+        "cswap": controlled(swap),
+        "toffoli": controlled(x, 2),
+        "ccz": controlled(z, 2),
+        "c3x": controlled(x, 3),
+        "c4x": controlled(x, 4),
+        "c3sx": controlled(sx, 3),
+        "rccx": _blocks(2, {"10": z, "11": y}),
+        "rc3x": _blocks(3, {"110": 1j * z, "111": 1j * y}),
+    }
+
+
+def _gate_types() -> dict[str, GateType]:
+    quarter = math.cos(math.pi / 4) * pauli_word("I") - 1j * math.sin(math.pi / 4) * pauli_word("Y")
+    two, four = TWO_TERM, FOUR_TERM
+    cr = {axis: _rotation(axis, controls=1) for axis in "XYZ"}
+    with_angles: dict[str, tuple[int, tuple[ShiftRule | None, ...], tuple[Primitive, ...]]] = {
+        "rx": (1, (two,), (_rotation("X"),)),
+        "ry": (1, (two,), (_rotation("Y"),)),
+        "rz": (1, (two,), (_rotation("Z"),)),
+        "rxx": (2, (two,), (_rotation("XX"),)),
+        "ryy": (2, (two,), (_rotation("YY"),)),
+        "rzz": (2, (two,), (_rotation("ZZ"),)),
+        "rzx": (2, (two,), (_rotation("ZX"),)),
+        "crx": (2, (four,), (cr["X"],)),
+        "cry": (2, (four,), (cr["Y"],)),
+        "crz": (2, (four,), (cr["Z"],)),
+        "phaseshift": (1, (two,), (_phase(),)),
+        "u1": (1, (two,), (_phase(),)),
+        "cu1": (2, (two,), (_phase(controls=1),)),
+        # Angles (phi, lambda); (theta, phi, lambda); (phi, theta, omega); (theta, axis).
+        "u2": (1, (two,) * 2, (_phase(1), _fixed(quarter), _phase(0))),
+        "u3": (1, (two,) * 3, (_phase(2), _rotation("Y", 0), _phase(1))),
+        "rot": (1, (two,) * 3, (_rotation("Z", 0), _rotation("Y", 1), _rotation("Z", 2))),
+        "r": (
             1,
-            rotation(torch.tensor(math.pi / 4, dtype=torch.float64), "Y", torch.complex128),
+            (two, None),
+            (_rotation("Z", 1, scale=-1), _rotation("X", 0), _rotation("Z", 1)),
         ),
-        "paulix": (1, x),
-        "pauliy": (1, y),
-        "pauliz": (1, z),
-        "s": (1, s),
-        "sdg": (1, s.mH),
-        "t": (1, eighth),
-        "tdg": (1, eighth.mH),
-        "sx": (1, sx),
-        "sxdg": (1, sx.mH),
-        "cnot": (2, controlled(x)),
-        "cy": (2, controlled(y)),
-        "cz": (2, controlled(z)),
-        "chadamard": (2, controlled(h)),
-        "cs": (2, controlled(s)),
-        "csdg": (2, controlled(s.mH)),
-        "csx": (2, controlled(sx)),
-        "swap": (2, swap),
-        "sswap": (2, ((1 + 1j) * identity4 + (1 - 1j) * swap) / 2),
-        "iswap": (2, swap @ torch.diag(torch.tensor([1, 1j, 1j, 1], dtype=torch.complex128))),
-        "dcx": (2, _reorder([0, 3, 1, 2])),
-        "ecr": (2, root * (pauli_word("XI") - pauli_word("YX"))),
-        "cswap": (3, controlled(swap)),
-        "toffoli": (3, controlled(x, 2)),
-        "ccz": (3, controlled(z, 2)),
-        "c3x": (4, controlled(x, 3)),
-        "c4x": (5, controlled(x, 4)),
-        "c3sx": (4, controlled(sx, 3)),
-        "rccx": (3, _blocks(2, {"10": z, "11": y})),
-        "rc3x": (4, _blocks(3, {"110": 1j * z, "111": 1j * y})),
+        "crot": (
+            2,
+            (four,) * 3,
+            tuple(_rotation(axis, k, controls=1) for k, axis in enumerate("ZYZ")),
+        ),
+        "cu3": (
+            2,
+            (four, two, two),
+            (_phase(2, controls=1), cr["Y"], _phase(1, controls=1)),
+        ),
+        "cu": (
+            2,
+            (four, two, two, two),
+            (_phase(2, controls=1), cr["Y"], _phase(1, controls=1), _phase(3, wires=(0,))),
+        ),
+        "singleexcitation": (
+            2,
+            (four,),
+            (_rotation("YX", 0, scale=0.5), _rotation("XY", 0, scale=-0.5)),
+        ),
+        "xxplusyy": (2, (four, None), _exchange(1)),
+        "xxminyy": (2, (four, None), _exchange(-1)),
     }
-    types = {
-        name: GateType(name, n_wires, (), _constant(matrix))
-        for name, (n_wires, matrix) in fixed.items()
+    sized: dict[str, Callable[[int], Tensor]] = {
+        "qft": _fourier,
+        "multicnot": lambda n_wires: controlled(pauli_word("X"), n_wires - 1),
+        # Flips the last wire where all the others are 0.
+        "multixcnot": lambda n_wires: _reorder([1, 0, *range(2, 2**n_wires)]),
     }
-    types |= {
-        "qft": GateType("qft", None, (), _sized(_fourier)),
-        "multicnot": GateType("multicnot", None, (), _sized(_multi_x)),
-        "multixcnot": GateType("multixcnot", None, (), _sized(_multi_x_open)),
-        "multirz": GateType(
-            "multirz",
-            None,
-            (TWO_TERM,),
-            lambda angles, n_wires, dtype: rotation(angles[..., 0], "Z" * n_wires, dtype),
-        ),
-    }
-    for name in ("rx", "ry", "rz", "rxx", "ryy", "rzz", "rzx"):
-        word = name[1:].upper()
-        types[name] = GateType(name, len(word), (TWO_TERM,), _rotated(word))
-    for name in ("crx", "cry", "crz"):
-        types[name] = GateType(name, 2, (FOUR_TERM,), _controlled_rotation(name[2:].upper()))
-    for name in ("phaseshift", "u1"):
-        types[name] = GateType(
-            name, 1, (TWO_TERM,), lambda angles, n_wires, dtype: phase(angles[..., 0], dtype)
-        )
-    return types | {
-        "cu1": GateType(
-            "cu1",
-            2,
-            (TWO_TERM,),
-            lambda angles, n_wires, dtype: controlled(phase(angles[..., 0], dtype)),
-        ),
-        "u2": GateType("u2", 1, (TWO_TERM,) * 2, _u2),
-        "u3": GateType("u3", 1, (TWO_TERM,) * 3, _u3),
-        "rot": GateType("rot", 1, (TWO_TERM,) * 3, _rot),
-        "r": GateType("r", 1, (TWO_TERM, None), _r),
-        "crot": GateType(
-            "crot",
-            2,
-            (FOUR_TERM,) * 3,
-            lambda angles, n_wires, dtype: controlled(_rot(angles, 1, dtype)),
-        ),
-        "cu3": GateType(
-            "cu3",
-            2,
-            (FOUR_TERM, TWO_TERM, TWO_TERM),
-            lambda angles, n_wires, dtype: controlled(_u3(angles, 1, dtype)),
-        ),
-        "cu": GateType("cu", 2, (FOUR_TERM, TWO_TERM, TWO_TERM, TWO_TERM), _cu),
-        "singleexcitation": GateType("singleexcitation", 2, (FOUR_TERM,), _single_excitation),
-        "xxplusyy": GateType(
-            "xxplusyy",
-            2,
-            (FOUR_TERM, None),
-            lambda angles, n_wires, dtype: _exchange(angles[..., 0], 1, -angles[..., 1], dtype),
-        ),
-        "xxminyy": GateType(
-            "xxminyy",
-            2,
-            (FOUR_TERM, None),
-            lambda angles, n_wires, dtype: _exchange(angles[..., 0], -1, angles[..., 1], dtype),
-        ),
-    }
+    types = [
+        GateType(name, len(matrix).bit_length() - 1, (), lambda _, m=matrix: (_fixed(m),))  # type: ignore[misc]
+        for name, matrix in _fixed_gates().items()
+    ]
+    types += [
+        GateType(name, n_wires, shifts, lambda _, f=factors: f)  # type: ignore[misc]
+        for name, (n_wires, shifts, factors) in with_angles.items()
+    ]
+    types += [
+        GateType(name, None, (), lambda n, make=make: (_fixed(make(n)),))  # type: ignore[misc]
+        for name, make in sized.items()
+    ]
+    types.append(GateType("multirz", None, (two,), lambda n_wires: (_rotation("Z" * n_wires),)))
+    return {kind.name: kind for kind in types}
 
 
-GATE_TYPES: dict[str, GateType] = _tables()
+GATE_TYPES: dict[str, GateType] = _gate_types()
 
 ALIASES: dict[str, str] = {
     "h": "hadamard",
@@ -343,6 +358,35 @@ def gate_type(name: str) -> GateType:
     return GATE_TYPES[ALIASES.get(name, name)]
 
 
+def extended_index(wires: Sequence[int], n_wires: int) -> tuple[Tensor, Tensor]:
+    """How a matrix on some wires extends to more: for row r, its row there and what must agree.
+
+    Args:
+        wires (Sequence[int]): The places of the matrix's wires among the ``n_wires``.
+        n_wires (int): Number of wires to extend to.
+
+    Returns:
+        tuple[Tensor, Tensor]: ``(2**n_wires,)`` each: the row of the small matrix, and the bits of
+        all other wires. Entry (r, c) of the large matrix is that of the small one where the latter
+        agree, and 0 elsewhere.
+    """
+    rows = torch.arange(2**n_wires)
+    own, others = torch.zeros_like(rows), rows.clone()
+    for wire in wires:
+        shift = n_wires - 1 - wire
+        own = 2 * own + (rows >> shift & 1)
+        others &= ~(1 << shift)
+    return own, others
+
+
+def _extend(matrix: Tensor, wires: Sequence[int], n_wires: int) -> Tensor:
+    if tuple(wires) == tuple(range(n_wires)):
+        return matrix
+    own, others = extended_index(wires, n_wires)
+    keep = (others[:, None] == others[None, :]).to(matrix.device)
+    return matrix[..., own[:, None], own[None, :]] * keep
+
+
 def gate_matrix(
     name: str,
     angles: Tensor,
@@ -369,5 +413,9 @@ def gate_matrix(
         tensor([[1., 0.],
                 [0., 1.]], dtype=torch.float64)
     """
-    matrix = gate_type(name).build(angles, n_wires, dtype)
-    return matrix.mH if inverse else matrix
+    result: Tensor | None = None
+    for primitive in gate_type(name).primitives(n_wires, inverse):
+        factor = _extend(primitive.matrix(angles, dtype), primitive.wires, n_wires)
+        result = factor if result is None else factor @ result
+    assert result is not None
+    return result

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from captum_quantum import _checks
 
@@ -26,13 +27,19 @@ class PauliString:
 
     def __post_init__(self) -> None:
         """Sorts the factors by wire; refuses repeated wires and non-finite coefficients."""
+        must = "pairs of a wire and a letter"
+        if isinstance(self.factors, str) or not isinstance(self.factors, Sequence):
+            _checks.wrong_type("factors of a Pauli string", must, self.factors)
+        if not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in self.factors):
+            _checks.wrong_type("factors of a Pauli string", must, self.factors)
+        object.__setattr__(self, "factors", tuple(tuple(pair) for pair in self.factors))
         wires = [wire for wire, _ in self.factors]
         for wire, letter in self.factors:
             _checks.check_int("wire of a Pauli string", wire, 0)
             _checks.check_choice("letter of a Pauli string", letter, "XYZ")
         if len(set(wires)) != len(wires):
             _checks.wrong_value("Pauli string", "given at most one letter for a wire", str(self))
-        if isinstance(self.coefficient, bool) or not isinstance(self.coefficient, (int, float)):
+        if isinstance(self.coefficient, bool) or not isinstance(self.coefficient, Real):
             _checks.wrong_type("coefficient of a Pauli string", "a real number", self.coefficient)
         if not math.isfinite(self.coefficient):
             _checks.wrong_value("coefficient of a Pauli string", "finite", self.coefficient)
@@ -80,7 +87,13 @@ class Observable:
     terms: tuple[PauliString, ...]
 
     def __post_init__(self) -> None:
-        """Refuses an empty sum."""
+        """Refuses an empty sum and anything but Pauli strings."""
+        if isinstance(self.terms, str) or not isinstance(self.terms, Sequence):
+            _checks.wrong_type("terms of an observable", "Pauli strings", self.terms)
+        object.__setattr__(self, "terms", tuple(self.terms))
+        for term in self.terms:
+            if not isinstance(term, PauliString):
+                _checks.wrong_type("terms of an observable", "Pauli strings", term)
         if not self.terms:
             _checks.wrong_value("observable", "a sum of at least one Pauli string", self.terms)
 

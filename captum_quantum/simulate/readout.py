@@ -9,7 +9,7 @@ from torch import Tensor
 from captum_quantum.circuit import Observable
 
 
-def _masks(factors: tuple[tuple[int, str], ...], n_qubits: int) -> tuple[int, int, int]:
+def masks(factors: tuple[tuple[int, str], ...], n_qubits: int) -> tuple[int, int, int]:
     """Returns (bits flipped, bits that give a sign, number of Y) of a Pauli string."""
     flip = sign = n_y = 0
     for wire, letter in factors:
@@ -39,12 +39,13 @@ def _readout_plan(
     )
     for column, observable in enumerate(observables):
         for term in observable.terms:
-            flip, sign, n_y = _masks(term.factors, n_qubits)
+            flip, sign, n_y = masks(term.factors, n_qubits)
             parity = torch.zeros(size, dtype=torch.long)
             for bit in range(n_qubits):
                 if sign >> bit & 1:
                     parity ^= basis >> bit & 1
-            groups[flip][:, column] += term.coefficient * 1j**n_y * (1 - 2 * parity)
+            signs = (1 - 2 * parity).to(torch.complex128)
+            groups[flip][:, column] += term.coefficient * 1j**n_y * signs
     plan: list[tuple[Tensor | None, Tensor]] = []
     for flip, weights in groups.items():
         if flip == 0:

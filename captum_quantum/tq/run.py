@@ -1,5 +1,8 @@
 """TorchQuantum's own batched run: the reference for every faster simulator."""
 
+from types import MethodType
+from typing import Any
+
 import torch
 import torchquantum as tq
 import torchquantum.functional as tqf
@@ -29,14 +32,23 @@ def shallow_copy(module: nn.Module, memo: dict[int, nn.Module] | None = None) ->
         return memo[id(module)]
     copy = module.__new__(type(module))
     memo[id(module)] = copy
-    copy.__dict__ = module.__dict__.copy()
-    copy._parameters = module._parameters.copy()
-    copy._buffers = module._buffers.copy()
-    copy._modules = {
-        name: None if child is None else shallow_copy(child, memo)
-        for name, child in module._modules.items()
-    }
+    copy.__dict__ = {name: _rebound(value, memo) for name, value in module.__dict__.items()}
+    if isinstance(module, tq.QuantumModule):
+        copy.__dict__["static_mode"] = False  # it would build its graph on the user's module
     return copy
+
+
+def _rebound(value: Any, memo: dict[int, nn.Module]) -> Any:
+    """Puts the copies in the place of modules, in containers and bound methods too."""
+    if isinstance(value, nn.Module):
+        return shallow_copy(value, memo)
+    if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+        return MethodType(value.__func__, shallow_copy(value.__self__, memo))
+    if type(value) in (list, tuple):
+        return type(value)(_rebound(item, memo) for item in value)
+    if type(value) is dict:
+        return {key: _rebound(item, memo) for key, item in value.items()}
+    return value
 
 
 def apply_modules(

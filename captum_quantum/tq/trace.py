@@ -6,8 +6,10 @@ numbers of one source comes from that source; one that shows the same number twi
 anything else was computed from inputs or weights, which no circuit can express, and is refused.
 """
 
+import math
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +43,7 @@ class _Recorder(tq.QuantumDevice):
 
     def __init__(self, n_wires: int) -> None:
         super().__init__(n_wires=n_wires, bsz=1, device="meta", record_op=True)
+        self.device = "cpu"  # where modules shall put their angles
         self.gates_applied = 0
 
     def reset_states(self, bsz: int) -> None:
@@ -75,7 +78,6 @@ def read_weights(encoder: nn.Module, ansatz: nn.Module) -> Tensor:
 def _substitute(module: nn.Module, stand_ins: dict[int, Tensor]) -> None:
     """Puts stand-ins in the place of a shallow copy's parameters and buffers."""
     for child in module.modules():
-        child.__dict__["static_mode"] = False
         for name, parameter in child._parameters.items():
             if parameter is not None and id(parameter) in stand_ins:
                 child._parameters[name] = nn.Parameter(stand_ins[id(parameter)])
@@ -85,13 +87,15 @@ def _substitute(module: nn.Module, stand_ins: dict[int, Tensor]) -> None:
 
 
 def _stand_in_values(count: int, run: int) -> Tensor:
-    """``count`` different numbers, in (0.5, 1) in run 0 and, in reverse order, (-2, -1) in run 1.
+    """``count`` different numbers, in (31, 63) in run 0 and, reversed, in (-126, -62) in run 1.
 
     No source has the same number twice, and no rounding, sign or clipping maps both to one
-    constant.
+    constant. They are large and no integers, so that neither clipping to a few periods nor rounding
+    passes for the number itself.
     """
     steps = (torch.arange(count, dtype=torch.float64) + 0.5) / max(count, 1)
-    return (0.5 + steps / 2 if run == 0 else -2 + steps.flip(0)).float()
+    values = 0.5 + steps / 2 if run == 0 else -2 + steps.flip(0)
+    return (20 * math.pi * values).float()
 
 
 def _record(
@@ -134,13 +138,17 @@ def _explain(error: Exception, history: list[dict[str, Any]], n_qubits: int) -> 
                     str(wires),
                 )
             )
+        if history[-1]["name"] in REFUSED:
+            name = history[-1]["name"]
+            return CircuitError(f"gate {len(history) - 1}, {name}, is refused: {REFUSED[name]}")
     if isinstance(error, NameError) and "mat_dict" in str(error):
         gate = traceback.extract_tb(error.__traceback__)[-1].name
         return CircuitError(
             f"gate {len(history)}, {gate}, cannot run: TorchQuantum 0.1.8's own code for it ends "
             f"in NameError ({error}); build it from other gates"
         )
-    if isinstance(error, KeyError):
+    source = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    if isinstance(error, KeyError) and "name_dict" in source:
         name = str(error.args[0])
         return CircuitError(
             f"gate {len(history)} has a name that TorchQuantum does not know: {name!r}"
@@ -152,7 +160,21 @@ def _explain(error: Exception, history: list[dict[str, Any]], n_qubits: int) -> 
         if history
         else "before the first gate"
     )
-    return CircuitError(f"the modules raised {type(error).__name__} {where}: {error}")
+    where += _user_line(error)
+    if "meta tensor" in str(error):
+        return CircuitError(
+            f"the modules read the quantum state {where}, as resets and measurements do; a circuit "
+            "has gates only, and observables to read"
+        )
+    return CircuitError(f"the modules raised {type(error).__name__} {where}: {error}".rstrip(": "))
+
+
+def _user_line(error: Exception) -> str:
+    """The innermost line of the user's own code, to name the call that failed."""
+    libraries = tuple(str(Path(str(module.__file__)).parent) for module in (torch, tq, _checks))
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.line for frame in frames if not frame.filename.startswith(libraries)]
+    return f", in {lines[-1]!r}" if lines and lines[-1] else ""
 
 
 def _values(entry: dict[str, Any]) -> list[Any]:
@@ -264,12 +286,23 @@ def trace(
         )
         gates = _read(n_qubits, n_inputs, apply, [encoder, ansatz])
         return Circuit(n_qubits, gates, observables, n_inputs, n_weights)
+
+    def read(width: int) -> Circuit:
+        gates = _read(n_qubits, width, apply, [encoder, ansatz])
+        return Circuit(n_qubits, gates, observables, _n_inputs_of(gates), n_weights)
+
     # A module of the user's does not say how many features it reads. One that picks features by
-    # number shows it on a wide input; one that reads all it gets is taken to read one a qubit.
-    try:
-        gates = _read(n_qubits, _WIDEST_PROBE, apply, [encoder, ansatz])
-    except CircuitError:
-        gates = ()
-    if not 0 < _n_inputs_of(gates) < _WIDEST_PROBE:
-        gates = _read(n_qubits, n_qubits, apply, [encoder, ansatz])
-    return Circuit(n_qubits, gates, observables, _n_inputs_of(gates), n_weights)
+    # number shows it on a wide input; one that reads all it gets is taken to read one a qubit; one
+    # that takes its input apart (a view) may want two or three a qubit.
+    for width in (_WIDEST_PROBE, n_qubits, 2 * n_qubits, 3 * n_qubits):
+        try:
+            circuit = read(width)
+        except CircuitError:
+            continue
+        if 0 < circuit.n_inputs < _WIDEST_PROBE:
+            return circuit
+    read(n_qubits)  # says what is wrong, if anything is
+    raise CircuitError(
+        f"encoder must use its inputs as angles; got {_checks.describe(encoder)}, whose gates use "
+        "none"
+    )

@@ -1,0 +1,444 @@
+"""From a circuit to a plan of few large steps.
+
+The state of ``n`` qubits is a matrix with ``2**n`` rows, one for each basis state, and a column for
+each sample. A plan has
+
+- a **head**: as long as a wire has seen only one-qubit gates, it holds a vector of two numbers. The
+  state starts as the product of these vectors, and no gate of the head ever touches all rows;
+- **steps**, of two kinds. A *monomial* step reorders the rows (CNOT, SWAP, Toffoli, ...: a run of
+  such gates is one index) and multiplies them by phases (CZ, RZZ, CRZ, ...: a run of such gates is
+  one vector). A *dense* step multiplies the rows of a few wires by one matrix, into which all
+  neighbouring gates on these wires are multiplied beforehand;
+- a **readout**: reorderings at the end of the circuit reorder the observables instead of the state,
+  and phases at the end that no observable sees are dropped, as are gates outside the observables'
+  light cone.
+
+Angles that depend on inputs make a matrix or a phase vector *batched*, one for each sample; all
+others are shared by the batch.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from captum_quantum.circuit import Circuit
+from captum_quantum.circuit.gates import Primitive, extended_index
+from captum_quantum.simulate.readout import masks
+
+WHOLE = 6
+"""Circuits of at most this many qubits become a single dense step."""
+MAX_DENSE = 5
+"""Larger circuits: the most wires that a dense step covers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A primitive of a gate, on wires of the circuit.
+
+    Attributes:
+        name (str): The gate's name.
+        primitive (Primitive): Its matrix as a function of one angle.
+        wires (tuple[int, ...]): Where it acts, the most significant first.
+        column (int): The angle's column in the angle table; -1 for a fixed matrix.
+        batched (bool): Whether the angle is an input.
+    """
+
+    name: str
+    primitive: Primitive
+    wires: tuple[int, ...]
+    column: int
+    batched: bool
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it has no angle."""
+        return self.column < 0
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Consecutive one-qubit gates on a wire: one 2 x 2 matrix.
+
+    Attributes:
+        wire (int): The wire.
+        factors (tuple[int, ...]): Positions in ``Plan.factors``, in order of application.
+        batched (bool): Whether one of them takes an input.
+    """
+
+    wire: int
+    factors: tuple[int, ...]
+    batched: bool
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Multiplies the rows of neighbouring wires by one matrix.
+
+    The state is seen as ``(left, 2**k, right)`` rows.
+
+    Attributes:
+        wires (tuple[int, ...]): The k wires, in the order of the state's rows.
+        left (int): Number of row groups before them.
+        layers (tuple): What is multiplied into the matrix, in order: tuples of chains, one for each
+            wire, or the position of a factor on several wires.
+        batched (bool): Whether the matrix depends on the sample.
+    """
+
+    wires: tuple[int, ...]
+    left: int
+    layers: tuple[tuple[Chain, ...] | int, ...]
+    batched: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Monomial:
+    """Reorders the rows, then multiplies them by phases.
+
+    Attributes:
+        rows (Tensor or None): New row r is old row ``rows[r]``; None for no reordering.
+        phases (tuple): Pairs (factor position, place ``(2**n,)`` of each row on its diagonal).
+        batched (bool): Whether the phases depend on the sample.
+        names (tuple[str, ...]): The gates, for the printed plan.
+    """
+
+    rows: Tensor | None
+    phases: tuple[tuple[int, Tensor], ...]
+    batched: bool
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """Which products of the final state's rows give the expectation values.
+
+    Attributes:
+        signs (Tensor or None): ``(n_observables, 2**n)``, real, for the squared moduli of the rows.
+        pairs (tuple): For observables with X or Y: pairs (partner ``(2**n,)``, weights
+            ``(n_observables, 2**n)``): the products of a row with its partner's conjugate.
+    """
+
+    signs: Tensor | None
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What runs for a circuit; ``print(plan)`` shows it.
+
+    Attributes:
+        circuit (Circuit): The circuit.
+        factors (tuple[Factor, ...]): The factors of its gates that matter.
+        head (tuple[Chain, ...]): One chain for each wire, possibly empty.
+        steps (tuple[Dense | Monomial, ...]): The steps in order.
+        readout (Readout): The end.
+    """
+
+    circuit: Circuit
+    factors: tuple[Factor, ...]
+    head: tuple[Chain, ...]
+    steps: tuple[Dense | Monomial, ...]
+    readout: Readout
+
+    def __str__(self) -> str:
+        n = self.circuit.n_qubits
+
+        def chain_text(chain: Chain) -> str:
+            return " ".join(self.factors[f].name for f in chain.factors)
+
+        lines = [
+            f"{n} qubits, {len(self.circuit.gates)} gates, of which {len(self.factors)} factors "
+            f"matter; the state has {2**n} rows"
+        ]
+        if self.circuit.amplitude_encoding:
+            lines.append("head: the inputs are the amplitudes")
+        else:
+            lines.append("head: product of one vector of 2 for each wire")
+            lines += [f"  wire {c.wire}: {chain_text(c) or 'stays |0>'}" for c in self.head]
+        for number, step in enumerate(self.steps):
+            shared = "one for each sample" if step.batched else "shared by the batch"
+            if isinstance(step, Dense):
+                size = 2 ** len(step.wires)
+                count = sum(
+                    1 if isinstance(layer, int) else sum(len(c.factors) for c in layer)
+                    for layer in step.layers
+                )
+                lines.append(
+                    f"step {number}: {size} x {size} matrix on wires "
+                    f"{', '.join(map(str, step.wires))}, {shared}, from {count} factors"
+                )
+            else:
+                what = [
+                    *(["reorder the rows"] if step.rows is not None else []),
+                    *([f"multiply them by phases, {shared}"] if step.phases else []),
+                ]
+                lines.append(f"step {number}: {' and '.join(what)} ({', '.join(step.names)})")
+        parts = []
+        if self.readout.signs is not None:
+            parts.append("squared moduli of the rows, weighted")
+        if self.readout.pairs:
+            parts.append(f"{len(self.readout.pairs)} products of rows with their partners")
+        lines.append(f"readout: {' and '.join(parts)}: {len(self.circuit.observables)} values")
+        return "\n".join(lines)
+
+
+def make_plan(circuit: Circuit) -> Plan:
+    """Makes the plan of a circuit; done once, on the CPU, without values of weights or inputs."""
+    return _Planner(circuit).plan()
+
+
+def _factors(circuit: Circuit) -> list[Factor]:
+    """All gates as primitives, in order."""
+    result, first = [], 0
+    for gate in circuit.gates:
+        for primitive in gate.type.primitives(len(gate.wires), gate.inverse):
+            wires = tuple(gate.wires[k] for k in primitive.wires)
+            own = primitive.angle
+            batched = own >= 0 and gate.angles[own].source == "input"
+            column = first + own if own >= 0 else -1
+            result.append(Factor(gate.name, primitive, wires, column, batched))
+        first += len(gate.angles)
+    return result
+
+
+@dataclass
+class _Open:
+    """A dense step that still takes gates."""
+
+    wires: list[int]
+    factors: list[int] = field(default_factory=list)
+
+
+class _Planner:
+    def __init__(self, circuit: Circuit) -> None:
+        self.circuit = circuit
+        self.n = circuit.n_qubits
+        self.factors = tuple(self._relevant(_factors(circuit)))
+        groups = -(-self.n // MAX_DENSE)
+        self.limit = self.n if self.n <= WHOLE else -(-self.n // groups)
+        self.layout = list(range(self.n))
+        self.steps: list[Dense | Monomial] = []
+        self.open: list[_Open] = []
+        self.monomial: list[int] = []
+        self.tail = len(self.factors)
+        while self.tail > 0 and self.factors[self.tail - 1].primitive.is_permutation:
+            self.tail -= 1
+
+    def _relevant(self, factors: list[Factor]) -> list[Factor]:
+        """Those that reach an observable, without phases that no observable sees."""
+        letters = {
+            letter
+            for o in self.circuit.observables
+            for term in o.terms
+            for _, letter in term.factors
+        }
+        reached = {w for observable in self.circuit.observables for w in observable.wires}
+        # Wires on which what follows is more than reorderings and phases before a readout in Z.
+        mixed = set() if letters <= {"Z"} else set(range(self.n))
+        kept = []
+        for factor in reversed(factors):
+            wires = set(factor.wires)
+            if not wires & reached:
+                continue
+            if wires & mixed:
+                mixed |= wires
+            elif factor.primitive.is_diagonal:
+                continue
+            elif not factor.primitive.is_permutation:
+                mixed |= wires
+            reached |= wires
+            kept.append(factor)
+        return kept[::-1]
+
+    def plan(self) -> Plan:
+        """Walks through the gates once."""
+        head: list[list[int]] = [[] for _ in range(self.n)]
+        in_head = [not self.circuit.amplitude_encoding] * self.n
+        for position, factor in enumerate(self.factors):
+            if len(factor.wires) == 1 and in_head[factor.wires[0]]:
+                head[factor.wires[0]].append(position)
+                continue
+            for wire in factor.wires:
+                in_head[wire] = False
+            if self._goes_monomial(position):
+                self._add_monomial(position)
+            else:
+                self._add_dense(position)
+        self._close_monomial()
+        self._close_dense()
+        readout = self._readout()
+        return Plan(
+            self.circuit,
+            self.factors,
+            tuple(self._chain(wire, own) for wire, own in enumerate(head)),
+            tuple(self.steps),
+            readout,
+        )
+
+    def _is_monomial(self, position: int) -> bool:
+        if not 0 <= position < len(self.factors):
+            return False
+        own = self.factors[position].primitive
+        return len(own.wires) > 1 and (own.is_permutation or own.is_diagonal)
+
+    def _goes_monomial(self, position: int) -> bool:
+        """Whether a gate is worth a step over all rows: in a run of such, or too wide for a matrix.
+
+        A single one costs less as a factor of a matrix that is multiplied anyway.
+        """
+        if not self._is_monomial(position):
+            return False
+        if position >= self.tail:
+            return True
+        wires = set(self.factors[position].wires)
+        if self.n <= WHOLE:
+            return not self.open  # before the only matrix
+        if any(wires <= set(block.wires) for block in self.open):
+            return False
+        in_run = self._is_monomial(position - 1) or self._is_monomial(position + 1)
+        return in_run or len(wires) > self.limit
+
+    def _chain(self, wire: int, factors: Iterable[int]) -> Chain:
+        own = tuple(factors)
+        return Chain(wire, own, any(self.factors[f].batched for f in own))
+
+    def _add_monomial(self, position: int) -> None:
+        wires = set(self.factors[position].wires)
+        if any(wires & set(block.wires) for block in self.open):
+            self._close_monomial()
+            self._close_dense()
+        self.monomial.append(position)
+
+    def _add_dense(self, position: int) -> None:
+        wires = set(self.factors[position].wires)
+        if any(wires & set(self.factors[f].wires) for f in self.monomial):
+            self._close_monomial()
+        touching = [block for block in self.open if wires & set(block.wires)]
+        union = sorted(wires.union(*(block.wires for block in touching)))
+        if touching and len(union) > self.limit:
+            self._close_dense()
+            touching, union = [], sorted(wires)
+        merged = _Open(union, [f for block in touching for f in block.factors] + [position])
+        self.open = [block for block in self.open if block not in touching] + [merged]
+
+    def _close_dense(self) -> None:
+        """Emits the open blocks, small ones side by side in one matrix."""
+        packed: list[_Open] = []
+        for block in sorted(self.open, key=lambda block: min(block.wires)):
+            if packed and len(packed[-1].wires) + len(block.wires) <= self.limit:
+                packed[-1].wires += block.wires
+                packed[-1].factors += block.factors
+            else:
+                packed.append(_Open(list(block.wires), list(block.factors)))
+        for block in packed:
+            self._emit_dense(block)
+        self.open = []
+
+    def _emit_dense(self, block: _Open) -> None:
+        places = sorted(self.layout.index(wire) for wire in block.wires)
+        if places[-1] - places[0] + 1 != len(places):
+            front = [self.layout[place] for place in places]
+            self._relayout(front + [wire for wire in self.layout if wire not in front])
+            places = list(range(len(places)))
+        wires = tuple(self.layout[place] for place in places)
+        layers: list[tuple[Chain, ...] | int] = []
+        pending: dict[int, list[int]] = {}
+
+        def flush() -> None:
+            if pending:
+                layers.append(tuple(self._chain(w, pending.get(w, ())) for w in wires))
+                pending.clear()
+
+        for position in block.factors:
+            factor = self.factors[position]
+            if len(factor.wires) == 1:
+                pending.setdefault(factor.wires[0], []).append(position)
+            else:
+                flush()
+                layers.append(position)
+        flush()
+        batched = any(self.factors[f].batched for f in block.factors)
+        self.steps.append(Dense(wires, 2 ** places[0], tuple(layers), batched))
+
+    def _relayout(self, layout: list[int]) -> None:
+        """Reorders the rows so that the wires stand in another order."""
+        new_rows = torch.arange(2**self.n)
+        old = torch.zeros_like(new_rows)
+        for place, wire in enumerate(layout):
+            bit = new_rows >> (self.n - 1 - place) & 1
+            old |= bit << (self.n - 1 - self.layout.index(wire))
+        self.layout = layout
+        self._append_monomial(old, (), False, ("bring wires together",))
+
+    def _close_monomial(self) -> None:
+        if not self.monomial:
+            return
+        rows = torch.arange(2**self.n)
+        phases: list[tuple[int, Tensor]] = []
+        for position in self.monomial:
+            factor = self.factors[position]
+            places = [self.layout.index(wire) for wire in factor.wires]
+            own, others = extended_index(places, self.n)
+            if not factor.primitive.is_permutation:
+                phases.append((position, own))
+                continue
+            source = factor.primitive.constant.real.argmax(dim=1)[own]  # row r reads this column
+            moved = others
+            for k, place in enumerate(places):
+                bit = source >> (len(places) - 1 - k) & 1
+                moved = moved | bit << (self.n - 1 - place)
+            rows = rows[moved]
+            phases = [(before, place[moved]) for before, place in phases]
+        batched = any(self.factors[position].batched for position, _ in phases)
+        names = tuple(self.factors[position].name for position in self.monomial)
+        changed = None if torch.equal(rows, torch.arange(2**self.n)) else rows
+        self._append_monomial(changed, tuple(phases), batched, names)
+        self.monomial = []
+
+    def _append_monomial(
+        self,
+        rows: Tensor | None,
+        phases: tuple[tuple[int, Tensor], ...],
+        batched: bool,
+        names: tuple[str, ...],
+    ) -> None:
+        last = self.steps[-1] if self.steps else None
+        if isinstance(last, Monomial) and not last.phases and last.rows is not None:
+            rows = last.rows if rows is None else last.rows[rows]
+            names = last.names + names
+            self.steps.pop()
+        if rows is not None or phases:
+            self.steps.append(Monomial(rows, phases, batched, names))
+
+    def _readout(self) -> Readout:
+        """Folds the last reordering and the order of the wires into the observables."""
+        size = 2**self.n
+        order = torch.zeros(size, dtype=torch.long)  # basis index -> row of the state
+        basis = torch.arange(size)
+        for place, wire in enumerate(self.layout):
+            order |= (basis >> (self.n - 1 - wire) & 1) << (self.n - 1 - place)
+        last = self.steps[-1] if self.steps else None
+        if isinstance(last, Monomial) and last.rows is not None and not last.phases:
+            order = last.rows[order]
+            self.steps.pop()
+        index = torch.empty_like(order)
+        index[order] = basis  # row -> basis index
+        groups: dict[int, Tensor] = {}
+        for k, observable in enumerate(self.circuit.observables):
+            for term in observable.terms:
+                flip, sign, n_y = masks(term.factors, self.n)
+                if flip not in groups:
+                    shape = (len(self.circuit.observables), size)
+                    groups[flip] = torch.zeros(shape, dtype=torch.complex128)
+                parity = torch.zeros_like(basis)
+                for bit in range(self.n):
+                    if sign >> bit & 1:
+                        parity ^= basis >> bit & 1
+                groups[flip][k] += term.coefficient * 1j**n_y * (1 - 2 * parity)
+        signs = groups.pop(0)[:, index].real.contiguous() if 0 in groups else None
+        pairs = tuple(
+            (order[index ^ flip], weights[:, index].contiguous())
+            for flip, weights in groups.items()
+        )
+        return Readout(signs, pairs)
