@@ -202,7 +202,8 @@ def _adjoint(module: Any, inputs: Tensor) -> Pullback:
     found = module.adjoint_pullback(inputs) if isinstance(module, CircuitLayer) else None
     if found is None:
         raise GradientRuleError(
-            f"rule 'adjoint' needs a VQCLayer with simulator 'fused'; got {_checks.describe(module)}"
+            f"rule 'adjoint' needs a VQCLayer with simulator 'fused'; got "
+            f"{_checks.describe(module)}"
         )
     return found
 
@@ -299,7 +300,8 @@ class _Zero(torch.autograd.Function):
         with torch.no_grad():
             result = ctx.pull(grad.detach())
         if torch.is_grad_enabled():  # with create_graph
-            result = _FirstDerivative.apply(result.requires_grad_())  # type: ignore[no-untyped-call]
+            result = _FirstDerivative.apply(result.requires_grad_())  # type:
+            ignore[no - untyped - call]
         return result, None, None
 
 

@@ -1,8 +1,8 @@
 """VQCLayer: a variational quantum circuit as one PyTorch module."""
 
 import math
-from functools import cached_property
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -187,8 +187,8 @@ class VQCLayer(nn.Module):
         Args:
             angles (Tensor): Shape ``(batch, n_angles)``, radians, as `angle_table` gives them.
             amplitudes (Tensor, optional): Initial states, shape ``(batch, 2**n)``.
-            own_weights (bool): Promises that the columns that come from weights hold the layer's own
-                in every row, so that matrices can be shared by the batch.
+            own_weights (bool): Promises that the columns that come from weights hold the layer's
+                own in every row, so that matrices can be shared by the batch.
 
         Returns:
             Tensor: Shape ``(batch, n_observables)``, differentiable by autograd.

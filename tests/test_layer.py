@@ -1,6 +1,7 @@
 """VQCLayer: values, gradients, life as a module, and what it refuses."""
 
 import copy
+import functools
 import gc
 import inspect
 import io
@@ -36,16 +37,29 @@ from captum_quantum import (
 )
 from captum_quantum.circuit import GATE_TYPES, PauliString
 from captum_quantum.circuit.draw import draw
+from captum_quantum.gradient import RULES
+from captum_quantum.layer import SIMULATORS
 from captum_quantum.tq import ANSAETZE, ENCODERS
 
-RULES = ("backprop", "parameter-shift", "commutator", "finite-difference")
 # Of the simulation in complex64, and of central differences with its step of 0.01.
 TOLERANCE = dict.fromkeys(RULES, 1e-5) | {"finite-difference": 5e-4}
+RUNS = [
+    (simulator, rule)
+    for simulator in SIMULATORS
+    for rule in RULES
+    if rule != "adjoint" or simulator == "fused"
+]
+each_run = pytest.mark.parametrize(("simulator", "gradient"), RUNS)
 
 
-def make(*args, seed=0, **kwargs):
+@pytest.fixture(params=SIMULATORS)
+def simulator(request):
+    return request.param
+
+
+def make(*args, seed=0, simulator="torchquantum", gradient="backprop", **kwargs):
     torch.manual_seed(seed)
-    return VQCLayer(*args, **kwargs)
+    return VQCLayer(*args, simulator=simulator, gradient=gradient, **kwargs)
 
 
 def random_inputs(layer, *shape, seed=0, dtype=torch.float32):
@@ -186,36 +200,45 @@ def test_all_templates_are_compared():
     assert set(ENCODERS) == {"ry", "rx", "rz_after_h", "ry_rz", "amplitude"}
 
 
-@pytest.mark.parametrize(("encoder", "ansatz", "reupload"), TEMPLATES)
-def test_templates(encoder, ansatz, reupload, truth):
-    """Values and derivatives against PennyLane and the reference, from the description alone."""
-    n, n_layers = 4, 2
-    layer = make(n, n_layers, encoder=encoder, ansatz=ansatz, reupload=reupload, observables=READ)
-    assert layer.ansatz.weights.shape == SHAPES[ansatz](n, n_layers)
-    x = random_inputs(layer, 2)
-    values = layer(x).detach()
-    w = layer.ansatz.weights.detach().double()
+N, N_LAYERS = 4, 2
+COTANGENT = torch.randn(2, len(READ), generator=torch.Generator().manual_seed(1))
 
+
+@functools.cache
+def expected_of(encoder, ansatz, reupload):
+    """Values by the reference, values and contracted derivatives by PennyLane."""
+    layer = make(N, N_LAYERS, encoder=encoder, ansatz=ansatz, reupload=reupload)
+    x, w = random_inputs(layer, 2).double(), layer.ansatz.weights.detach().double()
     literal = [
         ref.expectations(
-            n,
-            [(*g, False) for g in program(encoder, ansatz, reupload, n, row, w.numpy())],
+            N,
+            [(*g, False) for g in program(encoder, ansatz, reupload, N, row, w.numpy())],
             TERMS,
             row / np.linalg.norm(row) if encoder == "amplitude" else None,
         )
-        for row in x.double().numpy()
+        for row in x.numpy()
     ]
-    assert_allclose(values, literal, atol=1e-5)
-    assert_allclose(values, truth.expectations(layer.circuit, x, w), atol=1e-5)
+    x, w = x.requires_grad_(), w.requires_grad_()
+    values = torch.stack([pennylane(encoder, ansatz, reupload, N, row, w) for row in x])
+    (values * COTANGENT).sum().backward()
+    return literal, values.detach(), x.grad, w.grad.flatten()
 
-    cotangent = torch.randn(2, len(READ), generator=torch.Generator().manual_seed(1))
-    by_inputs, by_weights = gradients(layer, x, cotangent)
-    x, w = x.double().requires_grad_(), w.requires_grad_()
-    theirs = torch.stack([pennylane(encoder, ansatz, reupload, n, row, w) for row in x])
-    assert_allclose(values, theirs.detach(), atol=1e-5)
-    (theirs * cotangent).sum().backward()
-    assert_allclose(by_inputs, x.grad, atol=2e-5)
-    assert_allclose(by_weights, w.grad.flatten(), atol=2e-5)
+
+@pytest.mark.parametrize(("encoder", "ansatz", "reupload"), TEMPLATES)
+def test_templates(encoder, ansatz, reupload, simulator, truth):
+    """Values and derivatives against PennyLane and the reference, from the description alone."""
+    kwargs = {"encoder": encoder, "ansatz": ansatz, "reupload": reupload, "observables": READ}
+    layer = make(N, N_LAYERS, simulator=simulator, **kwargs)
+    assert layer.ansatz.weights.shape == SHAPES[ansatz](N, N_LAYERS)
+    x = random_inputs(layer, 2)
+    values = layer(x).detach()
+    assert_allclose(values, truth.expectations(layer.circuit, x, layer.weights), atol=1e-5)
+    literal, theirs, by_inputs, by_weights = expected_of(encoder, ansatz, reupload)
+    assert_allclose(values, literal, atol=1e-5)
+    assert_allclose(values, theirs, atol=1e-5)
+    ours = gradients(layer, x, COTANGENT)
+    assert_allclose(ours[0], by_inputs, atol=2e-5)
+    assert_allclose(ours[1], by_weights, atol=2e-5)
 
 
 @pytest.mark.parametrize("n_qubits", [2, 3, 5])
@@ -229,9 +252,11 @@ def test_strongly_entangling_has_pennylanes_ranges(n_qubits):
 
 
 @pytest.mark.parametrize(("n_qubits", "n_layers"), [(1, 1), (2, 3), (4, 2)])
-def test_real_amplitudes_is_qiskits(n_qubits, n_layers):
+def test_real_amplitudes_is_qiskits(n_qubits, n_layers, simulator):
     observables = ["X0", f"Z{n_qubits - 1}"]
-    layer = make(n_qubits, n_layers, ansatz="real_amplitudes", observables=observables)
+    layer = make(
+        n_qubits, n_layers, ansatz="real_amplitudes", observables=observables, simulator=simulator
+    )
     x = random_inputs(layer, 1)
     circuit = QuantumCircuit(n_qubits)
     for wire in range(n_qubits):
@@ -246,8 +271,9 @@ def test_real_amplitudes_is_qiskits(n_qubits, n_layers):
 
 
 @pytest.mark.parametrize(("n_qubits", "n_layers"), [(2, 1), (3, 1), (5, 2), (6, 2), (8, 3)])
-def test_qcnn_of_any_size(n_qubits, n_layers):
-    layer = make(n_qubits, n_layers, ansatz="qcnn", observables=[f"Z{n_qubits - 1}", "X0"])
+def test_qcnn_of_any_size(n_qubits, n_layers, simulator):
+    read = [f"Z{n_qubits - 1}", "X0"]
+    layer = make(n_qubits, n_layers, ansatz="qcnn", observables=read, simulator=simulator)
     x = random_inputs(layer, 1)
     w = layer.ansatz.weights.detach().double().numpy()
     gates = program("ry", "qcnn", False, n_qubits, x[0].double().numpy(), w)
@@ -257,8 +283,9 @@ def test_qcnn_of_any_size(n_qubits, n_layers):
 
 
 @pytest.mark.parametrize("ansatz", ["rx_ry_rz_ring", "strongly_entangling", "real_amplitudes"])
-def test_templates_of_one_qubit(ansatz, truth):
-    layer = make(1, 2, encoder="ry_rz", ansatz=ansatz, observables=["X", "Y", "Z"])
+def test_templates_of_one_qubit(ansatz, simulator, truth):
+    kwargs = {"encoder": "ry_rz", "ansatz": ansatz, "observables": ["X", "Y", "Z"]}
+    layer = make(1, 2, simulator=simulator, **kwargs)
     assert not [g for g in layer.circuit.gates if len(g.wires) > 1]
     x = random_inputs(layer, 3)
     assert_allclose(
@@ -286,10 +313,11 @@ T = torch.linspace(-5, 5, 11)[:, None]
         ("rz_after_h", lambda t: (t.cos(), t.sin(), 0 * t)),
     ],
 )
-@pytest.mark.parametrize("gradient", RULES)
-def test_one_encoded_angle(encoder, expected, gradient):
+@each_run
+def test_one_encoded_angle(encoder, expected, simulator, gradient):
     """<X>, <Y>, <Z> after the encoding alone, their values and derivatives."""
-    layer = without_weights(1, encoder=encoder, observables=["X", "Y", "Z"], gradient=gradient)
+    run = {"simulator": simulator, "gradient": gradient}
+    layer = without_weights(1, encoder=encoder, observables=["X", "Y", "Z"], **run)
     t = T.clone().requires_grad_()
     values = layer(t)
     assert_allclose(values.detach(), torch.cat(expected(T), dim=1), atol=1e-6)
@@ -299,25 +327,25 @@ def test_one_encoded_angle(encoder, expected, gradient):
         assert_allclose(slope[:, 0], slopes[:, k], atol=TOLERANCE[gradient])
 
 
-def test_ry_rz_points_anywhere():
-    layer = without_weights(1, encoder="ry_rz", observables=["X", "Y", "Z"])
+def test_ry_rz_points_anywhere(simulator):
+    kwargs = {"encoder": "ry_rz", "observables": ["X", "Y", "Z"], "simulator": simulator}
+    layer = without_weights(1, **kwargs)
     a, b = torch.rand(2, 7) * 6 - 3
     expected = torch.stack([a.sin() * b.cos(), a.sin() * b.sin(), a.cos()], dim=1)
     assert_allclose(layer(torch.stack([a, b], dim=1)).detach(), expected, atol=1e-6)
 
 
-def test_the_ring_of_two_qubits():
+def test_the_ring_of_two_qubits(simulator):
     """CNOT(0, 1), CNOT(1, 0) send bits (a, b) to (b, a + b)."""
-    layer = without_weights(2, 1)
+    layer = without_weights(2, 1, simulator=simulator)
     a, b = torch.rand(2, 7) * 6 - 3
     expected = torch.stack([b.cos(), a.cos() * b.cos()], dim=1)
     assert_allclose(layer(torch.stack([a, b], dim=1)).detach(), expected, atol=1e-6)
 
 
-def test_amplitudes_are_normalised():
-    layer = without_weights(
-        2, 1, encoder="amplitude", ansatz="real_amplitudes", observables=["Z0", "X0"]
-    )
+def test_amplitudes_are_normalised(simulator):
+    kwargs = {"encoder": "amplitude", "ansatz": "real_amplitudes", "observables": ["Z0", "X0"]}
+    layer = without_weights(2, 1, simulator=simulator, **kwargs)
     values = layer(torch.tensor([[3.0, 0, 0, 4.0], [0, -2.0, 0, 0], [1.0, 1.0, 1.0, 1.0]]))
     assert_allclose(values.detach(), [[9 / 25 - 16 / 25, 24 / 25], [1, 0], [0, 1]], atol=1e-6)
 
@@ -332,8 +360,8 @@ def test_amplitudes_are_normalised():
         (1e200, torch.float64),
     ],
 )
-def test_amplitudes_of_any_size(scale, dtype, gradient):
-    layer = make(2, encoder="amplitude", gradient=gradient)
+def test_amplitudes_of_any_size(scale, dtype, gradient, simulator):
+    layer = make(2, encoder="amplitude", gradient=gradient, simulator=simulator)
     x = torch.tensor([[0.3, -1.0, 0.5, 0.2]], dtype=dtype)
     assert_allclose(layer(x * scale).detach(), layer(x).detach(), atol=1e-6)
     normalised = layer.amplitudes(x * scale)
@@ -365,10 +393,11 @@ def test_weights_start_anywhere_on_the_circle():
 # Shapes and dtypes
 
 
-@pytest.mark.parametrize("gradient", RULES)
+@each_run
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3), (2, 1, 3), (0,), (2, 0), (0, 3, 2)])
-def test_leading_dimensions_of_any_number(shape, gradient):
-    layer = make(2, 1, observables=["Z0", "X1", "Z0 Z1"], gradient=gradient)
+def test_leading_dimensions_of_any_number(shape, simulator, gradient):
+    run = {"simulator": simulator, "gradient": gradient}
+    layer = make(2, 1, observables=["Z0", "X1", "Z0 Z1"], **run)
     x = random_inputs(layer, *shape).requires_grad_()
     values = layer(x)
     assert values.shape == (*shape, 3)
@@ -384,8 +413,8 @@ def test_leading_dimensions_of_any_number(shape, gradient):
 
 @pytest.mark.parametrize("encoder", ["ry", "amplitude"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_the_output_has_the_inputs_dtype(dtype, encoder):
-    layer = make(2, encoder=encoder)
+def test_the_output_has_the_inputs_dtype(dtype, encoder, simulator):
+    layer = make(2, encoder=encoder, simulator=simulator)
     x = random_inputs(layer, 3).to(dtype).requires_grad_()
     values = layer(x)
     values.sum().backward()
@@ -398,35 +427,36 @@ def test_the_output_has_the_inputs_dtype(dtype, encoder):
     )
 
 
-def test_a_layer_in_double_takes_doubles():
-    single, double = make(2), make(2).double()
+def test_a_layer_in_double_takes_doubles(simulator):
+    single, double = (make(2, simulator=simulator) for _ in range(2))
+    double.double()
     x = random_inputs(single, 3, dtype=torch.float64)
     assert_allclose(double(x).detach(), single(x).detach(), atol=1e-6)
     _, by_weights = gradients(double, x, torch.ones(3, 2))
     assert by_weights.dtype == torch.float64
 
 
-def test_inputs_need_not_be_contiguous():
-    layer = make(3)
+def test_inputs_need_not_be_contiguous(simulator):
+    layer = make(3, simulator=simulator)
     x = random_inputs(layer, 4)
     assert torch.equal(layer(x.T.contiguous().T), layer(x))
     assert_allclose(layer(x[:1].expand(4, 3)).detach(), layer(x[[0, 0, 0, 0]]).detach(), atol=1e-6)
 
 
-def test_a_circuit_without_inputs():
-    layer = make(2, encoder=tq.GeneralEncoder([]))
+def test_a_circuit_without_inputs(simulator):
+    layer = make(2, encoder=tq.GeneralEncoder([]), simulator=simulator)
     values = layer(torch.zeros(3, 0))
     assert values.shape == (3, 2)
     assert_allclose(values[1:].detach(), values[:2].detach(), atol=1e-7)
 
 
-def test_observables_in_any_order_and_repeated():
+def test_observables_in_any_order_and_repeated(simulator):
     every = ["Z2", "Z0", "X1", "Z2", "YIX", {"Z0": 1.0, "Z2": -2.0}, PauliString(())]
-    layer = make(3, observables=every)
+    layer = make(3, observables=every, simulator=simulator)
     x = random_inputs(layer, 2)
     values = layer(x).detach()
     for column, one in enumerate(every):
-        alone = make(3, observables=[one])
+        alone = make(3, observables=[one], simulator=simulator)
         alone.load_state_dict(layer.state_dict())
         assert_allclose(values[:, column], alone(x).detach()[:, 0], atol=1e-6)
     assert_allclose(values[:, 5], values[:, 1] - 2 * values[:, 0], atol=1e-6)
@@ -447,10 +477,11 @@ RULE_LAYERS = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("gradient", RULES)
+@each_run
 @pytest.mark.parametrize("name", RULE_LAYERS)
-def test_all_rules_agree_for_inputs_and_weights(name, gradient, dtype, truth):
-    layer = RULE_LAYERS[name](gradient=gradient, observables=["Z0", {"X1": 1.0, "Y0": 0.5}])
+def test_all_rules_agree_for_inputs_and_weights(name, simulator, gradient, dtype, truth):
+    run = {"simulator": simulator, "gradient": gradient}
+    layer = RULE_LAYERS[name](observables=["Z0", {"X1": 1.0, "Y0": 0.5}], **run)
     x = random_inputs(layer, 1, dtype=dtype)
     cotangent = torch.tensor([[1.0, -0.7]], dtype=dtype)
     by_inputs, by_weights = gradients(layer, x, cotangent)
@@ -459,9 +490,9 @@ def test_all_rules_agree_for_inputs_and_weights(name, gradient, dtype, truth):
         assert_allclose(got, cotangent[0].double().numpy() @ exact, atol=TOLERANCE[gradient])
 
 
-@pytest.mark.parametrize("gradient", RULES)
-def test_rules_give_the_values_of_the_run(gradient):
-    plain, ruled = make(2), make(2, gradient=gradient)
+@each_run
+def test_rules_give_the_values_of_the_run(simulator, gradient):
+    plain, ruled = make(2), make(2, simulator=simulator, gradient=gradient)
     x = random_inputs(plain, 3)
     assert_allclose(ruled(x).detach(), plain(x).detach(), atol=1e-6)
     with torch.no_grad():
@@ -469,9 +500,12 @@ def test_rules_give_the_values_of_the_run(gradient):
         assert_allclose(ruled(x), plain(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("gradient", ["backprop", "finite-difference"])
-def test_amplitudes_have_gradients(gradient):
-    layer = make(2, 1, encoder="amplitude", gradient=gradient)
+@pytest.mark.parametrize(
+    ("simulator", "gradient"),
+    [run for run in RUNS if run[1] in ("adjoint", "backprop", "finite-difference")],
+)
+def test_amplitudes_have_gradients(simulator, gradient):
+    layer = make(2, 1, encoder="amplitude", simulator=simulator, gradient=gradient)
     x = torch.tensor([[0.3, -1.0, 0.5, 0.2], [1.0, 2.0, -1.0, 0.1]])
     cotangent = torch.tensor([[1.0, -0.7], [0.2, 1.0]])
     by_inputs, _ = gradients(layer, x, cotangent)
@@ -491,9 +525,9 @@ def test_amplitudes_have_gradients(gradient):
 
 
 @pytest.mark.parametrize("gradient", ["parameter-shift", "commutator"])
-def test_amplitudes_are_no_angles(gradient, truth):
+def test_amplitudes_are_no_angles(gradient, simulator, truth):
     """The rules of angles say so for inputs; for weights they hold."""
-    layer = make(2, 1, encoder="amplitude", gradient=gradient)
+    layer = make(2, 1, encoder="amplitude", simulator=simulator, gradient=gradient)
     x = random_inputs(layer, 1)
     layer(x)[0, 0].backward()
     exact = truth.jacobian(layer.circuit, x, layer.weights, "weight")[0, 0]
@@ -520,9 +554,9 @@ def test_parameter_shift_refuses_an_angle_without_a_rule():
         layer(torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize("gradient", RULES)
-def test_gradients_accumulate_like_any_other(gradient):
-    layer = make(2, 1, gradient=gradient)
+@each_run
+def test_gradients_accumulate_like_any_other(simulator, gradient):
+    layer = make(2, 1, simulator=simulator, gradient=gradient)
     x = random_inputs(layer, 2).requires_grad_()
     layer(x).sum().backward()
     once = x.grad.clone(), layer.ansatz.weights.grad.clone()
@@ -535,9 +569,9 @@ def test_gradients_accumulate_like_any_other(gradient):
         assert_allclose(again[0], once[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("gradient", RULES)
-def test_frozen_weights_get_no_gradient(gradient):
-    layer = make(2, 1, gradient=gradient)
+@each_run
+def test_frozen_weights_get_no_gradient(simulator, gradient):
+    layer = make(2, 1, simulator=simulator, gradient=gradient)
     x = random_inputs(layer, 2)
     by_inputs, _ = gradients(layer, x, torch.ones(2, 2))
     layer.requires_grad_(False)
@@ -548,17 +582,17 @@ def test_frozen_weights_get_no_gradient(gradient):
     assert layer.ansatz.weights.grad is None
 
 
-def test_backprop_is_differentiable_twice():
-    layer = without_weights(1)
+def test_backprop_is_differentiable_twice(simulator):
+    layer = without_weights(1, simulator=simulator)
     t = T.clone().requires_grad_()
     (first,) = torch.autograd.grad(layer(t).sum(), t, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), t)
     assert_allclose(second, -T.cos(), atol=1e-6)
 
 
-@pytest.mark.parametrize("gradient", RULES[1:])
-def test_the_other_rules_are_not_and_say_so(gradient):
-    layer = make(1, gradient=gradient)
+@pytest.mark.parametrize(("simulator", "gradient"), [run for run in RUNS if run[1] != "backprop"])
+def test_the_other_rules_are_not_and_say_so(simulator, gradient):
+    layer = make(1, simulator=simulator, gradient=gradient)
     t = T.clone().requires_grad_()
     (first,) = torch.autograd.grad(layer(t).sum(), t, create_graph=True)
     with pytest.raises(GradientRuleError, match="gives first derivatives only"):
@@ -568,18 +602,18 @@ def test_the_other_rules_are_not_and_say_so(gradient):
 # Life as a module
 
 
-def users_layer():
+def users_layer(**kwargs):
     """TorchQuantum's own operators, which keep their last angles, wires and device."""
     torch.manual_seed(3)
-    return VQCLayer(3, 1, encoder=ClassicalInOpAll(3, tq.RY), ansatz="barren_0")
+    return VQCLayer(3, 1, encoder=ClassicalInOpAll(3, tq.RY), ansatz="barren_0", **kwargs)
 
 
-LAYERS = {"ours": lambda: make(3, 1), "torchquantum": users_layer}
+LAYERS = {"ours": lambda **kwargs: make(3, 1, **kwargs), "torchquantum": users_layer}
 
 
 @pytest.fixture(params=LAYERS)
-def layer(request):
-    return LAYERS[request.param]()
+def layer(request, simulator):
+    return LAYERS[request.param](simulator=simulator)
 
 
 def test_the_state_dict_holds_the_weights_only(layer):
@@ -674,9 +708,9 @@ def test_weights_are_read_live(layer, truth):
     check()
 
 
-@pytest.mark.parametrize("gradient", RULES)
-def test_a_layer_learns(gradient):
-    layer = make(2, 1, gradient=gradient)
+@each_run
+def test_a_layer_learns(simulator, gradient):
+    layer = make(2, 1, simulator=simulator, gradient=gradient)
     x = random_inputs(layer, 4)
     optimiser = torch.optim.Adam(layer.parameters(), lr=0.1)
     losses = []
@@ -689,8 +723,8 @@ def test_a_layer_learns(gradient):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_functional_call_uses_the_weights_it_is_given(truth):
-    layer = make(3, 1)
+def test_functional_call_uses_the_weights_it_is_given(simulator, truth):
+    layer = make(3, 1, simulator=simulator)
     x = random_inputs(layer, 2)
     before = layer(x)
     ones = torch.ones(layer.circuit.n_weights)
@@ -700,11 +734,10 @@ def test_functional_call_uses_the_weights_it_is_given(truth):
     assert torch.equal(layer(x), before)
 
 
-@pytest.mark.parametrize("gradient", RULES)
+@each_run
 @pytest.mark.parametrize("kind", LAYERS)
-def test_nothing_of_the_batch_stays_on_the_modules(kind, gradient):
-    layer = LAYERS[kind]()
-    layer.gradient = gradient
+def test_nothing_of_the_batch_stays_on_the_modules(kind, simulator, gradient):
+    layer = LAYERS[kind](simulator=simulator, gradient=gradient)
     x = random_inputs(layer, 7).requires_grad_()
     values = layer(x)
     values.sum().backward()
@@ -719,11 +752,10 @@ def test_nothing_of_the_batch_stays_on_the_modules(kind, gradient):
     assert [reference() for reference in gone] == [None, None]
 
 
-@pytest.mark.parametrize("gradient", ["backprop", "parameter-shift"])
+@each_run
 @pytest.mark.parametrize("kind", LAYERS)
-def test_two_threads_get_the_results_of_one(kind, gradient):
-    layer = LAYERS[kind]()
-    layer.gradient = gradient
+def test_two_threads_get_the_results_of_one(kind, simulator, gradient):
+    layer = LAYERS[kind](simulator=simulator, gradient=gradient)
     batches = [random_inputs(layer, 2 + k % 3, seed=k) for k in range(8)]
 
     def run(x):
@@ -750,9 +782,9 @@ def test_two_threads_get_the_results_of_one(kind, gradient):
         assert torch.equal(got[1], expected[1])
 
 
-@pytest.mark.parametrize("gradient", RULES)
-def test_results_are_the_same_to_the_last_bit(gradient):
-    layer = make(3, gradient=gradient)
+@each_run
+def test_results_are_the_same_to_the_last_bit(simulator, gradient):
+    layer = make(3, simulator=simulator, gradient=gradient)
     x = random_inputs(layer, 4)
     first, second = (gradients(layer, x, torch.ones(4, 3)) for _ in range(2))
     assert torch.equal(layer(x), layer(x))

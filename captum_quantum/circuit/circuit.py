@@ -281,7 +281,7 @@ class Circuit:
         return pool[:, torch.tensor(index, dtype=torch.long, device=inputs.device)]
 
     def weights_as_inputs(self) -> "Circuit":
-        """The same circuit with every angle that comes from an input or weight an input of its own."""
+        """The same circuit with every angle that is no constant an input of its own."""
         count = itertools.count()
 
         def own(angle: Angle) -> Angle:

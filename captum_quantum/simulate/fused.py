@@ -17,7 +17,7 @@ from torch import Tensor
 
 from captum_quantum.circuit import Circuit
 from captum_quantum.circuit.gates import extended_index
-from captum_quantum.simulate.plan import Chain, Dense, Factor, Monomial, Plan, make_plan
+from captum_quantum.simulate.plan import Chain, Dense, Factor, Plan, make_plan
 
 BUDGET = 2**26
 """Bytes that one state of a batch may take; larger batches are cut into parts."""
@@ -121,7 +121,7 @@ class FusedSimulator:
             inputs: As in :meth:`run`.
             weights: As in :meth:`run`.
             dtype: As in :meth:`run`.
-            needs (tuple[bool, bool]): Whether derivatives by inputs and by weights may be asked for.
+            needs (tuple[bool, bool]): Whether derivatives by inputs and by weights will be wanted.
 
         Returns:
             FusedCall: Its ``values``, and the way back.
@@ -193,7 +193,7 @@ class FusedCall:
             by_inputs += [] if one is None else [one]
             if other is not None:
                 by_weights = other if by_weights is None else by_weights + other
-        joined = torch.cat(by_inputs) if len(by_inputs) > 1 else (by_inputs or [None])[0]
+        joined = torch.cat(by_inputs) if by_inputs else None
         self._last = _Answer(grad, grad._version, joined, by_weights)
         return joined, by_weights
 
@@ -258,7 +258,7 @@ class _Links:
 
 @dataclass
 class _Layer:
-    """A layer of a dense step's matrix: one-qubit matrices, a factor put in place, or a fixed matrix.
+    """A layer of a dense step's matrix: one-qubit matrices, a factor in its place, or a fixed one.
 
     Attributes:
         links (list[_Links]): Levels of one-qubit matrices to be multiplied.
@@ -358,7 +358,7 @@ class _Program:
         self.numbers = torch.tensor([[0], [1]], device=self.device, dtype=self.dtype)
 
     def _make_links(self) -> None:
-        """Splits every chain into links: runs of static factors, merged, and single batched ones."""
+        """Splits chains into links: runs of static factors, merged, and single batched ones."""
         layers = [self.plan.head]
         for step in self.plan.steps:
             if isinstance(step, Dense):
@@ -465,9 +465,14 @@ class _Program:
         the device, so it is made anew.
         """
         cached = self._cached
-        if cached is not None and (cached[1] or not needs_grad) and self.device.type == "cpu":
-            if torch.equal(cached[0], weights):
-                return cached[2]
+        usable = cached is not None and (cached[1] or not needs_grad)
+        if (
+            cached is not None
+            and usable
+            and self.device.type == "cpu"
+            and torch.equal(cached[0], weights)
+        ):
+            return cached[2]
         with torch.set_grad_enabled(needs_grad):
             made = self.make_static(weights.clone().requires_grad_(needs_grad))
         self._cached = (weights.clone(), needs_grad, made)
@@ -615,8 +620,8 @@ class _Program:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients by input angles and weight angles, going back from the last state.
 
-        The gradient g at a state obeys ``g_before = M^dagger g_after``, and the gradient by a matrix
-        is ``g_after state_before^dagger``, summed over the batch where the matrix is shared.
+        The gradient g at a state obeys ``g_before = M^dagger g_after``, and the gradient by a
+        matrix is ``g_after state_before^dagger``, summed over the batch where it is shared.
         """
         outputs: list[Tensor] = []
         grads: list[Tensor] = []
