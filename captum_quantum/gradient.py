@@ -300,8 +300,8 @@ class _Zero(torch.autograd.Function):
         with torch.no_grad():
             result = ctx.pull(grad.detach())
         if torch.is_grad_enabled():  # with create_graph
-            result = _FirstDerivative.apply(result.requires_grad_())  # type:
-            ignore[no - untyped - call]
+            guard: Any = _FirstDerivative
+            result = guard.apply(result.requires_grad_())
         return result, None, None
 
 

@@ -188,7 +188,7 @@ def _blocks(n_controls: int, targets: dict[str, Tensor]) -> Tensor:
     """The last wire's gate for each pattern of the other wires; nothing for the other patterns."""
     patterns = (format(i, f"0{n_controls}b") for i in range(2**n_controls))
     blocks = [targets.get(pattern, pauli_word("I")) for pattern in patterns]
-    matrix: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    matrix: Tensor = torch.block_diag(*blocks)
     return matrix
 
 

@@ -465,13 +465,8 @@ class _Program:
         the device, so it is made anew.
         """
         cached = self._cached
-        usable = cached is not None and (cached[1] or not needs_grad)
-        if (
-            cached is not None
-            and usable
-            and self.device.type == "cpu"
-            and torch.equal(cached[0], weights)
-        ):
+        known = cached is not None and (cached[1] or not needs_grad) and self.device.type == "cpu"
+        if cached is not None and known and torch.equal(cached[0], weights):
             return cached[2]
         with torch.set_grad_enabled(needs_grad):
             made = self.make_static(weights.clone().requires_grad_(needs_grad))
