@@ -748,7 +748,8 @@ def test_nothing_of_the_batch_stays_on_the_modules(kind, simulator, gradient):
         assert not isinstance(module, tq.QuantumDevice)
     gone = weakref.ref(x), weakref.ref(values)
     del x, values
-    gc.collect()
+    if any(reference() is not None for reference in gone):
+        gc.collect()
     assert [reference() for reference in gone] == [None, None]
 
 
@@ -801,6 +802,23 @@ def test_a_run_leaves_the_random_state_and_the_input_alone(layer):
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(x, before)
     assert x.is_leaf
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@each_run
+def test_a_layer_trains_after_inference_mode(simulator, gradient, frozen):
+    """Whatever is kept from the first call must not be an inference tensor."""
+    observables = [{"Z0": 1.0, "X1": 0.123 + len(gradient) + frozen}]  # of no other test
+    layer = make(3, observables=observables, simulator=simulator, gradient=gradient)
+    layer.requires_grad_(not frozen)
+    x = random_inputs(layer, 2)
+    with torch.inference_mode():
+        before = layer(x)
+    x.requires_grad_()
+    values = layer(x)
+    values.sum().backward()
+    assert_allclose(values.detach(), before.numpy(), atol=1e-6)
+    assert x.grad.abs().max() > 1e-3
 
 
 def test_training_and_evaluation_mode_are_the_same(layer):

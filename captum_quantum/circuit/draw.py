@@ -36,7 +36,7 @@ def draw(circuit: Circuit, **kwargs: Any) -> "Figure":
         drawn.append(QiskitGate(gate.name, len(gate.wires), [], label=label), list(gate.wires))
     # With axes of ours, the drawer scales its text to the wrong size; so it makes a figure through
     # pyplot, which is taken off pyplot's list again.
-    figure: Figure = drawn.draw("mpl", **{"fold": 16, **kwargs})
+    figure: Figure = drawn.draw("mpl", **{"fold": 16, "style": "clifford", **kwargs})
     pyplot.close(figure)
     reads = "reads " + ", ".join(f"⟨{observable}⟩" for observable in circuit.observables)
     figure.axes[0].set_title(reads, fontsize=11)

@@ -166,6 +166,7 @@ class GateType:
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # what is kept must serve training later
 def _primitives(kind: GateType, n_wires: int, inverse: bool) -> tuple[Primitive, ...]:
     factors = kind.factors(n_wires)
     return tuple(factor.adjoint() for factor in reversed(factors)) if inverse else factors

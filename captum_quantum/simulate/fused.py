@@ -88,7 +88,8 @@ class FusedSimulator:
     def _program(self, device: torch.device, dtype: torch.dtype) -> "_Program":
         key = (device, dtype)
         if key not in self._programs:
-            self._programs[key] = _Program(self.plan, device, dtype)
+            with torch.inference_mode(False):  # what is kept must serve training later
+                self._programs[key] = _Program(self.plan, device, dtype)
         return self._programs[key]
 
     def run(self, inputs: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
@@ -161,7 +162,8 @@ class FusedCall:
             leaf = self._parts[part].detach().requires_grad_(keep and self._needs[0])
             batched = self._program.make_batched(leaf, self._static)
         with torch.no_grad():
-            state = self._program.evolve(self._static, batched)
+            # Detached: without any step it is the head's state itself, with its graph.
+            state = self._program.evolve(self._static, batched).detach()
         if keep and len(self._parts) == 1:
             self._kept = (batched, state)
         return batched, state
@@ -468,9 +470,9 @@ class _Program:
         known = cached is not None and (cached[1] or not needs_grad) and self.device.type == "cpu"
         if cached is not None and known and torch.equal(cached[0], weights):
             return cached[2]
-        with torch.set_grad_enabled(needs_grad):
+        with torch.inference_mode(False), torch.set_grad_enabled(needs_grad):
             made = self.make_static(weights.clone().requires_grad_(needs_grad))
-        self._cached = (weights.clone(), needs_grad, made)
+            self._cached = (weights.detach().clone(), needs_grad, made)
         return made
 
     def make_static(self, weights: Tensor) -> _Static:

@@ -435,7 +435,7 @@ class _Planner:
                 for bit in range(self.n):
                     if sign >> bit & 1:
                         parity ^= basis >> bit & 1
-                groups[flip][k] += term.coefficient * 1j**n_y * (1 - 2 * parity)
+                groups[flip][k] += term.coefficient * 1j**n_y * (1 - 2 * parity.double())
         signs = groups.pop(0)[:, index].real.contiguous() if 0 in groups else None
         pairs = tuple(
             (order[index ^ flip], weights[:, index].contiguous())

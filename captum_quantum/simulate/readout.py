@@ -21,6 +21,7 @@ def masks(factors: tuple[tuple[int, str], ...], n_qubits: int) -> tuple[int, int
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept must serve training later
 def _readout_plan(
     observables: tuple[Observable, ...], n_qubits: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[tuple[Tensor | None, Tensor], ...]:

@@ -1,0 +1,411 @@
+"""The fused simulator against the dense reference, gradcheck, and the promises of its plan."""
+
+import math
+import random
+import threading
+
+import numpy as np
+import pytest
+import reference as ref
+import torch
+
+from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
+from captum_quantum.circuit import GATE_TYPES
+from captum_quantum.simulate import FusedSimulator, fused
+
+N_RANDOM, N_RANDOM_ALL = 250, 10_000
+
+
+def random_circuit(seed):
+    """A circuit over the whole gate set, with repeated inputs and weights, and its sources."""
+    rng = random.Random(seed)
+    n = rng.randint(1, 10)
+    n_inputs, n_weights = rng.randint(1, 4), rng.randint(1, 5)
+    names = [g for g, kind in GATE_TYPES.items() if (kind.n_wires or 1) <= n]
+    gates = []
+    depth = rng.randint(1, 30 if n < 7 else 15)
+    while len(gates) < depth or len(used_inputs(gates)) < n_inputs:
+        kind = GATE_TYPES[rng.choice(names)]
+        n_wires = kind.n_wires or rng.randint(1, min(n, 4))
+        sources = [
+            rng.choice(
+                [
+                    Angle.of_input(rng.randrange(n_inputs)),
+                    Angle.of_weight(rng.randrange(n_weights)),
+                    Angle.constant(rng.uniform(-3, 3)),
+                ]
+            )
+            for _ in range(kind.n_angles)
+        ]
+        wires = tuple(rng.sample(range(n), n_wires))
+        gates.append(Gate(kind.name, wires, tuple(sources), rng.random() < 0.2))
+    observables = []
+    for _ in range(rng.randint(1, 3)):
+        terms = {}
+        for _ in range(rng.randint(1, 3)):
+            word = "".join(rng.choice("IIXYZZ") for _ in range(n))
+            terms[word] = rng.uniform(-1, 1)
+        observables.append(Observable.of(terms))
+    return Circuit(n, tuple(gates), tuple(observables), n_inputs, n_weights)
+
+
+def used_inputs(gates):
+    return {a.index for g in gates for a in g.angles if a.source == "input"}
+
+
+def angles_of(gate, x, w):
+    pools = {"input": x, "weight": w}
+    return [a.value if a.source == "constant" else pools[a.source][a.index] for a in gate.angles]
+
+
+def reference_gates(circuit, x, w):
+    return [(g.name, list(g.wires), angles_of(g, x, w), g.inverse) for g in circuit.gates]
+
+
+def reference_terms(circuit):
+    return [
+        [(term.coefficient, dict(term.factors)) for term in observable.terms]
+        for observable in circuit.observables
+    ]
+
+
+def reference_value(circuit, x, w):
+    return ref.expectations(
+        circuit.n_qubits, reference_gates(circuit, x, w), reference_terms(circuit)
+    )
+
+
+def complex_step_free_gradient(circuit, x, w, weights):
+    """d (sum_k weights_k E_k) by x and w: the reference's derivative for every angle, added up."""
+    gates, terms = reference_gates(circuit, x, w), reference_terms(circuit)
+    by = {"input": np.zeros(len(x)), "weight": np.zeros(len(w))}
+    for position, gate in enumerate(circuit.gates):
+        for k, angle in enumerate(gate.angles):
+            if angle.source != "constant":
+                d = ref.derivative(circuit.n_qubits, gates, terms, position, k)
+                by[angle.source][angle.index] += float(np.dot(weights, d))
+    return by["input"], by["weight"]
+
+
+def fused_value_and_gradient(circuit, x, w, weights, dtype, adjoint):
+    real = dtype.to_real()
+    xs = torch.tensor(x, dtype=real).requires_grad_()
+    ws = torch.tensor(w, dtype=real).requires_grad_()
+    u, v = xs[:, circuit.indices("input")], ws[circuit.indices("weight")]
+    simulator = FusedSimulator(circuit)
+    grad = torch.tensor(weights, dtype=real).expand(len(x), -1).contiguous()
+    if not adjoint:
+        values = simulator.run(u, v, dtype)
+        if not values.requires_grad:
+            return values, torch.zeros_like(xs), torch.zeros_like(ws)
+        by = torch.autograd.grad(
+            (values * grad).sum(), [xs, ws], allow_unused=True, materialize_grads=True
+        )
+        return values.detach(), *by
+    call = simulator.call(u, v, dtype, (True, True))
+    by = torch.autograd.grad(
+        [u, v],
+        [xs, ws],
+        [call.pull_inputs(grad), call.pull_weights(grad)],
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return call.values, *by
+
+
+def check_random_circuit(seed):
+    circuit = random_circuit(seed)
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-3, 3, (2, circuit.n_inputs))
+    w = rng.uniform(-3, 3, circuit.n_weights)
+    weights = rng.uniform(-1, 1, len(circuit.observables))
+    expected = np.stack([reference_value(circuit, row, w) for row in x])
+    double = fused_value_and_gradient(circuit, x, w, weights, torch.complex128, True)
+    single = fused_value_and_gradient(circuit, x, w, weights, torch.complex64, True)
+    by_autograd = fused_value_and_gradient(circuit, x, w, weights, torch.complex128, False)
+    scale = max(1.0, float(sum(abs(t.coefficient) for o in circuit.observables for t in o.terms)))
+    assert np.abs(double[0].numpy() - expected).max() <= 1e-12 * scale
+    assert np.abs(single[0].numpy() - expected).max() <= 5e-6 * scale
+    for k in range(3):
+        assert torch.allclose(double[k], by_autograd[k].double(), atol=1e-12 * scale, rtol=0)
+        # An input or weight of m gates has m terms in its derivative.
+        bound = 5e-6 * scale * max(1, len(circuit.gates) / 4)
+        assert torch.allclose(single[k].double(), double[k], atol=bound, rtol=0)
+    return circuit, x, w, weights, double
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_random_circuits_against_the_reference(part):
+    for seed in range(part, N_RANDOM, 5):
+        check_random_circuit(seed)
+
+
+@pytest.mark.parametrize("seed", range(0, 60, 3))
+def test_gradients_of_random_circuits_against_the_reference(seed):
+    circuit, x, w, weights, double = check_random_circuit(seed)
+    if circuit.n_qubits > 6:
+        pytest.skip("the reference's derivatives of large circuits run in test-all")
+    by_weights = np.zeros(circuit.n_weights)
+    for row in range(len(x)):
+        by_x, by_w = complex_step_free_gradient(circuit, x[row], w, weights)
+        assert np.abs(double[1][row].numpy() - by_x).max(initial=0) < 1e-10
+        by_weights += by_w
+    assert np.abs(double[2].numpy() - by_weights).max(initial=0) < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(20))
+def test_ten_thousand_random_circuits(part):
+    for seed in range(part, N_RANDOM_ALL, 20):
+        check_random_circuit(seed)
+
+
+def one_gate(name, n_qubits):
+    """A gate with inputs, then weights, as angles between rotations, on scattered wires."""
+    kind = GATE_TYPES[name]
+    n_wires = kind.n_wires or 3
+    wires = tuple(reversed(range(n_qubits)))[:n_wires]
+    gates, k = [], 0
+    for wire in range(n_qubits):
+        gates.append(Gate("ry", (wire,), (Angle.of_input(k),)))
+        k += 1
+    for make in (Angle.of_input, Angle.of_weight):
+        start = k if make == Angle.of_input else 0
+        own = tuple(make(start + j) for j in range(kind.n_angles))
+        gates += [Gate(name, wires, own), Gate("rx", (wires[0],), (Angle.constant(0.3),))]
+    letters = "XYZXYZXYZ"
+    observables = tuple(Observable.of(f"{letters[w]}{w}") for w in range(n_qubits))
+    return Circuit(n_qubits, tuple(gates), observables, n_qubits + kind.n_angles, kind.n_angles)
+
+
+@pytest.mark.parametrize("name", GATE_TYPES)
+def test_gradcheck_and_gradgradcheck_of_every_gate(name):
+    kind = GATE_TYPES[name]
+    circuit = one_gate(name, max(2, kind.n_wires or 3))
+    simulator = FusedSimulator(circuit)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, circuit.n_inputs, dtype=torch.float64, generator=generator).requires_grad_()
+    w = torch.rand(circuit.n_weights, dtype=torch.float64, generator=generator).requires_grad_()
+
+    def run(x, w):
+        return simulator.run(
+            x[:, circuit.indices("input")], w[circuit.indices("weight")], torch.complex128
+        )
+
+    wanted = (x, w) if kind.n_angles else (x,)
+    call = run if kind.n_angles else lambda x: run(x, w.detach())
+    assert torch.autograd.gradcheck(call, wanted)
+    assert torch.autograd.gradgradcheck(call, wanted)
+
+
+LAYERS = {
+    "default": {},
+    "whole": {"n_qubits": 4},
+    "strongly_entangling": {"ansatz": "strongly_entangling"},
+    "real_amplitudes": {"ansatz": "real_amplitudes"},
+    "qcnn": {"ansatz": "qcnn"},
+    "reupload": {"reupload": True},
+    "ry_rz": {"encoder": "ry_rz", "reupload": True},
+    "amplitude": {"encoder": "amplitude", "n_qubits": 3},
+    "rzz": {"ansatz": "rzz_0"},
+    "barren": {"ansatz": "barren_0", "observables": ["X0 Y6", "ZZIIIII"]},
+}
+
+
+def layer_of(name, **kwargs):
+    torch.manual_seed(0)
+    options = {"n_qubits": 7, "n_layers": 2, **LAYERS[name], **kwargs}
+    return VQCLayer(**options)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradcheck_of_every_template(name):
+    for gradient in ("adjoint", "backprop"):
+        layer = layer_of(name, gradient=gradient).double()
+        generator = torch.Generator().manual_seed(1)
+        x = torch.rand(2, layer.n_inputs, dtype=torch.float64, generator=generator)
+        assert torch.autograd.gradcheck(layer, x.requires_grad_(), fast_mode=True)
+        names = [name for name, _ in layer.named_parameters()]
+
+        def of_weights(*weights, layer=layer, x=x, names=names):
+            values = dict(zip(names, weights, strict=True))
+            return torch.func.functional_call(layer, values, (x.detach(),))
+
+        assert torch.autograd.gradcheck(of_weights, tuple(layer.parameters()), fast_mode=True)
+    assert torch.autograd.gradgradcheck(layer, x, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_equals_torchquantum(name):
+    layer = layer_of(name)
+    reference = layer_of(name, simulator="torchquantum")
+    x = (torch.rand(5, layer.n_inputs) * 4 - 2).requires_grad_()
+    results = []
+    for model in (layer, reference):
+        out = model(x)
+        scale = torch.linspace(-1, 1, out.shape[1])
+        results.append((out, *torch.autograd.grad((out * scale).sum(), [x, *model.parameters()])))
+    for got, expected in zip(*results, strict=True):
+        assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_vmap_and_jacrev():
+    layer = layer_of("default", gradient="backprop").double()
+    x = torch.rand(3, 7, dtype=torch.float64)
+    jacobian = torch.func.vmap(torch.func.jacrev(layer))(x)
+    for k in range(3):
+        expected = torch.autograd.functional.jacobian(layer, x[k])
+        assert torch.allclose(jacobian[k], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("change", ["in place", "by data", "new tensor", "by optimiser"])
+def test_weights_are_read_live(change):
+    layer = layer_of("default")
+    x = torch.rand(3, 7, requires_grad=True)
+    before = layer(x)
+    assert torch.equal(layer(x), before)
+    weights = layer.ansatz.weights
+    if change == "in place":
+        with torch.no_grad():
+            weights.add_(0.1)
+    elif change == "by data":
+        weights.data += 0.1
+    elif change == "new tensor":
+        weights.data = weights.data + 0.1
+    else:
+        layer(x).sum().backward()
+        torch.optim.SGD(layer.parameters(), lr=0.3).step()
+    after = layer(x)
+    fresh = layer_of("default")
+    fresh.load_state_dict(layer.state_dict())
+    assert torch.equal(after, fresh(x))
+    assert not torch.allclose(after, before, atol=1e-3)
+
+
+def test_matrices_are_kept_while_weights_do_not_change(monkeypatch):
+    layer = layer_of("default")
+    made = []
+    original = fused._Program.make_static
+    monkeypatch.setattr(
+        fused._Program, "make_static", lambda *args: made.append(1) or original(*args)
+    )
+    x = torch.rand(3, 7, requires_grad=True)
+    for _ in range(3):
+        torch.autograd.grad(layer(x).sum(), x)
+    assert len(made) == 1
+    with torch.no_grad():
+        layer.ansatz.weights[0, 0, 0] += 1
+        layer(x)
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("name", ["default", "reupload", "amplitude", "rzz"])
+def test_a_batch_cut_into_parts_gives_the_same(name, monkeypatch):
+    layer = layer_of(name)
+    x = torch.rand(7, layer.n_inputs, requires_grad=True)
+
+    def everything():
+        out = layer(x)
+        return (out, *torch.autograd.grad((out**2).sum(), [x, *layer.parameters()]))
+
+    whole = everything()
+    monkeypatch.setattr(fused, "BUDGET", 3 * 2**layer.n_qubits * 8)
+    for part, expected in zip(everything(), whole, strict=True):
+        assert torch.allclose(part, expected, atol=1e-6)
+
+
+def test_one_way_back_serves_inputs_and_weights(monkeypatch):
+    layer = layer_of("default")
+    count = []
+    original = fused._Program.back
+    monkeypatch.setattr(fused._Program, "back", lambda *args: count.append(1) or original(*args))
+    x = torch.rand(3, 7, requires_grad=True)
+    layer(x).sum().backward()
+    assert len(count) == 1
+
+
+def test_depth_does_not_cost_memory():
+    """Adjoint differentiation keeps one state, whatever the depth; backprop one for each step."""
+
+    def kept(gradient, n_layers):
+        layer = VQCLayer(8, n_layers, gradient=gradient)
+        x = torch.rand(64, 8, requires_grad=True)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: sizes.append(t.numel() if t.numel() >= 64 * 2**8 else 0) or t, lambda t: t
+        ):
+            layer(x)
+        return sum(sizes)
+
+    assert kept("adjoint", 12) == kept("adjoint", 2)
+    assert kept("backprop", 12) > 3 * kept("backprop", 2)
+
+
+def test_two_threads_and_two_runs_give_the_same_bits():
+    layer = layer_of("default")
+    batches = [torch.rand(4, 7), torch.rand(4, 7)]
+    expected = [layer(x) for x in batches]
+    results = [[], []]
+
+    def work(k):
+        for _ in range(20):
+            results[k].append(layer(batches[k]))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k in range(2):
+        assert all(torch.equal(r, expected[k]) for r in results[k])
+
+
+def test_the_plan_of_the_default_circuit():
+    text = str(VQCLayer(8, 2).fused.plan)
+    assert "wire 3: ry rx ry rz" in text
+    assert "step 0: reorder the rows (cnot" in text
+    assert "step 1: 16 x 16 matrix on wires 0, 1, 2, 3, shared by the batch" in text
+    assert "step 2: 16 x 16 matrix on wires 4, 5, 6, 7" in text
+    assert "step 3" not in text  # the last ring is folded into the observables
+    assert text.endswith("squared moduli of the rows, weighted: 8 values")
+    assert len(VQCLayer(5, 9).fused.plan.steps) <= 2  # small circuits: one matrix
+
+
+def test_gates_that_no_observable_sees_are_dropped():
+    gates = (
+        Gate("ry", (0,), (Angle.of_input(0),)),
+        Gate("ry", (2,), (Angle.of_input(1),)),
+        Gate("cnot", (2, 1)),
+        Gate("rz", (0,), (Angle.of_weight(0),)),
+    )
+    plan = FusedSimulator(Circuit(3, gates, (Observable.of("Z0"),), 2, 1)).plan
+    assert [factor.name for factor in plan.factors] == ["ry"]
+    plan = FusedSimulator(Circuit(3, gates, (Observable.of("X0"),), 2, 1)).plan
+    assert [factor.name for factor in plan.factors] == ["ry", "rz"]
+
+
+def test_float64_inputs_are_simulated_in_complex128():
+    layer = layer_of("default")
+    x = torch.rand(2, 7, dtype=torch.float64)
+    w = layer.weights.detach().double().numpy()
+    got = layer(x)
+    assert got.dtype == torch.float64
+    for row in range(2):
+        expected = reference_value(layer.circuit, x[row].numpy(), w)
+        assert np.abs(got[row].detach().numpy() - expected).max() < 1e-12
+    assert layer_of("default", dtype=torch.complex128)(x.float()).dtype == torch.float32
+
+
+def test_closed_form_of_many_qubits():
+    """GHZ state on 12 qubits: <Z> = 0, <Z0 Z11> = 1, <X...X> = 1."""
+    n = 12
+    gates = (
+        Gate("ry", (0,), (Angle.of_input(0),)),
+        *(Gate("cnot", (k, k + 1)) for k in range(n - 1)),
+    )
+    observables = tuple(Observable.of(o) for o in ("Z3", "Z0 Z11", "X" * n))
+    simulator = FusedSimulator(Circuit(n, gates, observables, 1))
+    x = torch.tensor([[math.pi / 2], [0.0]], dtype=torch.float64)
+    values = simulator.run(x, torch.zeros(0, dtype=torch.float64), torch.complex128)
+    expected = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
+    assert torch.allclose(values, expected, atol=1e-12)
