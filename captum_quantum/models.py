@@ -48,14 +48,15 @@ class HybridClassifier(nn.Module):
         z = W_h \, V\!\left(\tfrac{\pi}{2} \tanh(W_r \bar A + b_r)\right) + b_h, \qquad
         \bar A_k = \frac{1}{|S|} \sum_{s \in S} A^k_s
 
-    with V the circuit's expectation values and S the spatial positions. The feature maps are averaged
-    and not flattened because Grad-CAM's channel weights are averages of gradients over positions:
-    they describe a model exactly if it sees nothing but the averages. The backbone's output is the
-    layer to explain: ``QuantumLayerGradCam(model, model.backbone)``.
+    with V the circuit's expectation values and S the spatial positions. The feature maps are
+    averaged and not flattened because Grad-CAM's channel weights are averages of gradients over
+    positions: they describe a model fully if it sees nothing but the averages, and leave many maps
+    empty otherwise. The backbone's output is the layer to explain:
+    ``QuantumLayerGradCam(model, model.backbone)``.
 
     Args:
-        backbone (nn.Module): ``(batch, ...)`` to feature maps ``(batch, n_features, *spatial)`` with
-            any number of spatial dimensions, or none.
+        backbone (nn.Module): ``(batch, ...)`` to feature maps ``(batch, n_features, *spatial)``
+            with any number of spatial dimensions, or none.
         vqc (nn.Module): Angles ``(batch, n_inputs)`` in radians to ``(batch, n_observables)``: a
             `VQCLayer`, or any other module of that kind.
         n_features (int): Number of feature maps.
@@ -72,7 +73,8 @@ class HybridClassifier(nn.Module):
         backbone (nn.Module): Images to feature maps; the layer to explain.
         pool (GlobalAveragePool): Feature maps to their averages, ``(batch, n_features)``.
         reduction (nn.Linear): Averages to ``(batch, n_inputs)``.
-        angles (HalfPiTanh): Its output, ``(batch, n_inputs)``, is what the circuit encodes, radians.
+        angles (HalfPiTanh): Its output, ``(batch, n_inputs)`` in radians, is what the circuit
+            encodes.
         vqc (nn.Module): The quantum circuit.
         head (nn.Linear): Expectation values to logits.
         config (dict, optional): What `digits_model` was called with; None for other models.
@@ -147,8 +149,8 @@ class SmallCNN(nn.Module):
     """Three convolutions: images ``(batch, 1, 32, 32)`` to maps ``(batch, channels, 8, 8)``.
 
     Each is 5 x 5 with padding, batch normalisation and a ReLU; the first two are followed by 2 x 2
-    max pooling. A position of the last maps so sees 32 x 32 pixels, a whole digit. Images of another
-    size give maps of a quarter of it: the same weights also take a mosaic of images.
+    max pooling. A position of the last maps so sees 32 x 32 pixels, a whole digit. Images of
+    another size give maps of a quarter of it: the same weights also take a mosaic of images.
 
     Args:
         in_channels (int): Number of channels of the images.
@@ -174,19 +176,22 @@ class SmallCNN(nn.Module):
         # The normalisation that follows each convolution has the bias.
         self.conv1 = nn.Conv2d(in_channels, first, 5, padding=2, bias=False)
         self.norm1 = nn.BatchNorm2d(first)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.pool1 = nn.MaxPool2d(2)
         self.conv2 = nn.Conv2d(first, second, 5, padding=2, bias=False)
         self.norm2 = nn.BatchNorm2d(second)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.pool2 = nn.MaxPool2d(2)
         self.conv3 = nn.Conv2d(second, third, 5, padding=2, bias=False)
         self.norm3 = nn.BatchNorm2d(third)
-        self.pool = nn.MaxPool2d(2)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu3 = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
         """Feature maps, shape ``(batch, channels[2], height / 4, width / 4)``, none negative."""
-        maps = self.pool(self.relu(self.norm1(self.conv1(images))))
-        maps = self.pool(self.relu(self.norm2(self.conv2(maps))))
-        maps = self.relu(self.norm3(self.conv3(maps)))
-        return maps
+        maps = self.pool1(self.relu1(self.norm1(self.conv1(images))))
+        maps = self.pool2(self.relu2(self.norm2(self.conv2(maps))))
+        last: Tensor = self.relu3(self.norm3(self.conv3(maps)))
+        return last
 
 
 def _check_channels(channels: Any) -> tuple[int, int, int]:
@@ -208,8 +213,8 @@ def digits_model(
 ) -> HybridClassifier:
     """The model of the demo: `SmallCNN`, a `VQCLayer` and a linear head, freshly initialised.
 
-    Only names and numbers describe it, so `save_model` can write it to a file that runs no code when
-    it is loaded.
+    Only names and numbers describe it, so that `save_model` can write it to a file that runs no
+    code when it is loaded.
 
     Args:
         n_qubits (int): Number of qubits.
@@ -242,7 +247,7 @@ def digits_model(
     channels = _check_channels(channels)
     _checks.check_int("seed", seed, 0)
     with torch.random.fork_rng(devices=[]):
-        # Only the CPU's generator, which fork_rng restores; torch.manual_seed would seed all devices.
+        # The CPU's generator alone, which fork_rng restores; torch.manual_seed seeds all devices.
         torch.default_generator.manual_seed(seed)
         vqc = VQCLayer(n_qubits, n_layers, encoder=encoder, ansatz=ansatz)
         model = HybridClassifier(SmallCNN(1, channels), vqc, channels[-1], n_classes)
@@ -275,7 +280,9 @@ def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
 
     if getattr(model, "config", None) is None:
         _checks.wrong_value("model", "one made by digits_model, for save_model", model)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
     description = json.dumps({"model": "digits", "config": model.config}, sort_keys=True)
     # Through bytes: Python words what is wrong with a path, and raises OSError for it.
     Path(path).write_bytes(save(tensors, metadata={_METADATA_KEY: description}))
@@ -300,7 +307,9 @@ def load_model(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(_checks.sentence("path", "a weights file", f"{str(path)!r}, not there"))
+        raise FileNotFoundError(
+            _checks.sentence("path", "a weights file", f"{str(path)!r}, not there")
+        )
     tensors, metadata = _read_safetensors(path)
     config = _read_config(path, metadata)
     try:
@@ -324,7 +333,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except SafetensorError as error:
         _not_weights(path, f"not a whole safetensors file ({error})")
 
@@ -332,7 +342,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
 def _read_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The arguments for `digits_model`, checked for their names only."""
     if _METADATA_KEY not in metadata:
-        _not_weights(path, f"without the description of a model ({_METADATA_KEY!r}) in its metadata")
+        _not_weights(path, f"without a model's description ({_METADATA_KEY!r}) in its metadata")
     try:
         description = json.loads(metadata[_METADATA_KEY])
     except json.JSONDecodeError as error:

@@ -36,7 +36,7 @@ class Mosaics(NamedTuple):
 
     Attributes:
         images (Tensor): Shape ``(n, channels, 2 * height, 2 * width)``.
-        labels (Tensor): Shape ``(n, 4)``: the class in each quadrant, in the order of ``QUADRANTS``.
+        labels (Tensor): Shape ``(n, 4)``: the class in each quadrant, in the order ``QUADRANTS``.
     """
 
     images: Tensor
@@ -49,7 +49,7 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
     They are scaled from 8 x 8 pixels to 32 x 32 (bilinear) and from 0..16 to [0, 1].
 
     Args:
-        seed (int): Fixes the split and the order; the global random state is neither read nor changed.
+        seed (int): Fixes the split and the order; the global random state is left alone.
         test_fraction (float): Share of every class that goes to the test set, in (0, 1).
 
     Returns:
@@ -67,7 +67,7 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
         >>> from captum_quantum.datasets import load_digits
         >>> digits = load_digits(seed=0)
         >>> digits.train_images.shape, digits.test_images.shape
-        (torch.Size([1437, 1, 32, 32]), torch.Size([360, 1, 32, 32]))
+        (torch.Size([1438, 1, 32, 32]), torch.Size([359, 1, 32, 32]))
     """
     _checks.check_int("seed", seed, 0)
     if isinstance(test_fraction, bool) or not isinstance(test_fraction, float):
@@ -122,18 +122,18 @@ def _stratified(
 def mosaics(images: Tensor, labels: Tensor, n: int, seed: int = 0) -> Mosaics:
     """Builds mosaics: 2 x 2 images of four different classes, drawn at random.
 
-    Asked about one of the four classes, a map that explains should light up in that class's quadrant:
-    a check of maps that needs no pixel labels.
+    Asked about one of the four classes, a map that explains should light up in that class's
+    quadrant: a check of maps that needs no pixel labels.
 
     Args:
         images (Tensor): Shape ``(n_images, channels, height, width)``.
         labels (Tensor): Shape ``(n_images,)``, integers, at least four different ones.
         n (int): Number of mosaics.
-        seed (int): Fixes the choice; the global random state is neither read nor changed.
+        seed (int): Fixes the choice; the global random state is left alone.
 
     Returns:
-        Mosaics: Images ``(n, channels, 2 * height, 2 * width)`` on the images' device and the classes
-        ``(n, 4)`` of the quadrants top left, top right, bottom left, bottom right.
+        Mosaics: Images ``(n, channels, 2 * height, 2 * width)`` on the images' device, and the
+        classes ``(n, 4)`` of the quadrants top left, top right, bottom left, bottom right.
 
     Raises:
         TypeError, ValueError: If an argument is wrong.
@@ -163,9 +163,11 @@ def mosaics(images: Tensor, labels: Tensor, n: int, seed: int = 0) -> Mosaics:
     members = [(on_cpu == c).nonzero().flatten() for c in classes]
     chosen = torch.empty(n, 4, dtype=torch.long)
     for row in chosen:
-        for quadrant, c in enumerate(torch.randperm(len(classes), generator=generator)[:4].tolist()):
-            pick = torch.randint(len(members[c]), (), generator=generator)
-            row[quadrant] = members[c][pick]
-    tiles = images[chosen.to(images.device)]  # (n, 4, channels, height, width)
-    upper, lower = torch.cat([*tiles[:, 0:2].unbind(1)], -1), torch.cat([*tiles[:, 2:4].unbind(1)], -1)
-    return Mosaics(torch.cat([upper, lower], dim=-2), labels[chosen.to(labels.device)])
+        four = torch.randperm(len(classes), generator=generator)[:4].tolist()
+        for quadrant, c in enumerate(four):
+            row[quadrant] = members[c][torch.randint(len(members[c]), (), generator=generator)]
+    tiles = images[chosen.to(images.device)].unflatten(
+        1, (2, 2)
+    )  # (n, row, column, channels, h, w)
+    joined = tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return Mosaics(joined, labels[chosen.to(labels.device)])

@@ -28,9 +28,9 @@ from captum_quantum.circuit.gates import Primitive, extended_index
 from captum_quantum.simulate.readout import masks
 
 WHOLE = 6
-"""Circuits of at most this many qubits become a single dense step."""
+"""Circuits of at most this many qubits, inputs only in the head, become a single dense step."""
 MAX_DENSE = 5
-"""Larger circuits: the most wires that a dense step covers."""
+"""Others: the most wires that a dense step covers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,8 +215,12 @@ class _Planner:
         self.circuit = circuit
         self.n = circuit.n_qubits
         self.factors = tuple(self._relevant(_factors(circuit)))
-        groups = -(-self.n // MAX_DENSE)
-        self.limit = self.n if self.n <= WHOLE else -(-self.n // groups)
+        self.head, self.body = self._split()
+        # A matrix for each sample is worth less: multiplying two of them costs more than a state.
+        batched = any(self.factors[position].batched for position in self.body)
+        self.whole = self.n <= WHOLE and not batched
+        groups = 1 if self.whole else max(-(-self.n // MAX_DENSE), 2 if batched else 1)
+        self.limit = max(-(-self.n // groups), min(self.n, 2))
         self.layout = list(range(self.n))
         self.steps: list[Dense | Monomial] = []
         self.open: list[_Open] = []
@@ -251,9 +255,10 @@ class _Planner:
             kept.append(factor)
         return kept[::-1]
 
-    def plan(self) -> Plan:
-        """Walks through the gates once."""
+    def _split(self) -> tuple[list[list[int]], list[int]]:
+        """Every wire's one-qubit factors before any others, and the rest."""
         head: list[list[int]] = [[] for _ in range(self.n)]
+        body: list[int] = []
         in_head = [not self.circuit.amplitude_encoding] * self.n
         for position, factor in enumerate(self.factors):
             if len(factor.wires) == 1 and in_head[factor.wires[0]]:
@@ -261,6 +266,12 @@ class _Planner:
                 continue
             for wire in factor.wires:
                 in_head[wire] = False
+            body.append(position)
+        return head, body
+
+    def plan(self) -> Plan:
+        """Walks through the factors once."""
+        for position in self.body:
             if self._goes_monomial(position):
                 self._add_monomial(position)
             else:
@@ -271,7 +282,7 @@ class _Planner:
         return Plan(
             self.circuit,
             self.factors,
-            tuple(self._chain(wire, own) for wire, own in enumerate(head)),
+            tuple(self._chain(wire, own) for wire, own in enumerate(self.head)),
             tuple(self.steps),
             readout,
         )
@@ -292,7 +303,7 @@ class _Planner:
         if position >= self.tail:
             return True
         wires = set(self.factors[position].wires)
-        if self.n <= WHOLE:
+        if self.whole:
             return not self.open  # before the only matrix
         if any(wires <= set(block.wires) for block in self.open):
             return False
@@ -316,17 +327,25 @@ class _Planner:
             self._close_monomial()
         touching = [block for block in self.open if wires & set(block.wires)]
         union = sorted(wires.union(*(block.wires for block in touching)))
-        if touching and len(union) > self.limit:
+        if touching and (len(union) > self.limit or self._costs_more(position, touching, union)):
             self._close_dense()
             touching, union = [], sorted(wires)
         merged = _Open(union, [f for block in touching for f in block.factors] + [position])
         self.open = [block for block in self.open if block not in touching] + [merged]
 
+    def _costs_more(self, position: int, touching: list[_Open], union: list[int]) -> bool:
+        """Whether a factor would make a wide matrix for each sample a product of several."""
+        if len(union) <= 2 or (len(self.factors[position].wires) == 1 and len(touching) == 1):
+            return False
+        own = [position, *(f for block in touching for f in block.factors)]
+        wide = any(len(self.factors[f].wires) > 1 for f in own)
+        return wide and any(self.factors[f].batched for f in own)
+
     def _close_dense(self) -> None:
         """Emits the open blocks, small ones side by side in one matrix."""
         packed: list[_Open] = []
         for block in sorted(self.open, key=lambda block: min(block.wires)):
-            if packed and len(packed[-1].wires) + len(block.wires) <= self.limit:
+            if packed and self._side_by_side(packed[-1], block):
                 packed[-1].wires += block.wires
                 packed[-1].factors += block.factors
             else:
@@ -334,6 +353,13 @@ class _Planner:
         for block in packed:
             self._emit_dense(block)
         self.open = []
+
+    def _side_by_side(self, first: _Open, second: _Open) -> bool:
+        """Whether two open blocks become one matrix: not if that made a batched one of a product."""
+        if len(first.wires) + len(second.wires) > self.limit:
+            return False
+        both = [self.factors[f] for f in first.factors + second.factors]
+        return not (any(f.batched for f in both) and any(len(f.wires) > 1 for f in both))
 
     def _emit_dense(self, block: _Open) -> None:
         places = sorted(self.layout.index(wire) for wire in block.wires)

@@ -22,19 +22,20 @@ def fit(
     seed: int = 0,
     progress: bool = False,
 ) -> list[float]:
-    """Trains a classifier with Adam and cross entropy; the learning rate falls as a half cosine to 0.
+    """Trains a classifier with Adam and cross entropy.
 
-    Everything random comes from ``seed``: the order of the examples and what the model itself draws,
-    such as dropout. The global random state, the model's mode and its ``.grad`` are left as they
-    were. A module whose parameters are all frozen stays in evaluation mode, so that its BatchNorm
-    statistics are frozen too.
+    The learning rate falls to 0 as half a cosine. The examples of an epoch are split into batches
+    of nearly equal size. Everything random comes from ``seed``: the order of the examples and what
+    the model itself draws, such as dropout. The global random state, the model's mode and its
+    ``.grad`` are left as they were. A module whose parameters are all frozen stays in evaluation
+    mode, so that its BatchNorm statistics are frozen too.
 
     Args:
         model (nn.Module): Batches of inputs to logits ``(batch, n_classes)``; changed in place.
         inputs (Tensor): Shape ``(n, ...)``; batches are moved to the model's device.
         targets (Tensor): Classes, shape ``(n,)``, int64.
         epochs (int): Number of passes over the data.
-        batch_size (int): Number of examples in a step; the last step of an epoch takes what is left.
+        batch_size (int): Largest number of examples in a step.
         lr (float): Learning rate at the start.
         seed (int): Fixes the training.
         progress (bool): Whether to show a progress bar on stderr.
@@ -67,17 +68,18 @@ def fit(
     _check_data(model, inputs, targets)
 
     device = parameters[0].device
-    n_steps = epochs * -(-len(inputs) // batch_size)
+    n_batches = -(-len(inputs) // batch_size)
     optimizer = torch.optim.Adam(parameters, lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * n_batches)
     generator = torch.Generator().manual_seed(seed)
     losses = []
-    bar = tqdm(total=n_steps, desc="training", unit="step", disable=not progress)
+    bar = tqdm(total=epochs * n_batches, desc="training", unit="step", disable=not progress)
     with bar, _seeded(seed, device), _mode(model, training=True), _kept_gradients(parameters):
         for _ in range(epochs):
             # Summed on the device and read once an epoch, so that steps on a GPU do not wait.
             total = torch.zeros((), device=device)
-            for rows in torch.randperm(len(inputs), generator=generator).split(batch_size):
+            order = torch.randperm(len(inputs), generator=generator)
+            for rows in order.tensor_split(n_batches):
                 batch = inputs[rows.to(inputs.device)].to(device)
                 answers = targets[rows.to(targets.device)].to(device)
                 loss = F.cross_entropy(model(batch), answers)
