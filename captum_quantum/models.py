@@ -308,7 +308,7 @@ def load_model(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            _checks.sentence("path", "a weights file", f"{str(path)!r}, not there")
+            _checks.sentence("path", "a weights file", f"{str(path)!r}, which does not exist")
         )
     tensors, metadata = _read_safetensors(path)
     config = _read_config(path, metadata)

@@ -47,6 +47,11 @@ class Encoder(tq.Encoder):
         self.body(self, qdev, x)
 
 
+def run_by_torchquantum(*args, **kwargs):
+    """A layer whose values are TorchQuantum's own run of the modules, not of what was traced."""
+    return VQCLayer(*args, simulator="torchquantum", **kwargs)
+
+
 def trained(*shape):
     return nn.Parameter(torch.rand(*shape) * 6 - 3)
 
@@ -285,7 +290,7 @@ def traced(request):
     torch.manual_seed(0)
     encoder, ansatz, expected = TRACED[request.param]
     encoder = encoder if isinstance(encoder, str) else encoder()
-    return VQCLayer(
+    return run_by_torchquantum(
         2, encoder=encoder, ansatz=ansatz(), observables=["Z0", "X1", "Y0 Z1"]
     ), expected
 
@@ -366,7 +371,7 @@ def test_tracing_and_running_leave_the_modules_as_they_were():
         encoder = general(("ry", (0,), [0])) if isinstance(make_encoder, str) else make_encoder()
         before = snapshot(encoder), snapshot(ansatz)
         states = torch.get_rng_state(), random.getstate()
-        layer = VQCLayer(2, encoder=encoder, ansatz=ansatz)
+        layer = run_by_torchquantum(2, encoder=encoder, ansatz=ansatz)
         assert (snapshot(encoder), snapshot(ansatz)) == before, name
         layer(torch.rand(3, layer.n_inputs, generator=torch.Generator()))
         layer(torch.rand(0, layer.n_inputs, generator=torch.Generator()))
@@ -413,7 +418,7 @@ def test_reuploading_takes_a_users_layers():
         def layer(self, qdev, index):
             tqf.crx(qdev, wires=[index, 1 - index], params=self.weights[index : index + 1])
 
-    layer = VQCLayer(2, ansatz=Own(2, 2, (2,)), reupload=True)
+    layer = run_by_torchquantum(2, ansatz=Own(2, 2, (2,)), reupload=True)
     assert lines(layer.circuit) == [*RY2, "crx(w[0]) on 0, 1", *RY2, "crx(w[1]) on 1, 0"]
     x = random_inputs(layer)
     assert_allclose(layer(x).detach(), layer.run(layer.angle_table(x)).detach(), atol=2e-6)
@@ -442,7 +447,7 @@ BROKEN = {"ryrycx", "ryryrycxcxcx", "ryryry", "ryryryswapswap", "maxwell_0"}
 @pytest.mark.parametrize("name", sorted(layer_name_dict.keys() - BROKEN))
 def test_torchquantum_layers_by_name(name, n_qubits, truth):
     torch.manual_seed(1)
-    layer = VQCLayer(n_qubits, 2, ansatz=name)
+    layer = run_by_torchquantum(n_qubits, 2, ansatz=name)
     assert type(layer.ansatz) is layer_name_dict[name]
     x = random_inputs(layer)
     values = layer(x).detach()
@@ -469,7 +474,7 @@ def test_torchquantum_encoder_lists_by_name(name):
         with pytest.raises(ValueError, match=r"n_qubits must be an integer in \[1, 24\]; got 25"):
             VQCLayer(n_qubits, encoder=name)
         return
-    layer = VQCLayer(n_qubits, encoder=name, ansatz=Ansatz())
+    layer = run_by_torchquantum(n_qubits, encoder=name, ansatz=Ansatz())
     assert layer.n_inputs == 1 + max(max(gate.get("input_idx") or [-1]) for gate in gates)
     assert len(layer.circuit.gates) == len(gates)
     if n_qubits > 16:
@@ -727,7 +732,7 @@ def test_what_cannot_be_traced_says_which_call_and_why(case):
 def test_weights_may_be_angles_that_inputs_may_not(truth):
     """cu3 fails in TorchQuantum for a batch of angles, and weights are no batch."""
     ansatz = Ansatz(lambda s, q: tqf.cu3(q, wires=[0, 1], params=s.w[None]), w=trained(3))
-    layer = VQCLayer(2, ansatz=ansatz)
+    layer = run_by_torchquantum(2, ansatz=ansatz)
     x = random_inputs(layer)
     assert_allclose(
         layer(x).detach(), truth.expectations(layer.circuit, x, layer.weights), atol=5e-6

@@ -239,13 +239,19 @@ class Circuit:
 
     def columns(self, source: Source) -> list[int]:
         """The columns of the angle table that come from inputs, weights or constants."""
-        return [
-            column for column, (_, _, angle) in enumerate(self.angles) if angle.source == source
-        ]
+        return self._by_source[source][0]
 
     def indices(self, source: Source) -> list[int]:
         """For each of ``columns(source)``, which input feature or weight it is."""
-        return [angle.index for _, _, angle in self.angles if angle.source == source]
+        return self._by_source[source][1]
+
+    @cached_property
+    def _by_source(self) -> dict[Source, tuple[list[int], list[int]]]:
+        found: dict[Source, tuple[list[int], list[int]]] = {s: ([], []) for s in get_args(Source)}
+        for column, (_, _, angle) in enumerate(self.angles):
+            found[angle.source][0].append(column)
+            found[angle.source][1].append(angle.index)
+        return found
 
     def angle_table(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """Gathers every gate's angles from their sources.

@@ -1,7 +1,10 @@
-"""Handwritten digits, shipped with scikit-learn, and mosaics of them."""
+"""Handwritten digits: those that scikit-learn ships, mosaics of them, and one's own."""
 
+from os import PathLike
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,16 +87,82 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
 
     bunch = datasets.load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None] / 16
-    images = resize(images)
+    images = _resize(images)
     labels = torch.from_numpy(bunch.target).long()
     generator = torch.Generator().manual_seed(seed)
     train, test = _stratified(labels, test_fraction, generator)
     return Digits(images[train], labels[train], images[test], labels[test])
 
 
-def resize(images: Tensor) -> Tensor:
-    """Scales images ``(n, channels, height, width)`` up to 32 x 32, bilinear."""
+def _resize(images: Tensor) -> Tensor:
+    """Scales images ``(n, 1, 8, 8)`` to ``(n, 1, 32, 32)``, bilinear."""
     return F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+
+
+def read_digit(path: str | PathLike[str], *, invert: bool = False) -> Tensor:
+    """Reads an image of one's own as a digit like those of `load_digits`.
+
+    The image becomes gray and its darkest and brightest pixel become 0 and 1; it is padded to a
+    square with 0, averaged down to 8 x 8 and scaled to 32 x 32, as those digits were. The digit
+    should fill the image from top to bottom. What is transparent counts as white paper.
+
+    Args:
+        path (str or PathLike): An image of any size, in any format that Pillow reads.
+        invert (bool): Whether to swap dark and bright first, for digits that are dark on bright.
+
+    Returns:
+        Tensor: Shape ``(1, 1, 32, 32)``, float32 in [0, 1].
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not an image that Pillow reads, or all pixels are the same.
+
+    Examples:
+        >>> from captum_quantum.datasets import read_digit
+        >>> image = read_digit("seven.png", invert=True)  # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            _checks.sentence("path", "an image file", f"{str(path)!r}, which does not exist")
+        )
+    pixels = _read_gray(path)
+    _checks.check_finite(f"the pixels of {str(path)!r}", pixels)
+    low, high = pixels.min(), pixels.max()
+    if low == high:
+        raise ValueError(
+            _checks.sentence(
+                "path", "an image with dark and bright pixels", f"{str(path)!r}, all of one shade"
+            )
+        )
+    pixels = (pixels - low) / (high - low)
+    if invert:
+        pixels = 1 - pixels
+    height, width = pixels.shape
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    square = F.pad(pixels, (left, side - width - left, top, side - height - top))
+    return _resize(F.adaptive_avg_pool2d(square[None, None], 8)).clamp(0, 1)
+
+
+def _read_gray(path: Path) -> Tensor:
+    """The shades of gray of an image file: float32, shape ``(height, width)``, in its own scale."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                paper = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(paper, image)
+            # Modes I and F hold 16 bits and more, which "L" would cut off.
+            gray = image if image.mode.startswith(("I", "F")) else image.convert("L")
+            return torch.from_numpy(np.array(gray, dtype=np.float32))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            _checks.sentence("path", "an image that Pillow reads", f"{str(path)!r} ({error})")
+        ) from error
 
 
 def _stratified(

@@ -30,12 +30,16 @@ class _Static:
     Attributes:
         weights (Tensor): The weights it was made of, the start of its graph.
         entries (Tensor): 0, 1, then the entries of all factors' and runs' matrices, ``(e, 1)``.
+        shared (Tensor): Those entries that batched matrices read too, ``(e, 1)``.
+        head (dict): For each shared level of the head its matrices, ``(n, 2, 2, 1)``.
         dense (dict): For each shared dense step its matrix.
         phases (dict): For each shared monomial step its phases, ``(2**n, 1)``.
     """
 
     weights: Tensor
     entries: Tensor
+    shared: Tensor
+    head: dict[int, Tensor] = field(default_factory=dict)
     dense: dict[int, Tensor] = field(default_factory=dict)
     phases: dict[int, Tensor] = field(default_factory=dict)
 
@@ -45,13 +49,19 @@ class _Batched:
     """All that depends on the sample.
 
     Attributes:
-        inputs (Tensor): The inputs it was made of, the start of its graph.
+        turns (Tensor): The factors' angles times their frequencies, ``(n_factors, batch)``.
+        entries (Tensor): Entries that batched matrices read, some shared ones first, ``(e, batch)``.
+        levels (list[Tensor]): The head's matrices, ``(n, 2, 2, batch or 1)`` for each level.
+        vectors (list[Tensor]): The wires' vectors after each level, ``(n, 2, 1, batch)``.
         state (Tensor): The state after the head, ``(2**n, batch)``.
         dense (dict): For each batched dense step its matrices, ``(batch, d, d)``.
         phases (dict): For each batched monomial step its phases, ``(2**n, batch)``.
     """
 
-    inputs: Tensor
+    turns: Tensor
+    entries: Tensor
+    levels: list[Tensor]
+    vectors: list[Tensor]
     state: Tensor
     dense: dict[int, Tensor] = field(default_factory=dict)
     phases: dict[int, Tensor] = field(default_factory=dict)
@@ -158,12 +168,9 @@ class FusedCall:
     def _forward(self, part: int, keep: bool) -> tuple[_Batched, Tensor]:
         if self._kept is not None:
             return self._kept
-        with torch.set_grad_enabled(keep):
-            leaf = self._parts[part].detach().requires_grad_(keep and self._needs[0])
-            batched = self._program.make_batched(leaf, self._static)
         with torch.no_grad():
-            # Detached: without any step it is the head's state itself, with its graph.
-            state = self._program.evolve(self._static, batched).detach()
+            batched = self._program.make_batched(self._parts[part], self._static, start=keep)
+            state = self._program.evolve(self._static, batched)
         if keep and len(self._parts) == 1:
             self._kept = (batched, state)
         return batched, state
@@ -243,6 +250,34 @@ def _kron(factors: Tensor) -> Tensor:
     return product.flatten(1, 2).flatten(2, 3)
 
 
+def _kron_back(vectors: Tensor, grad: Tensor) -> Tensor:
+    """Gradients by the factors of a product of vectors.
+
+    Args:
+        vectors (Tensor): ``(m, k, r, b)``.
+        grad (Tensor): Gradient by their products, ``(m, r**k, b)``.
+
+    Returns:
+        Tensor: ``(m, k, r, b)``.
+    """
+    count, k, r = vectors.shape[:3]
+    if k == 1:
+        return grad[:, None]
+    if k % 2:
+        parts = vectors[:, :-1], vectors[:, -1:]
+    else:
+        parts = vectors[:, : k // 2], vectors[:, k // 2 :]
+    first, second = (_kron(part[:, :, :, None])[:, :, 0] for part in parts)
+    grad = grad.reshape(count, first.shape[1], second.shape[1], -1)
+    by_first = (grad * second[:, None].conj()).sum(dim=2)
+    by_second = (grad * first[:, :, None].conj()).sum(dim=1)
+    if k % 2:
+        return torch.cat([_kron_back(parts[0], by_first), by_second[:, None]], dim=1)
+    halves = torch.stack([by_first, by_second], dim=1).flatten(0, 1)
+    inner = _kron_back(vectors.reshape(2 * count, k // 2, r, -1), halves)
+    return inner.reshape(count, k, r, -1)
+
+
 def _run_product(factors: Tensor) -> Tensor:
     """Multiplies ``(m, length, 2, 2)`` along ``length``, a power of 2, the first acting first."""
     while factors.shape[1] > 1:
@@ -305,20 +340,31 @@ class _Factors:
         self.slots = torch.tensor(slots, dtype=torch.long, device=device)
         columns = [place[factor.column] for factor in turning]
         self.columns = torch.tensor(columns, dtype=torch.long, device=device)
-        self.frequencies = torch.tensor(
-            [[factor.primitive.frequency] for factor in turning],
-            device=device,
-            dtype=dtype.to_real(),
-        )
+        frequencies = [factor.primitive.frequency for factor in turning]
+        real = dtype.to_real()
+        self.frequencies = torch.tensor(frequencies, device=device, dtype=real)[:, None]
 
-    def entries(self, angles: Tensor) -> Tensor:
-        """``(n_angles, b) -> (n_entries, b)``."""
+    def turns(self, angles: Tensor) -> Tensor:
+        """Every factor's angle times its frequency: ``(n_angles, b) -> (n_factors, b)``."""
+        return angles.index_select(0, self.columns) * self.frequencies
+
+    def entries(self, turns: Tensor) -> Tensor:
+        """``(n_factors, b) -> (n_entries, b)``."""
         if not len(self.columns):
             return self.constant
-        turns = angles.index_select(0, self.columns) * self.frequencies
         cosine = torch.cos(turns).index_select(0, self.slots)
         sine = torch.sin(turns).index_select(0, self.slots)
         return self.constant + self.cosine * cosine + self.sine * sine
+
+    def pull(self, turns: Tensor, grad: Tensor, n_angles: int) -> Tensor:
+        """Gradients by entries to gradients by angles: ``(n_entries, b) -> (n_angles, b)``."""
+        cosine = torch.cos(turns).index_select(0, self.slots)
+        sine = torch.sin(turns).index_select(0, self.slots)
+        slope = self.sine * cosine - self.cosine * sine
+        by_entry = (grad.conj() * slope).real
+        by_turn = torch.zeros_like(turns).index_add_(0, self.slots, by_entry)
+        by_angle = turns.new_zeros(n_angles, turns.shape[1])
+        return by_angle.index_add_(0, self.columns, by_turn * self.frequencies)
 
 
 class _Program:
@@ -330,9 +376,13 @@ class _Program:
         self.n = plan.circuit.n_qubits
         self.row_bytes = 2**self.n * dtype.itemsize
         self._cached: tuple[Tensor, bool, _Static] | None = None
+        self.amplitudes = plan.circuit.amplitude_encoding
+        self.n_inputs = len(plan.circuit.columns("input"))
+        self.has_batched_steps = any(step.batched for step in plan.steps)
         self._make_factors()
         self._make_links()
         self._make_steps()
+        self._share_entries()
         signs = plan.readout.signs
         self.signs = None if signs is None else signs.to(device, self.real)
         self.pairs = [(p.to(device), w.to(device, dtype)) for p, w in plan.readout.pairs]
@@ -358,6 +408,7 @@ class _Program:
         self.start = {k: 2 + s for k, s in zip(static, self.static_factors.starts, strict=True)}
         self.batched_start = dict(zip(batched, self.batched_factors.starts, strict=True))
         self.numbers = torch.tensor([[0], [1]], device=self.device, dtype=self.dtype)
+        self.zero_vectors = self.numbers.flip(0).expand(self.n, -1, -1)[..., None]
 
     def _make_links(self) -> None:
         """Splits chains into links: runs of static factors, merged, and single batched ones."""
@@ -433,6 +484,26 @@ class _Program:
                     diagonals.append(self._entry(position) + places * (side + 1))
                 self.phase_rows[number] = torch.stack(diagonals).to(self.device)
 
+    def _share_entries(self) -> None:
+        """Lets batched matrices read their own entries and only those static ones that they need."""
+        tables: list[Any] = [links for links in self.head if links.batched]
+        for number, step in enumerate(self.plan.steps):
+            if step.batched and isinstance(step, Dense):
+                for layer in self.layers[number]:
+                    tables += [*layer.links, *([layer] if layer.index is not None else [])]
+        phases = [number for number in self.phase_rows if self.plan.steps[number].batched]
+        read = [table.index for table in tables] + [self.phase_rows[number] for number in phases]
+        used = torch.cat([torch.zeros(0, dtype=torch.long, device=self.device), *(r.flatten() for r in read)])
+        self.shared = torch.unique(used[used < self.n_static])
+        place = torch.zeros(self.n_static + self.batched_factors.size, dtype=torch.long, device=self.device)
+        place[self.shared] = torch.arange(len(self.shared), device=self.device)
+        own = torch.arange(self.batched_factors.size, device=self.device)
+        place[self.n_static :] = len(self.shared) + own
+        for table in tables:
+            table.index = place[table.index]
+        for number in phases:
+            self.phase_rows[number] = place[self.phase_rows[number]]
+
     def _dense_layers(self, step: Dense) -> list[_Layer]:
         layers: list[_Layer] = []
         for layer in step.layers:
@@ -478,11 +549,15 @@ class _Program:
     def make_static(self, weights: Tensor) -> _Static:
         """Makes what depends on weights alone: ``(m,)`` weight angles in radians."""
         angles = torch.cat([weights.to(self.real), self.constants])[:, None]
-        entries = torch.cat([self.numbers, self.static_factors.entries(angles)])
+        turns = self.static_factors.turns(angles)
+        entries = torch.cat([self.numbers, self.static_factors.entries(turns)])
         if self.runs is not None:
             factors = entries[:, 0].index_select(0, self.runs.reshape(-1)).reshape(self.runs.shape)
             entries = torch.cat([entries, _run_product(factors).reshape(-1, 1)])
-        static = _Static(weights, entries)
+        static = _Static(weights, entries, entries.index_select(0, self.shared))
+        for number, links in enumerate(self.head):
+            if not links.batched:
+                static.head[number] = _take(entries, links.index)
         for number, step in enumerate(self.plan.steps):
             if step.batched:
                 continue
@@ -492,24 +567,41 @@ class _Program:
                 static.phases[number] = _take(entries, self.phase_rows[number]).prod(dim=0)
         return static
 
-    def make_batched(self, inputs: Tensor, static: _Static) -> _Batched:
-        """Makes what depends on the sample: ``(batch, n)`` input angles in radians."""
-        batch, entries = len(inputs), static.entries
+    def make_batched(self, inputs: Tensor, static: _Static, start: bool = False) -> _Batched:
+        """Makes what depends on the sample.
+
+        Args:
+            inputs (Tensor): Input angles in radians ``(batch, n)``, or amplitudes.
+            static (_Static): What does not depend on it.
+            start (bool): Whether to record the matrices of the steps, for `back`, from their entries.
+        """
+        angles = inputs.to(self.real).T
+        turns = self.batched_factors.turns(angles[: self.n_inputs])
+        entries = static.shared.expand(-1, len(inputs))
         if self.batched_factors.size:
-            own = self.batched_factors.entries(inputs.to(self.real).T)
-            entries = torch.cat([entries.expand(-1, batch), own])
-        if self.plan.circuit.amplitude_encoding:
-            state = inputs.to(self.dtype).T.contiguous()
+            entries = torch.cat([entries, self.batched_factors.entries(turns)])
+        levels: list[Tensor] = []
+        vectors: list[Tensor] = []
+        if self.amplitudes:
+            state = angles.to(self.dtype)
         else:
-            state = self._product_state(static.entries, entries, batch)
-        batched = _Batched(inputs, state)
-        for number, step in enumerate(self.plan.steps):
-            if not step.batched:
-                continue
-            if isinstance(step, Dense):
-                batched.dense[number] = self._matrix(number, entries)
-            else:
-                batched.phases[number] = _take(entries, self.phase_rows[number]).prod(dim=0)
+            for number, links in enumerate(self.head):
+                matrices = _take(entries, links.index) if links.batched else static.head[number]
+                first = not vectors
+                vectors.append(matrices[:, :, 0:1] if first else _multiply(matrices, vectors[-1]))
+                levels.append(matrices)
+            if not vectors:
+                vectors.append(self.zero_vectors)
+            state = _kron(vectors[-1][None])[0, :, 0].expand(-1, len(inputs))
+        if start and self.has_batched_steps:
+            entries = entries.detach().requires_grad_()
+        batched = _Batched(turns, entries, levels, vectors, state)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or start):
+            for number, step in enumerate(self.plan.steps):
+                if step.batched and isinstance(step, Dense):
+                    batched.dense[number] = self._matrix(number, entries)
+                elif step.batched:
+                    batched.phases[number] = _take(entries, self.phase_rows[number]).prod(dim=0)
         return batched
 
     def _matrix(self, number: int, entries: Tensor) -> Tensor:
@@ -528,19 +620,6 @@ class _Program:
             result = factor if result is None else factor @ result
         assert result is not None
         return result if result.dim() == 3 else result[None]
-
-    def _product_state(self, static: Tensor, entries: Tensor, batch: int) -> Tensor:
-        """The head: the product of every wire's vector, ``(2**n, batch)``."""
-        vectors: Tensor | None = None
-        for links in self.head:
-            own = entries if links.batched else static
-            if vectors is None:
-                vectors = _take(own, links.index[:, :, 0:1])
-            else:
-                vectors = _multiply(_take(own, links.index), vectors)
-        if vectors is None:
-            vectors = _take(static, _ONE[:, 0:1].to(self.device)).expand(self.n, -1, -1, -1)
-        return _kron(vectors[None])[0, :, 0].expand(-1, batch)
 
     # -- forward and back ------------------------------------------------------------------------
 
@@ -586,7 +665,8 @@ class _Program:
         """Expectation values of a state: ``(2**n, batch) -> (batch, n_observables)``."""
         values: Tensor | None = None
         if self.signs is not None:
-            values = self.signs @ (state.real.square() + state.imag.square())
+            parts = torch.view_as_real(state.resolve_conj()).square()
+            values = (self.signs @ parts.flatten(1)).unflatten(1, parts.shape[1:]).sum(dim=-1)
         for partner, weights in self.pairs:
             part = (weights @ (state.index_select(0, partner).conj() * state)).real
             values = part if values is None else values + part
@@ -620,8 +700,8 @@ class _Program:
         The gradient g at a state obeys ``g_before = M^dagger g_after``, and the gradient by a
         matrix is ``g_after state_before^dagger``, summed over the batch where it is shared.
         """
-        outputs: list[Tensor] = []
-        grads: list[Tensor] = []
+        shared: list[tuple[Tensor, Tensor]] = []  # pairs (matrix, its gradient)
+        each: list[tuple[Tensor, Tensor]] = []
         g = self._seed(state, grad)
         follow = weights or any(step.batched for step in self.plan.steps)
         for number in range(len(self.plan.steps) - 1, -1, -1):
@@ -630,8 +710,7 @@ class _Program:
                 adjoint = batched.dense[number].mH
                 g_each = self._by_sample(g, step)
                 before = torch.bmm(adjoint, self._by_sample(state, step))
-                outputs.append(batched.dense[number])
-                grads.append(torch.bmm(g_each, before.mH))
+                each.append((batched.dense[number], torch.bmm(g_each, before.mH)))
                 state = self._by_row(before, step)
                 g = self._by_row(torch.bmm(adjoint, g_each), step)
             elif isinstance(step, Dense):
@@ -639,28 +718,70 @@ class _Program:
                 if follow:
                     state = self._apply(adjoint, state, step)
                 if weights:
-                    outputs.append(static.dense[number])
-                    grads.append(self._outer(g, state, step))
+                    shared.append((static.dense[number], self._outer(g, state, step)))
                 g = self._apply(adjoint, g, step)
             else:
                 if step.phases:
                     phases = self._phases(number, static, batched)
                     if follow:
                         state = state * phases.conj()
-                    if step.batched or weights:
-                        product = g * state.conj()
-                        outputs.append(phases)
-                        grads.append(product if step.batched else product.sum(1, keepdim=True))
+                    if step.batched:
+                        each.append((phases, g * state.conj()))
+                    elif weights:
+                        shared.append((phases, (g * state.conj()).sum(1, keepdim=True)))
                     g = g * phases.conj()
                 if number in self.rows:
                     g = g.index_select(0, self.rows[number][1])
                     if follow:
                         state = state.index_select(0, self.rows[number][1])
-        outputs.append(batched.state)
-        grads.append(g)
-        wanted = [*([batched.inputs] if inputs else []), *([static.weights] if weights else [])]
-        results = _by_autograd(outputs, grads, wanted)
-        return results[0] if inputs else None, results[-1] if weights else None
+        if self.amplitudes:
+            by_inputs = g.real.T
+            by_entries = torch.zeros_like(batched.entries)
+        else:
+            by_entries = self._back_through_head(static, batched, g, shared, weights)
+            if each:
+                (found,) = _by_autograd(each, batched.entries)
+                by_entries = by_entries + found
+            own = by_entries[len(self.shared) :]
+            by_inputs = self.batched_factors.pull(batched.turns, own, self.n_inputs).T
+        if not weights:
+            return by_inputs, None
+        if len(self.shared):
+            by_shared = by_entries[: len(self.shared)].sum(dim=1, keepdim=True)
+            shared.append((static.shared, by_shared))
+        return by_inputs, _by_autograd(shared, static.weights)[0]
+
+    def _back_through_head(
+        self,
+        static: _Static,
+        batched: _Batched,
+        g: Tensor,
+        shared: list[tuple[Tensor, Tensor]],
+        weights: bool,
+    ) -> Tensor:
+        """Gradients by the entries of the head's batched matrices; appends those by shared ones."""
+        by_entries = torch.zeros_like(batched.entries)
+        g = _kron_back(batched.vectors[-1][None, :, :, 0], g[None])[0][:, :, None]
+        for number in range(len(self.head) - 1, -1, -1):
+            links = self.head[number]
+            # At the first level, |0> reads only the first column.
+            by_matrix = g if number == 0 else g * batched.vectors[number - 1].conj().transpose(1, 2)
+            index = links.index[:, :, 0:1] if number == 0 else links.index
+            if links.batched:
+                flat = by_matrix.reshape(-1, by_matrix.shape[-1])
+                by_entries.index_add_(0, index.reshape(-1), flat)
+            elif weights:
+                matrices = static.head[number]
+                seen = matrices[:, :, 0:1] if number == 0 else matrices
+                if number == 0 and matrices.requires_grad:
+                    by_column = by_matrix.sum(dim=-1, keepdim=True)
+                    by_matrix = torch.cat([by_column, torch.zeros_like(by_column)], dim=2)
+                    shared.append((matrices, by_matrix))
+                elif seen.requires_grad:
+                    shared.append((matrices, by_matrix.sum(dim=-1, keepdim=True)))
+            if number:
+                g = _multiply(batched.levels[number].conj().transpose(1, 2), g)
+        return by_entries
 
     def _outer(self, g: Tensor, before: Tensor, step: Dense) -> Tensor:
         size = 2 ** len(step.wires)
@@ -670,17 +791,15 @@ class _Program:
         return torch.bmm(g, before.reshape(step.left, size, -1).mH).sum(dim=0)
 
 
-def _by_autograd(
-    outputs: list[Tensor], grads: list[Tensor], wanted: list[Tensor]
-) -> tuple[Tensor, ...]:
-    """From gradients by matrices and by the head's state to angles."""
-    recorded = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
-    if not recorded or not any(leaf.requires_grad for leaf in wanted):
-        return tuple(torch.zeros_like(leaf) for leaf in wanted)
+def _by_autograd(pairs: list[tuple[Tensor, Tensor]], leaf: Tensor) -> tuple[Tensor, ...]:
+    """Gradients by what matrices were made of, from pairs (matrix, its gradient)."""
+    recorded = [(matrix, grad) for matrix, grad in pairs if matrix.requires_grad]
+    if not recorded or not leaf.requires_grad:
+        return (torch.zeros_like(leaf),)
     return torch.autograd.grad(
-        [o for o, _ in recorded],
-        wanted,
-        [g for _, g in recorded],
+        [matrix for matrix, _ in recorded],
+        leaf,
+        [grad for _, grad in recorded],
         retain_graph=True,
         allow_unused=True,
         materialize_grads=True,

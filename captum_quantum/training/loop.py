@@ -73,7 +73,13 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * n_batches)
     generator = torch.Generator().manual_seed(seed)
     losses = []
-    bar = tqdm(total=epochs * n_batches, desc="training", unit="step", disable=not progress)
+    bar = tqdm(
+        total=epochs * n_batches,
+        desc="training",
+        unit="step",
+        mininterval=0.5,
+        disable=not progress,
+    )
     with bar, _seeded(seed, device), _mode(model, training=True), _kept_gradients(parameters):
         for _ in range(epochs):
             # Summed on the device and read once an epoch, so that steps on a GPU do not wait.
