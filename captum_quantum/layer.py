@@ -1,6 +1,7 @@
 """VQCLayer: a variational quantum circuit as one PyTorch module."""
 
 import math
+from operator import attrgetter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,7 @@ class VQCLayer(nn.Module):
         self.reupload = reupload
         self.dtype = dtype
         self.circuit: Circuit = tq.trace(self.encoder, self.ansatz, n_qubits, read, reupload)
+        self._weights = [attrgetter(name) for name in tq.weight_names(self.encoder, self.ansatz)]
         self.fused = FusedSimulator(self.circuit)
 
     @cached_property
@@ -163,9 +165,12 @@ class VQCLayer(nn.Module):
     @property
     def weights(self) -> Tensor:
         """All weights as they are now, in radians, flattened: shape ``(n_weights,)``."""
-        from captum_quantum.tq import read_weights
-
-        return read_weights(self.encoder, self.ansatz)
+        tensors = [read(self) for read in self._weights]
+        if not tensors:
+            return torch.zeros(0)
+        return (
+            torch.cat([t.reshape(-1) for t in tensors]) if len(tensors) > 1 else tensors[0].view(-1)
+        )
 
     def angle_table(self, inputs: Tensor) -> Tensor:
         """Gathers every gate's angles: ``(batch, n_inputs)`` to ``(batch, n_angles)``, radians."""

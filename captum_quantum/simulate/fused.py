@@ -49,19 +49,21 @@ class _Batched:
     """All that depends on the sample.
 
     Attributes:
-        turns (Tensor): The factors' angles times their frequencies, ``(n_factors, batch)``.
+        waves (tuple): Cosine and sine of every entry's angle, ``(n_entries, batch)`` each.
         entries (Tensor): Entries that batched matrices read, some shared ones first, ``(e, batch)``.
         levels (list[Tensor]): The head's matrices, ``(n, 2, 2, batch or 1)`` for each level.
         vectors (list[Tensor]): The wires' vectors after each level, ``(n, 2, 1, batch)``.
+        product (_Product or None): Their product; None under amplitude encoding.
         state (Tensor): The state after the head, ``(2**n, batch)``.
         dense (dict): For each batched dense step its matrices, ``(batch, d, d)``.
         phases (dict): For each batched monomial step its phases, ``(2**n, batch)``.
     """
 
-    turns: Tensor
+    waves: tuple[Tensor, Tensor]
     entries: Tensor
     levels: list[Tensor]
     vectors: list[Tensor]
+    product: "_Product | None"
     state: Tensor
     dense: dict[int, Tensor] = field(default_factory=dict)
     phases: dict[int, Tensor] = field(default_factory=dict)
@@ -250,32 +252,42 @@ def _kron(factors: Tensor) -> Tensor:
     return product.flatten(1, 2).flatten(2, 3)
 
 
-def _kron_back(vectors: Tensor, grad: Tensor) -> Tensor:
-    """Gradients by the factors of a product of vectors.
+class _Product:
+    """The product of vectors ``(m, k, r, b)``, first factor the most significant, and its way back.
 
-    Args:
-        vectors (Tensor): ``(m, k, r, b)``.
-        grad (Tensor): Gradient by their products, ``(m, r**k, b)``.
+    Even numbers of factors are multiplied in pairs, all pairs at once.
 
-    Returns:
-        Tensor: ``(m, k, r, b)``.
+    Attributes:
+        value (Tensor): ``(m, r**k, b)``.
     """
-    count, k, r = vectors.shape[:3]
-    if k == 1:
-        return grad[:, None]
-    if k % 2:
-        parts = vectors[:, :-1], vectors[:, -1:]
-    else:
-        parts = vectors[:, : k // 2], vectors[:, k // 2 :]
-    first, second = (_kron(part[:, :, :, None])[:, :, 0] for part in parts)
-    grad = grad.reshape(count, first.shape[1], second.shape[1], -1)
-    by_first = (grad * second[:, None].conj()).sum(dim=2)
-    by_second = (grad * first[:, :, None].conj()).sum(dim=1)
-    if k % 2:
-        return torch.cat([_kron_back(parts[0], by_first), by_second[:, None]], dim=1)
-    halves = torch.stack([by_first, by_second], dim=1).flatten(0, 1)
-    inner = _kron_back(vectors.reshape(2 * count, k // 2, r, -1), halves)
-    return inner.reshape(count, k, r, -1)
+
+    def __init__(self, vectors: Tensor) -> None:
+        self.shape = vectors.shape
+        m, k, r, b = vectors.shape
+        self.inner: _Product | None = None
+        if k == 1:
+            self.value = vectors[:, 0]
+            return
+        if k % 2:
+            self.inner = _Product(vectors[:, :-1])
+            self.first, self.second = self.inner.value, vectors[:, -1]
+        else:
+            self.inner = _Product(vectors.reshape(2 * m, k // 2, r, b))
+            self.first, self.second = self.inner.value.unflatten(0, (m, 2)).unbind(1)
+        self.value = (self.first[:, :, None] * self.second[:, None]).flatten(1, 2)
+
+    def back(self, grad: Tensor) -> Tensor:
+        """Gradients by the factors, ``(m, k, r, b)``, from that by the value."""
+        if self.inner is None:
+            return grad[:, None]
+        m, k, r, _ = self.shape
+        grad = grad.unflatten(1, (self.first.shape[1], self.second.shape[1]))
+        by_first = (grad * self.second[:, None].conj()).sum(dim=2)
+        by_second = (grad * self.first[:, :, None].conj()).sum(dim=1)
+        if k % 2:
+            return torch.cat([self.inner.back(by_first), by_second[:, None]], dim=1)
+        halves = torch.stack([by_first, by_second], dim=1).flatten(0, 1)
+        return self.inner.back(halves).reshape(m, k, r, -1)
 
 
 def _run_product(factors: Tensor) -> Tensor:
@@ -343,28 +355,33 @@ class _Factors:
         frequencies = [factor.primitive.frequency for factor in turning]
         real = dtype.to_real()
         self.frequencies = torch.tensor(frequencies, device=device, dtype=real)[:, None]
+        if turning:
+            self.entry_frequencies = self.frequencies[self.slots]
+            self.entry_columns = self.columns[self.slots]
 
-    def turns(self, angles: Tensor) -> Tensor:
-        """Every factor's angle times its frequency: ``(n_angles, b) -> (n_factors, b)``."""
-        return angles.index_select(0, self.columns) * self.frequencies
-
-    def entries(self, turns: Tensor) -> Tensor:
-        """``(n_factors, b) -> (n_entries, b)``."""
+    def waves(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of every entry's angle: ``(n_angles, b)`` to ``(n_entries, b)`` each."""
         if not len(self.columns):
-            return self.constant
-        cosine = torch.cos(turns).index_select(0, self.slots)
-        sine = torch.sin(turns).index_select(0, self.slots)
+            nothing = angles.new_zeros(self.size, 1)
+            return nothing, nothing
+        turns = angles.index_select(0, self.columns) * self.frequencies
+        cosine, sine = torch.cos(turns), torch.sin(turns)
+        return cosine.index_select(0, self.slots), sine.index_select(0, self.slots)
+
+    def entries(self, waves: tuple[Tensor, Tensor]) -> Tensor:
+        """The entries of the factors' matrices, ``(n_entries, b)``."""
+        cosine, sine = waves
         return self.constant + self.cosine * cosine + self.sine * sine
 
-    def pull(self, turns: Tensor, grad: Tensor, n_angles: int) -> Tensor:
+    def pull(self, waves: tuple[Tensor, Tensor], grad: Tensor, n_angles: int) -> Tensor:
         """Gradients by entries to gradients by angles: ``(n_entries, b) -> (n_angles, b)``."""
-        cosine = torch.cos(turns).index_select(0, self.slots)
-        sine = torch.sin(turns).index_select(0, self.slots)
+        if not len(self.columns):
+            return grad.real.new_zeros(n_angles, grad.shape[1])
+        cosine, sine = waves
         slope = self.sine * cosine - self.cosine * sine
-        by_entry = (grad.conj() * slope).real
-        by_turn = torch.zeros_like(turns).index_add_(0, self.slots, by_entry)
-        by_angle = turns.new_zeros(n_angles, turns.shape[1])
-        return by_angle.index_add_(0, self.columns, by_turn * self.frequencies)
+        by_entry = (grad.conj() * slope).real * self.entry_frequencies
+        by_angle = by_entry.new_zeros(n_angles, by_entry.shape[1])
+        return by_angle.index_add_(0, self.entry_columns, by_entry)
 
 
 class _Program:
@@ -493,9 +510,13 @@ class _Program:
                     tables += [*layer.links, *([layer] if layer.index is not None else [])]
         phases = [number for number in self.phase_rows if self.plan.steps[number].batched]
         read = [table.index for table in tables] + [self.phase_rows[number] for number in phases]
-        used = torch.cat([torch.zeros(0, dtype=torch.long, device=self.device), *(r.flatten() for r in read)])
+        used = torch.cat(
+            [torch.zeros(0, dtype=torch.long, device=self.device), *(r.flatten() for r in read)]
+        )
         self.shared = torch.unique(used[used < self.n_static])
-        place = torch.zeros(self.n_static + self.batched_factors.size, dtype=torch.long, device=self.device)
+        place = torch.zeros(
+            self.n_static + self.batched_factors.size, dtype=torch.long, device=self.device
+        )
         place[self.shared] = torch.arange(len(self.shared), device=self.device)
         own = torch.arange(self.batched_factors.size, device=self.device)
         place[self.n_static :] = len(self.shared) + own
@@ -549,8 +570,8 @@ class _Program:
     def make_static(self, weights: Tensor) -> _Static:
         """Makes what depends on weights alone: ``(m,)`` weight angles in radians."""
         angles = torch.cat([weights.to(self.real), self.constants])[:, None]
-        turns = self.static_factors.turns(angles)
-        entries = torch.cat([self.numbers, self.static_factors.entries(turns)])
+        waves = self.static_factors.waves(angles)
+        entries = torch.cat([self.numbers, self.static_factors.entries(waves)])
         if self.runs is not None:
             factors = entries[:, 0].index_select(0, self.runs.reshape(-1)).reshape(self.runs.shape)
             entries = torch.cat([entries, _run_product(factors).reshape(-1, 1)])
@@ -576,12 +597,13 @@ class _Program:
             start (bool): Whether to record the matrices of the steps, for `back`, from their entries.
         """
         angles = inputs.to(self.real).T
-        turns = self.batched_factors.turns(angles[: self.n_inputs])
+        waves = self.batched_factors.waves(angles[: self.n_inputs])
         entries = static.shared.expand(-1, len(inputs))
         if self.batched_factors.size:
-            entries = torch.cat([entries, self.batched_factors.entries(turns)])
+            entries = torch.cat([entries, self.batched_factors.entries(waves)])
         levels: list[Tensor] = []
         vectors: list[Tensor] = []
+        product: _Product | None = None
         if self.amplitudes:
             state = angles.to(self.dtype)
         else:
@@ -592,10 +614,11 @@ class _Program:
                 levels.append(matrices)
             if not vectors:
                 vectors.append(self.zero_vectors)
-            state = _kron(vectors[-1][None])[0, :, 0].expand(-1, len(inputs))
+            product = _Product(vectors[-1][None, :, :, 0])
+            state = product.value[0].expand(-1, len(inputs))
         if start and self.has_batched_steps:
             entries = entries.detach().requires_grad_()
-        batched = _Batched(turns, entries, levels, vectors, state)
+        batched = _Batched(waves, entries, levels, vectors, product, state)
         with torch.set_grad_enabled(torch.is_grad_enabled() or start):
             for number, step in enumerate(self.plan.steps):
                 if step.batched and isinstance(step, Dense):
@@ -743,7 +766,7 @@ class _Program:
                 (found,) = _by_autograd(each, batched.entries)
                 by_entries = by_entries + found
             own = by_entries[len(self.shared) :]
-            by_inputs = self.batched_factors.pull(batched.turns, own, self.n_inputs).T
+            by_inputs = self.batched_factors.pull(batched.waves, own, self.n_inputs).T
         if not weights:
             return by_inputs, None
         if len(self.shared):
@@ -761,7 +784,8 @@ class _Program:
     ) -> Tensor:
         """Gradients by the entries of the head's batched matrices; appends those by shared ones."""
         by_entries = torch.zeros_like(batched.entries)
-        g = _kron_back(batched.vectors[-1][None, :, :, 0], g[None])[0][:, :, None]
+        assert batched.product is not None
+        g = batched.product.back(g[None])[0][:, :, None]
         for number in range(len(self.head) - 1, -1, -1):
             links = self.head[number]
             # At the first level, |0> reads only the first column.

@@ -15,7 +15,7 @@ except Exception as error:
 
 from captum_quantum.tq.run import run_circuit, run_modules
 from captum_quantum.tq.templates import ANSAETZE, ENCODERS, LayeredAnsatz, make_ansatz, make_encoder
-from captum_quantum.tq.trace import read_weights, trace
+from captum_quantum.tq.trace import trace, weight_names
 
 __all__ = [
     "ANSAETZE",
@@ -23,9 +23,9 @@ __all__ = [
     "LayeredAnsatz",
     "make_ansatz",
     "make_encoder",
-    "read_weights",
     "run_circuit",
     "run_modules",
     "torchquantum",
     "trace",
+    "weight_names",
 ]

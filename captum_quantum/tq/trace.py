@@ -9,6 +9,7 @@ anything else was computed from inputs or weights, which no circuit can express,
 import math
 import traceback
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,17 @@ class _Recorder(tq.QuantumDevice):
         super().__setattr__(name, value)
 
 
+def weight_names(encoder: nn.Module, ansatz: nn.Module) -> list[str]:
+    """The real parameters and buffers of both modules, each once: ``"ansatz.weights"``."""
+    both = nn.ModuleDict({"encoder": encoder, "ansatz": ansatz})
+    tensors = (*both.named_parameters(), *both.named_buffers())
+    return [name for name, tensor in tensors if tensor.is_floating_point()]
+
+
 def weight_tensors(encoder: nn.Module, ansatz: nn.Module) -> list[Tensor]:
-    """The real parameters and buffers of both modules, each once, in a fixed order."""
-    both = nn.ModuleList([encoder, ansatz])
-    return [t for t in (*both.parameters(), *both.buffers()) if t.is_floating_point()]
-
-
-def read_weights(encoder: nn.Module, ansatz: nn.Module) -> Tensor:
-    """All weights as they are now, flattened: shape ``(n_weights,)``, differentiable."""
-    tensors = weight_tensors(encoder, ansatz)
-    return torch.cat([t.reshape(-1) for t in tensors]) if tensors else torch.zeros(0)
+    """The tensors of these names, in the same order."""
+    both = nn.ModuleDict({"encoder": encoder, "ansatz": ansatz})
+    return [attrgetter(name)(both) for name in weight_names(encoder, ansatz)]
 
 
 def _substitute(module: nn.Module, stand_ins: dict[int, Tensor]) -> None:
@@ -263,7 +265,7 @@ def trace(
         reupload (bool): Whether to apply the encoder before every layer of the ansatz.
 
     Returns:
-        Circuit: The circuit; weight j is element j of :func:`read_weights`.
+        Circuit: The circuit; weight j is element j of the flattened :func:`weight_tensors`.
 
     Raises:
         CircuitError: If the modules cannot be traced, with the gate and the reason.

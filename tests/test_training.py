@@ -1,0 +1,213 @@
+"""The training loop."""
+
+import pytest
+import torch
+from torch import nn
+
+from captum_quantum import VQCLayer
+from captum_quantum.training import accuracy, fit, predict
+
+N = 60
+
+
+@pytest.fixture
+def data():
+    inputs = torch.rand(N, 4, generator=torch.Generator().manual_seed(0))
+    return inputs, (inputs[:, 0] > inputs[:, 1]).long()
+
+
+def network(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 2)
+        )
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_fit_learns(data):
+    model = network()
+    losses = fit(model, *data, epochs=30, batch_size=16, lr=0.05)
+    assert len(losses) == 30
+    assert losses[-1] < 0.5 * losses[0]
+    assert accuracy(model, *data) > 0.9
+
+
+def test_fit_trains_a_quantum_layer(data):
+    model = nn.Sequential(VQCLayer(4, n_layers=1, observables=["Z0", "Z1"]))
+    before = model[0].weights.clone()
+    losses = fit(model, *data, epochs=4, batch_size=20, lr=0.1)
+    assert losses[-1] < losses[0]
+    assert not torch.equal(model[0].weights, before)
+
+
+def test_first_loss_is_the_cross_entropy(data):
+    model = nn.Linear(4, 2)
+    probabilities = predict(model, data[0])
+    wanted = -probabilities[torch.arange(N), data[1]].log().mean()
+    assert fit(model, *data, epochs=1, batch_size=N)[0] == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_learning_rate_falls_to_zero(data):
+    model = nn.Linear(4, 2)
+    fit(model, *data, epochs=1, batch_size=N, lr=0.1)  # one step, at the full rate
+    moved = nn.Linear(4, 2)
+    before = moved.weight.clone()
+    fit(moved, *data, epochs=1, batch_size=N, lr=0.1)
+    # Adam's first step has the size of the learning rate.
+    torch.testing.assert_close((moved.weight - before).abs(), torch.full((2, 4), 0.1))
+
+
+def test_batches_are_of_nearly_equal_size(data):
+    sizes = []
+
+    class Spy(nn.Linear):
+        def forward(self, x):
+            if self.training:
+                sizes.append(len(x))
+            return super().forward(x)
+
+    fit(Spy(4, 2), *data, epochs=2, batch_size=59)
+    assert sizes == [30, 30, 30, 30]
+
+
+def test_epochs_see_every_example_once_in_a_new_order():
+    seen = []
+
+    class Spy(nn.Linear):
+        def forward(self, x):
+            if self.training:
+                seen.append(x[:, 0].int().tolist())
+            return super().forward(x)
+
+    fit(Spy(1, 2), torch.arange(12.0)[:, None], torch.zeros(12).long(), epochs=2, batch_size=12)
+    assert sorted(seen[0]) == sorted(seen[1]) == list(range(12))
+    assert seen[0] != seen[1]
+    assert seen[0] != sorted(seen[0])
+
+
+def test_seed_fixes_everything(data):
+    models = [network() for _ in range(3)]
+    torch.rand(3)  # the global state does not matter
+    losses = [fit(m, *data, epochs=2, seed=s) for m, s in zip(models, (1, 1, 2), strict=True)]
+    assert losses[0] == losses[1] != losses[2]
+    assert same(models[0].state_dict(), models[1].state_dict())
+
+
+def test_global_random_state_mode_and_gradients_are_left_alone(data):
+    model = network().eval()
+    model[1].train()
+    model[0].weight.grad = kept = torch.ones(8, 4)
+    modes = [module.training for module in model.modules()]
+    before = torch.random.get_rng_state()
+    fit(model, *data, epochs=1)
+    predict(model, data[0])
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert [module.training for module in model.modules()] == modes
+    assert model[0].weight.grad is kept
+    assert torch.equal(kept, torch.ones(8, 4))
+    assert model[0].bias.grad is None
+
+
+def test_everything_is_restored_after_an_exception(data):
+    class Failing(nn.Linear):
+        def forward(self, x):
+            if self.training:
+                torch.rand(5)
+                raise RuntimeError("out of order")
+            return super().forward(x)
+
+    model = Failing(4, 2).eval()
+    before, weights = torch.random.get_rng_state(), state(model)
+    with pytest.raises(RuntimeError, match="out of order"):
+        fit(model, *data, epochs=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not model.training
+    assert same(weights, model.state_dict())
+
+
+def test_frozen_modules_stay_frozen(data):
+    model = network()
+    for parameter in model[:2].parameters():
+        parameter.requires_grad = False
+    before = state(model[:2])
+    fit(model, *data, epochs=2)
+    assert same(before, model[:2].state_dict())  # statistics of the normalisation included
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_progress_bar_is_on_stderr(data, capsys, progress):
+    fit(network(), *data, epochs=2, progress=progress)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("training" in err) is progress
+
+
+def test_predict_is_the_same_in_batches(data):
+    model = network()
+    whole, parts = predict(model, data[0]), predict(model, data[0], batch_size=7)
+    torch.testing.assert_close(whole, parts)
+    torch.testing.assert_close(whole.sum(dim=1), torch.ones(N))
+    assert not whole.requires_grad
+    torch.testing.assert_close(whole, model.eval()(data[0]).softmax(dim=1))
+
+
+def test_accuracy_counts():
+    logits = torch.eye(4)
+    assert accuracy(nn.Identity(), logits, torch.tensor([0, 1, 2, 0])) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "epochs must be an integer >= 1; got 0"),
+        ({"batch_size": 2.0}, TypeError, "batch_size must be an integer >= 1; got 2.0"),
+        ({"seed": None}, TypeError, "seed must be an integer >= 0; got None"),
+        ({"lr": 0.0}, ValueError, "lr must be a positive number; got 0.0"),
+        ({"lr": float("nan")}, ValueError, "lr must be a positive number; got nan"),
+        ({"lr": "fast"}, TypeError, "lr must be a positive number; got 'fast'"),
+        ({"model": nn.Tanh()}, ValueError, "model must be a module with parameters to train"),
+        ({"inputs": torch.ones(N, 4).int()}, TypeError, "inputs must be a real floating-point"),
+        ({"inputs": torch.rand(0, 4)}, ValueError, "inputs must be at least one example"),
+        ({"targets": torch.zeros(N)}, TypeError, "targets must be a tensor of int64"),
+        ({"targets": torch.zeros(N - 1).long()}, ValueError, r"targets must be of shape \(60,\)"),
+        (
+            {"targets": torch.full((N,), 2)},
+            ValueError,
+            r"targets must be classes in \[0, 1\]; got 2",
+        ),
+        ({"targets": torch.full((N,), -1)}, ValueError, r"targets must be classes in .* got -1"),
+    ],
+)
+def test_wrong_arguments(data, arguments, error, message):
+    model = network()
+    before = state(model)
+    given = {"model": model, "inputs": data[0], "targets": data[1], "epochs": 1}
+    with pytest.raises(error, match=message):
+        fit(**{**given, **arguments})
+    assert same(before, model.state_dict())
+
+
+def test_wrong_arguments_of_predict(data):
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 1; got 0"):
+        predict(network(), data[0], batch_size=0)
+    with pytest.raises(ValueError, match="inputs must be at least one example"):
+        predict(network(), data[0][:0])
+
+
+@pytest.mark.gpu
+def test_fit_on_a_gpu(data):
+    before = torch.cuda.get_rng_state(), torch.random.get_rng_state()
+    models = [network().cuda() for _ in range(2)]
+    losses = [fit(model, *data, epochs=3, seed=1) for model in models]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert predict(models[0], data[0]).is_cuda
+    assert torch.equal(torch.cuda.get_rng_state(), before[0])
+    assert torch.equal(torch.random.get_rng_state(), before[1])
