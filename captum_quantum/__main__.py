@@ -535,9 +535,9 @@ def _explain(
         [explanation],
         headers=[
             "your image,\nas the model gets it",
-            f"QGrad-CAM:\nwhy {_article(target)}?",
-            f"QGrad-CAM:\nwhy {_article(rival)}?",
-            f"QGrad-CAM qubit by qubit: the\n{len(influence)} maps add up to the first",
+            "QGrad-CAM: why\nthis class?",
+            "QGrad-CAM: why\nits closest rival?",
+            f"QGrad-CAM qubit by qubit:\nthe {len(influence)} maps add up to the first",
         ],
         caption=f"{READING}\nPercentages are the model's probabilities. All maps share one colour "
         "scale.",

@@ -1,9 +1,9 @@
 """VQCLayer: a variational quantum circuit as one PyTorch module."""
 
 import math
-from operator import attrgetter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch

@@ -42,8 +42,8 @@ def test_images_are_scikit_learns_scaled_bilinearly(digits):
     distances = (tiny[:, 1:-1, 1:-1] - centre[1:-1, 1:-1]).abs().mean((1, 2))
     best = int(distances.argmin())
     assert bunch.target[best] == digits.test_labels[0]
-    # Its own neighbours weigh 1/8 on each side: 6/8 of the pixel itself along each axis.
-    kernel = torch.tensor([1 / 8, 6 / 8, 1 / 8])
+    # Each half lies 1/8 of an old pixel off its centre: 7/8 of the pixel, 1/8 of a neighbour.
+    kernel = torch.tensor([1 / 16, 14 / 16, 1 / 16])
     smooth = torch.nn.functional.conv2d(
         tiny[best][None, None], torch.outer(kernel, kernel)[None, None]
     )
@@ -73,11 +73,11 @@ def test_seed_fixes_the_split(digits):
 
 
 def test_global_random_state_is_left_alone(digits):
-    torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state()
     load_digits(seed=3)
     mosaics(digits.test_images, digits.test_labels, 3, seed=3)
     assert torch.equal(torch.random.get_rng_state(), torch_before)
-    assert np.array_equal(np.random.get_state()[1], numpy_before[1])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], numpy_before[1])
 
 
 def test_without_scikit_learn(monkeypatch):

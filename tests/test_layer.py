@@ -438,8 +438,10 @@ def test_a_layer_in_double_takes_doubles(simulator):
 
 def test_inputs_need_not_be_contiguous(simulator):
     layer = make(3, simulator=simulator)
-    x = random_inputs(layer, 4)
-    assert torch.equal(layer(x.T.contiguous().T), layer(x))
+    x = random_inputs(layer, 2, 4)
+    turned = layer(x.transpose(0, 1)).transpose(0, 1)
+    assert_allclose(turned.detach(), layer(x).detach(), atol=1e-6)
+    x = x[0]
     assert_allclose(layer(x[:1].expand(4, 3)).detach(), layer(x[[0, 0, 0, 0]]).detach(), atol=1e-6)
 
 

@@ -128,21 +128,15 @@ def test_wrong_arguments_of_digits_model(arguments, error, message):
 
 
 def test_small_cnn_sees_a_whole_digit():
-    cnn = SmallCNN(channels=(2, 2, 2)).eval()
-    images = torch.rand(1, 1, 64, 64, requires_grad=True)
-    maps = cnn(images)
-    assert maps.shape == (1, 2, 16, 16)
-    assert (maps >= 0).all()
-    # The pre-activation of one position, as a ReLU or a pooling window may hide some pixels.
     seen = torch.zeros(64, 64, dtype=torch.bool)
-    for attempt in range(30):
+    for _ in range(30):  # some, as a ReLU or a pooling window may hide pixels
         cnn = SmallCNN(channels=(2, 2, 2)).eval()
         images = torch.rand(1, 1, 64, 64, requires_grad=True)
         maps = cnn(images)
-        if attempt == 0:
-            continue
         (grad,) = torch.autograd.grad(maps[..., 8, 8].sum(), images)
         seen |= grad[0, 0] != 0
+    assert maps.shape == (1, 2, 16, 16)
+    assert (maps >= 0).all()
     rows, columns = seen.any(dim=1).nonzero().flatten(), seen.any(dim=0).nonzero().flatten()
     assert rows[-1] - rows[0] + 1 == 32
     assert columns[-1] - columns[0] + 1 == 32
@@ -176,7 +170,7 @@ def test_weights_file_round_trips_bit_for_bit(model, weights):
     for name, value in model.state_dict().items():
         same = loaded.state_dict()[name]
         assert same.dtype == value.dtype
-        assert torch.equal(same.view(torch.uint8), value.view(torch.uint8)), name
+        assert same.numpy().tobytes() == value.numpy().tobytes(), name
     images = torch.rand(2, 1, 32, 32)
     assert torch.equal(loaded(images), model(images))
 

@@ -50,7 +50,7 @@ class _Batched:
 
     Attributes:
         waves (tuple): Cosine and sine of every entry's angle, ``(n_entries, batch)`` each.
-        entries (Tensor): Entries that batched matrices read, some shared ones first, ``(e, batch)``.
+        entries (Tensor): Entries that batched matrices read, shared ones first, ``(e, batch)``.
         levels (list[Tensor]): The head's matrices, ``(n, 2, 2, batch or 1)`` for each level.
         vectors (list[Tensor]): The wires' vectors after each level, ``(n, 2, 1, batch)``.
         product (_Product or None): Their product; None under amplitude encoding.
@@ -502,7 +502,7 @@ class _Program:
                 self.phase_rows[number] = torch.stack(diagonals).to(self.device)
 
     def _share_entries(self) -> None:
-        """Lets batched matrices read their own entries and only those static ones that they need."""
+        """Lets batched matrices read their own entries and only the static ones they need."""
         tables: list[Any] = [links for links in self.head if links.batched]
         for number, step in enumerate(self.plan.steps):
             if step.batched and isinstance(step, Dense):
@@ -594,7 +594,7 @@ class _Program:
         Args:
             inputs (Tensor): Input angles in radians ``(batch, n)``, or amplitudes.
             static (_Static): What does not depend on it.
-            start (bool): Whether to record the matrices of the steps, for `back`, from their entries.
+            start (bool): Whether to record how the matrices of the steps come from their entries.
         """
         angles = inputs.to(self.real).T
         waves = self.batched_factors.waves(angles[: self.n_inputs])

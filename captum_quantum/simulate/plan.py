@@ -355,7 +355,7 @@ class _Planner:
         self.open = []
 
     def _side_by_side(self, first: _Open, second: _Open) -> bool:
-        """Whether two open blocks become one matrix: not if that made a batched one of a product."""
+        """Whether two open blocks become one matrix: not a batched one that is a product."""
         if len(first.wires) + len(second.wires) > self.limit:
             return False
         both = [self.factors[f] for f in first.factors + second.factors]
