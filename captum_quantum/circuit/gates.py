@@ -172,6 +172,14 @@ def _primitives(kind: GateType, n_wires: int, inverse: bool) -> tuple[Primitive,
     return tuple(factor.adjoint() for factor in reversed(factors)) if inverse else factors
 
 
+def _always(*factors: Primitive) -> Callable[[int], tuple[Primitive, ...]]:
+    return lambda n_wires: factors
+
+
+def _of_size(make: Callable[[int], Tensor]) -> Callable[[int], tuple[Primitive, ...]]:
+    return lambda n_wires: (_fixed(make(n_wires)),)
+
+
 def _reorder(images: Sequence[int]) -> Tensor:
     """The permutation matrix that sends basis state i to images[i]."""
     matrix = torch.zeros(len(images), len(images), dtype=torch.complex128)
@@ -304,17 +312,14 @@ def _gate_types() -> dict[str, GateType]:
         "multixcnot": lambda n_wires: _reorder([1, 0, *range(2, 2**n_wires)]),
     }
     types = [
-        GateType(name, len(matrix).bit_length() - 1, (), lambda _, m=matrix: (_fixed(m),))  # type: ignore[misc]
+        GateType(name, len(matrix).bit_length() - 1, (), _always(_fixed(matrix)))
         for name, matrix in _fixed_gates().items()
     ]
     types += [
-        GateType(name, n_wires, shifts, lambda _, f=factors: f)  # type: ignore[misc]
+        GateType(name, n_wires, shifts, _always(*factors))
         for name, (n_wires, shifts, factors) in with_angles.items()
     ]
-    types += [
-        GateType(name, None, (), lambda n, make=make: (_fixed(make(n)),))  # type: ignore[misc]
-        for name, make in sized.items()
-    ]
+    types += [GateType(name, None, (), _of_size(make)) for name, make in sized.items()]
     types.append(GateType("multirz", None, (two,), lambda n_wires: (_rotation("Z" * n_wires),)))
     return {kind.name: kind for kind in types}
 

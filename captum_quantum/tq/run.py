@@ -52,16 +52,16 @@ def _rebound(value: Any, memo: dict[int, nn.Module]) -> Any:
 
 
 def apply_modules(
-    encoder: nn.Module, ansatz: nn.Module, qdev: nn.Module, inputs: Tensor, reupload: bool
+    encoder: nn.Module, ansatz: Any, qdev: nn.Module, inputs: Tensor, reupload: bool
 ) -> None:
     """Applies encoder and ansatz to a device; with ``reupload``, the encoder before every layer."""
     if not reupload:
         encoder(qdev, inputs)
         ansatz(qdev)
         return
-    for index in range(ansatz.n_layers):  # type: ignore[arg-type]
+    for index in range(ansatz.n_layers):
         encoder(qdev, inputs)
-        ansatz.layer(qdev, index)  # type: ignore[operator]
+        ansatz.layer(qdev, index)
 
 
 def run_modules(
