@@ -273,6 +273,7 @@ def _demo(
         "n_test": len(labels),
         "training": {**settings, "final_loss": losses[-1]},
         "model": model.config,
+        "quantum_layer": str(model.vqc),
         "accuracy": _mean(predicted == labels),
         "non_empty_share": _mean((maps > 0).flatten(1).any(dim=1)),
         "mosaics": {

@@ -165,12 +165,10 @@ class VQCLayer(nn.Module):
     @property
     def weights(self) -> Tensor:
         """All weights as they are now, in radians, flattened: shape ``(n_weights,)``."""
-        tensors = [read(self) for read in self._weights]
-        if not tensors:
+        flat = [read(self).reshape(-1) for read in self._weights]
+        if not flat:
             return torch.zeros(0)
-        return (
-            torch.cat([t.reshape(-1) for t in tensors]) if len(tensors) > 1 else tensors[0].view(-1)
-        )
+        return flat[0] if len(flat) == 1 else torch.cat(flat)
 
     def angle_table(self, inputs: Tensor) -> Tensor:
         """Gathers every gate's angles: ``(batch, n_inputs)`` to ``(batch, n_angles)``, radians."""

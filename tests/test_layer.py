@@ -7,7 +7,9 @@ import inspect
 import io
 import math
 import pickle
+import sys
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -604,6 +606,21 @@ def test_the_other_rules_are_not_and_say_so(simulator, gradient):
 # Life as a module
 
 
+class Slow(tq.Encoder):
+    """Keeps its inputs on itself, as TorchQuantum's operators do, and takes its time."""
+
+    def forward(self, qdev, x):
+        self.x = x
+        for wire in range(3):
+            time.sleep(0.002)
+            tqf.ry(qdev, wires=wire, params=self.x[:, wire])
+
+
+def slow_layer(**kwargs):
+    torch.manual_seed(3)
+    return VQCLayer(3, 1, encoder=Slow(), **kwargs)
+
+
 def users_layer(**kwargs):
     """TorchQuantum's own operators, which keep their last angles, wires and device."""
     torch.manual_seed(3)
@@ -756,9 +773,9 @@ def test_nothing_of_the_batch_stays_on_the_modules(kind, simulator, gradient):
 
 
 @each_run
-@pytest.mark.parametrize("kind", LAYERS)
-def test_two_threads_get_the_results_of_one(kind, simulator, gradient):
-    layer = LAYERS[kind](simulator=simulator, gradient=gradient)
+@pytest.mark.parametrize("make_layer", [*LAYERS.values(), slow_layer])
+def test_two_threads_get_the_results_of_one(make_layer, simulator, gradient):
+    layer = make_layer(simulator=simulator, gradient=gradient)
     batches = [random_inputs(layer, 2 + k % 3, seed=k) for k in range(8)]
 
     def run(x):
@@ -776,10 +793,15 @@ def test_two_threads_get_the_results_of_one(kind, simulator, gradient):
             results[k] = run(batches[k])
 
     threads = [threading.Thread(target=work, args=(which,)) for which in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that they meet
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     for expected, got in zip(alone, results, strict=True):
         assert torch.equal(got[0], expected[0])
         assert torch.equal(got[1], expected[1])

@@ -80,6 +80,7 @@ def test_demo_results(demo):
         "n_test",
         "training",
         "model",
+        "quantum_layer",
         "accuracy",
         "non_empty_share",
         "mosaics",

@@ -18,7 +18,7 @@ from torchquantum.encoding import encoder_op_list_name_dict
 from torchquantum.layer import layer_name_dict
 
 from captum_quantum import CircuitError, VQCLayer
-from captum_quantum.tq import LayeredAnsatz, read_weights
+from captum_quantum.tq import LayeredAnsatz
 
 
 class Ansatz(tq.QuantumModule):
@@ -739,14 +739,28 @@ def test_weights_may_be_angles_that_inputs_may_not(truth):
     )
 
 
-def test_read_weights_is_live_and_differentiable():
+def test_weights_are_live_and_differentiable():
     encoder, ansatz = Encoder(own_weights, w=trained(2)), Frozen()
-    weights = read_weights(encoder, ansatz)
+    layer = VQCLayer(2, encoder=encoder, ansatz=ansatz)
+    weights = layer.weights
     assert weights.shape == (7,)
     assert torch.equal(weights[:2], encoder.w)
     gradient = torch.autograd.grad(weights.sum(), [encoder.w, ansatz.third.params])
     assert [g.tolist() for g in gradient] == [[1, 1], [[1, 1, 1]]]
     with torch.no_grad():
         encoder.w[0] = 5
-    assert read_weights(encoder, ansatz)[0] == 5
-    assert read_weights(tq.PhaseEncoder(tqf.rx), Ansatz()).shape == (0,)
+    assert layer.weights[0] == 5
+    assert VQCLayer(2, ansatz=Ansatz()).weights.shape == (0,)
+
+
+def test_weights_need_not_be_contiguous():
+    def body(self, qdev):
+        for wire in range(2):
+            tqf.rx(qdev, wires=wire, params=self.w[wire, :1])
+
+    turned = nn.Parameter(torch.tensor([[0.1, 0.2], [0.3, 0.4]]).T)
+    layer = run_by_torchquantum(2, ansatz=Ansatz(body, w=turned))
+    assert_allclose(layer.weights.detach(), [0.1, 0.3, 0.2, 0.4])
+    assert lines(layer.circuit) == [*RY2, "rx(w[0]) on 0", "rx(w[2]) on 1"]
+    x = random_inputs(layer)
+    assert_allclose(layer(x).detach(), layer.run(layer.angle_table(x)).detach(), atol=2e-6)
