@@ -291,9 +291,8 @@ def _plot_map(
     axes.imshow(
         scaled[0, 0].numpy(), cmap=COLORS, vmin=-limit, vmax=limit, interpolation="bilinear"
     )
-    low, high = float(image.min()), float(image.max())
-    if high > low:  # an image without contrast has no outline
-        axes.contour(image, levels=[(low + high) / 2], colors="black", linewidths=outline)
+    half = (image.min() + image.max()) / 2
+    axes.contour(image, levels=[half], colors="black", linewidths=outline)
 
 
 def _plot_footer(figure: Figure, sheet: _Sheet, caption: str) -> None:

@@ -141,11 +141,13 @@ def test_random_circuits_against_the_reference(part):
         check_random_circuit(seed)
 
 
-@pytest.mark.parametrize("seed", range(0, 60, 3))
+# The reference differentiates by whole runs: small circuits only.
+SMALL = [seed for seed in range(60) if random_circuit(seed).n_qubits <= 6][:20]
+
+
+@pytest.mark.parametrize("seed", SMALL)
 def test_gradients_of_random_circuits_against_the_reference(seed):
     circuit, x, w, weights, double = check_random_circuit(seed)
-    if circuit.n_qubits > 6:
-        pytest.skip("the reference's derivatives of large circuits run in test-all")
     by_weights = np.zeros(circuit.n_weights)
     for row in range(len(x)):
         by_x, by_w = complex_step_free_gradient(circuit, x[row], w, weights)

@@ -13,7 +13,7 @@ from PIL import Image
 from captum_quantum.__main__ import _choose_rows, main
 from captum_quantum.datasets import load_digits
 from captum_quantum.models import load_model
-from captum_quantum.training import accuracy
+from captum_quantum.training import accuracy, predict
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
@@ -124,6 +124,9 @@ def test_demo_summary_and_progress(tmp_path, capsys):
     out, err = capsys.readouterr()
     results = json.loads((tmp_path / "demo.json").read_text())
     assert results["seed"] == 4
+    *_, images, labels = load_digits(4)
+    probabilities = predict(load_model(tmp_path / "weights.safetensors"), images)
+    assert _choose_rows(probabilities, labels) == results["figure_rows"]
     assert f"{100 * results['accuracy']:.1f} %" in out
     assert f"{100 * results['mosaics']['share_on_own_digit']:.1f} %" in out
     for name in ("qgradcam.png", "demo.json", "weights.safetensors"):
@@ -150,7 +153,9 @@ def test_explain(demo, image, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     results = json.loads((output / "explanation.json").read_text())
-    assert results["target"] == results["predicted"] == np.argmax(results["probabilities"])
+    order = np.argsort(results["probabilities"])
+    assert results["target"] == results["predicted"] == order[-1]
+    assert results["rival"] == order[-2]
     assert sum(results["probabilities"]) == pytest.approx(1, abs=1e-5)
     assert sum(results["qubit_influence"]) == pytest.approx(1, abs=1e-5)
     shares = torch.tensor(results["qubit_maps"])

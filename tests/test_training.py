@@ -100,8 +100,10 @@ def test_epochs_see_every_example_once_in_a_new_order():
 
 def test_seed_fixes_everything(data):
     models = [network() for _ in range(3)]
-    torch.rand(3)  # the global state does not matter
-    losses = [fit(m, *data, epochs=2, seed=s) for m, s in zip(models, (1, 1, 2), strict=True)]
+    losses = []
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        losses.append(fit(model, *data, epochs=2, seed=seed))
+        torch.rand(3)  # the global state does not matter
     assert losses[0] == losses[1] != losses[2]
     assert same(models[0].state_dict(), models[1].state_dict())
 

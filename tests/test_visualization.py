@@ -98,9 +98,12 @@ def test_maps_are_scaled_to_the_image():
     assert (row // 4, column // 4) == (2, 6)
 
 
-def test_maps_without_values_and_images_without_contrast(recwarn):
+@pytest.mark.parametrize("shade", [0.0, 0.1, 1.0])
+def test_maps_without_values_and_images_without_contrast(shade, recwarn):
     nothing = explanation(
-        image=torch.zeros(32, 32), maps=torch.zeros(2, 8, 8), qubit_maps=torch.zeros(8, 8, 8)
+        image=torch.full((32, 32), shade),
+        maps=torch.zeros(2, 8, 8),
+        qubit_maps=torch.zeros(8, 8, 8),
     )
     figure = plot_explanations([nothing], headers())
     assert figure.axes[1].images[0].get_clim() == (-1, 1)
