@@ -243,7 +243,7 @@ def digits_model(
         if not isinstance(value, str):
             _checks.wrong_type(name, "a name", value)
     _checks.check_int("n_layers", n_layers, 1, 100)
-    _checks.check_int("n_classes", n_classes, 1, 100_000)
+    _checks.check_int("n_classes", n_classes, 2, 100_000)
     channels = _check_channels(channels)
     _checks.check_int("seed", seed, 0)
     with torch.random.fork_rng(devices=[]):

@@ -152,7 +152,7 @@ def _read_gray(path: Path) -> Tensor:
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
-            if image.has_transparency_data:
+            if "A" in image.getbands() or "transparency" in image.info:
                 image = image.convert("RGBA")
                 paper = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(paper, image)
