@@ -141,6 +141,14 @@ def test_random_circuits_against_the_reference(part):
         check_random_circuit(seed)
 
 
+def test_values_of_a_circuit_without_steps_carry_no_graph():
+    gates = (Gate("ry", (0,), (Angle.of_weight(0),)), Gate("rz", (0,), (Angle.of_input(0),)))
+    simulator = FusedSimulator(Circuit(1, gates, (Observable.of("Z0"),), 1, 1))
+    call = simulator.call(torch.rand(2, 1), torch.rand(1), torch.complex64, (True, True))
+    assert not call.values.requires_grad
+    check_random_circuit(6640)
+
+
 # The reference differentiates by whole runs: small circuits only.
 SMALL = [seed for seed in range(60) if random_circuit(seed).n_qubits <= 6][:20]
 

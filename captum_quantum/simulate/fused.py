@@ -172,7 +172,8 @@ class FusedCall:
             return self._kept
         with torch.no_grad():
             batched = self._program.make_batched(self._parts[part], self._static, start=keep)
-            state = self._program.evolve(self._static, batched)
+            # Detached: without steps it may be a view of matrices that are made of weights.
+            state = self._program.evolve(self._static, batched).detach()
         if keep and len(self._parts) == 1:
             self._kept = (batched, state)
         return batched, state
