@@ -328,7 +328,8 @@ def attach(values: Tensor, variables: Tensor, pull: Pullback) -> Tensor:
         variables (Tensor): Shape ``(batch, n_columns)``.
         pull (Callable): ``(batch, n_outputs) -> (batch, n_columns)``.
     """
-    zero: Tensor = _Zero.apply(variables, values.detach(), pull)  # type: ignore[no-untyped-call]
+    node: Any = _Zero
+    zero: Tensor = node.apply(variables, values.detach(), pull)
     return values + zero
 
 

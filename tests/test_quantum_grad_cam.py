@@ -571,24 +571,23 @@ def test_inside_noise_tunnel_with_interpolation_and_every_view():
     large = LayerAttribution.interpolate(ours, (8, 8))
     attribution = large[0].permute(1, 2, 0).numpy()
     original = x[0].permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    assert attribution.min() < 0 < attribution.max()
     from matplotlib.figure import Figure
 
     for method in viz.ImageVisualizationMethod.__members__:
         for sign in viz.VisualizeSign.__members__:
             if method in ("masked_image", "alpha_scaling") and sign == "all":
                 continue  # Captum refuses these
-            try:
-                figure = Figure()
-                viz.visualize_image_attr(
-                    attribution,
-                    original,
-                    method,
-                    sign,
-                    plt_fig_axis=(figure, figure.add_subplot()),
-                    use_pyplot=False,
-                )
-            except ValueError as error:  # a map without values of that sign, as with Captum's own
-                assert "sign" in str(error).lower() or "scale" in str(error).lower(), error  # noqa: PT017
+            figure = Figure()
+            viz.visualize_image_attr(
+                attribution,
+                original,
+                method,
+                sign,
+                plt_fig_axis=(figure, figure.add_subplot()),
+                use_pyplot=False,
+            )
+            assert figure.axes[0].images
 
 
 def test_forward_func_may_be_any_function():

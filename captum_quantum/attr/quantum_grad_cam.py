@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from captum._utils.common import (
     _format_additional_forward_args,
-    _format_output,
     _run_forward,
     _select_targets,
     _sort_key_list,
@@ -167,7 +166,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             self._check_part("quantum_layer", module)
         return list(listed)
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
+    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]  # Captum ships no types
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -226,7 +225,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             maps = tuple(torch.relu(one) for one in maps)
         if not kwargs.get("create_graph", False):
             maps = tuple(one.detach() for one in maps)
-        return _format_output(len(maps) > 1, maps)  # type: ignore[no-any-return]
+        return maps if len(maps) > 1 else maps[0]
 
     def importance(
         self,

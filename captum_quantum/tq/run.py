@@ -82,7 +82,8 @@ def run_modules(
     memo: dict[int, nn.Module] = {}
     qdev = tq.QuantumDevice(n_wires=n_qubits, bsz=inputs.shape[0], device=inputs.device)
     apply_modules(shallow_copy(encoder, memo), shallow_copy(ansatz, memo), qdev, inputs, reupload)
-    return qdev.get_states_1d()  # type: ignore[no-any-return]
+    states: Tensor = qdev.get_states_1d()
+    return states
 
 
 def run_circuit(circuit: Circuit, angles: Tensor, amplitudes: Tensor | None = None) -> Tensor:
@@ -115,4 +116,5 @@ def run_circuit(circuit: Circuit, angles: Tensor, amplitudes: Tensor | None = No
                 n_wires=len(wires) if gate.type.n_wires is None else None,
                 inverse=gate.inverse,
             )
-    return qdev.get_states_1d()  # type: ignore[no-any-return]
+    states: Tensor = qdev.get_states_1d()
+    return states

@@ -31,7 +31,7 @@ def _angle_encoder(*steps: tuple[str, bool]) -> Any:
     return make
 
 
-ENCODERS: dict[str, Any] = {
+ENCODERS: dict[str, Callable[[int], nn.Module]] = {
     "ry": _angle_encoder(("ry", True)),
     "rx": _angle_encoder(("rx", True)),
     "rz_after_h": _angle_encoder(("hadamard", False), ("rz", True)),
@@ -204,8 +204,9 @@ def make_encoder(encoder: "str | nn.Module", n_qubits: int) -> nn.Module:
         _checks.wrong_type("encoder", "a name or a TorchQuantum encoder", encoder)
     _checks.check_choice("encoder", encoder, [*ENCODERS, *encoder_op_list_name_dict])
     if encoder in ENCODERS:
-        return ENCODERS[encoder](n_qubits)  # type: ignore[no-any-return]
-    return tq.GeneralEncoder(encoder_op_list_name_dict[encoder])  # type: ignore[no-any-return]
+        return ENCODERS[encoder](n_qubits)
+    listed: nn.Module = tq.GeneralEncoder(encoder_op_list_name_dict[encoder])
+    return listed
 
 
 def make_ansatz(ansatz: "str | nn.Module", n_qubits: int, n_layers: int) -> nn.Module:
@@ -226,9 +227,10 @@ def make_ansatz(ansatz: "str | nn.Module", n_qubits: int, n_layers: int) -> nn.M
         return ANSAETZE[ansatz](n_qubits, n_layers)
     arch = {"n_wires": n_qubits, "n_blocks": n_layers, "n_layers_per_block": 1}
     try:
-        return layer_name_dict[ansatz](arch)  # type: ignore[no-any-return]
+        layer: nn.Module = layer_name_dict[ansatz](arch)
     except NameError as error:
         raise CircuitError(
             f"ansatz {ansatz!r} cannot be built: TorchQuantum 0.1.8's own code for it ends in "
             f"NameError ({error})"
         ) from error
+    return layer
