@@ -45,6 +45,20 @@ class Mosaics(NamedTuple):
     images: Tensor
     labels: Tensor
 
+    @property
+    def cells(self) -> Tensor:
+        """Where the quadrants are: bool, ``(4, 2 * height, 2 * width)``, in their order."""
+        height, width = self.images.shape[2:]
+        lower = torch.arange(height, device=self.images.device)[:, None] >= height // 2
+        right = torch.arange(width, device=self.images.device) >= width // 2
+        return torch.stack(
+            [
+                (lower == down) & (right == aside)
+                for down in (False, True)
+                for aside in (False, True)
+            ]
+        )
+
 
 def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
     """Loads the 1,797 handwritten digits that scikit-learn ships.

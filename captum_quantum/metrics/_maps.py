@@ -1,0 +1,137 @@
+"""What all metrics share: reading maps, resizing them, and asking the model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captum_quantum import _checks
+
+AnyMetric = TypeVar("AnyMetric", bound=Callable[..., Any])
+
+_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def direction(higher_is_better: bool | None) -> Callable[[AnyMetric], AnyMetric]:
+    """Marks a metric with its direction, ``higher_is_better``; None where there is none."""
+
+    def mark(metric: AnyMetric) -> AnyMetric:
+        metric.higher_is_better = higher_is_better  # type: ignore[attr-defined]
+        return metric
+
+    return mark
+
+
+def check_inputs(inputs: Any) -> Tensor:
+    """Returns the model's inputs, detached, if they are ``(batch, channels, *spatial)``."""
+    _checks.check_real("inputs", inputs)
+    if inputs.dim() not in (3, 4, 5) or inputs.numel() == 0:
+        _checks.wrong_value(
+            "inputs",
+            "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, none empty",
+            inputs,
+        )
+    detached: Tensor = inputs.detach()
+    return detached
+
+
+def read_maps(argument: str, attributions: Any, like: Tensor | None = None) -> Tensor:
+    """Reads attributions as one map for each example: the sum over the channels.
+
+    Args:
+        argument (str): The argument's name, for errors.
+        attributions (Tensor): Shape ``(batch, channels, *spatial)``, finite.
+        like (Tensor, optional): The inputs ``(batch, channels, *spatial)`` that they belong to.
+
+    Returns:
+        Tensor: Shape ``(batch, *spatial)``, at least float32, on the device of ``like``.
+    """
+    if isinstance(attributions, tuple) and len(attributions) == 1:
+        attributions = attributions[0]  # as Captum returns them for inputs in a tuple
+    _checks.check_real(argument, attributions)
+    if attributions.dim() not in (3, 4, 5) or attributions.numel() == 0:
+        _checks.wrong_value(
+            argument,
+            "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, none empty",
+            attributions,
+        )
+    if like is not None:
+        if attributions.dim() != like.dim() or attributions.shape[0] != like.shape[0]:
+            _checks.wrong_value(
+                argument,
+                f"maps for inputs of shape {tuple(like.shape)}: as many examples, as many "
+                "dimensions",
+                attributions,
+            )
+        attributions = attributions.to(like.device)
+    attributions = attributions.detach()
+    if attributions.dtype not in (torch.float32, torch.float64):
+        attributions = attributions.float()
+    _checks.check_finite(argument, attributions)
+    # Only ratios and the order within a map count; sums of values near 1 cannot overflow.
+    largest = attributions.abs().flatten(1).amax(dim=1)
+    scale = torch.where(largest > 0, largest, 1).reshape(-1, *[1] * (attributions.dim() - 1))
+    maps: Tensor = (attributions / scale).sum(dim=1)
+    return maps
+
+
+def is_constant(maps: Tensor) -> Tensor:
+    """Which maps ``(batch, *spatial)`` have one value everywhere: bool, ``(batch,)``."""
+    flat = maps.flatten(1)
+    return flat.amax(dim=1) == flat.amin(dim=1)
+
+
+def resize(maps: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
+    """Scales maps ``(batch, *spatial)`` to another size, (bi-, tri-)linear.
+
+    The same as ``captum.attr.LayerAttribution.interpolate`` in mode "bilinear": pixels are areas,
+    corners are not aligned.
+    """
+    if tuple(maps.shape[1:]) == tuple(size):
+        return maps
+    mode = _INTERPOLATION[maps.dim() - 1]
+    return F.interpolate(maps[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
+
+
+def gaussian_blur(images: Tensor, sigma: float, radius: int) -> Tensor:
+    """Convolves ``(batch, channels, *spatial)`` with a Gaussian; the border is repeated outwards.
+
+    Args:
+        images (Tensor): Any number of spatial dimensions.
+        sigma (float): Standard deviation in pixels.
+        radius (int): Where the Gaussian is cut: the window has ``2 * radius + 1`` pixels.
+    """
+    distance = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (distance / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(images)[None, None]
+    for dim in range(2, images.dim()):
+        lines = images.movedim(dim, -1)
+        padded = F.pad(lines.flatten(0, -2)[:, None], (radius, radius), mode="replicate")
+        images = F.conv1d(padded, kernel)[:, 0].reshape(lines.shape).movedim(-1, dim)
+    return images
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Sets a module to evaluation mode and restores that of every part; functions are left alone.
+
+    In training mode BatchNorm would learn from the masked images, and the score of one image would
+    depend on the others.
+    """
+    before = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
+    for module, _ in before:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
+def check_callable(argument: str, value: Any) -> None:
+    """Raises TypeError if a value cannot be called."""
+    if not callable(value):
+        _checks.wrong_type(argument, "a module or a function", value)
