@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from captum_quantum.attr import QuantumLayerGradCam
     from captum_quantum.circuit import Angle, Circuit, CircuitError, Gate, Observable
+    from captum_quantum.evaluate import Report, compare
     from captum_quantum.gradient import GradientPathError, GradientRuleError, quantum_gradient
     from captum_quantum.layer import VQCLayer
     from captum_quantum.models import HybridClassifier
@@ -25,7 +26,9 @@ __all__ = [
     "HybridClassifier",
     "Observable",
     "QuantumLayerGradCam",
+    "Report",
     "VQCLayer",
+    "compare",
     "quantum_gradient",
 ]
 
@@ -39,7 +42,9 @@ _HOME = {
     "HybridClassifier": "models",
     "Observable": "circuit",
     "QuantumLayerGradCam": "attr",
+    "Report": "evaluate",
     "VQCLayer": "layer",
+    "compare": "evaluate",
     "quantum_gradient": "gradient",
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from captum_quantum import _checks
+
+if TYPE_CHECKING:
+    from captum_quantum._report import Report, Score
 
 COLORS = "RdBu_r"
 """Blue against, white neither, red for: told apart by the colour-blind too."""
@@ -117,12 +120,12 @@ def plot_explanations(
     return figure
 
 
-def save_figure(figure: Figure, path: str | PathLike[str], dpi: int = 100) -> None:
+def save_figure(figure: Figure, path: str | PathLike[str] | BinaryIO, dpi: int = 100) -> None:
     """Writes a figure as a PNG file of 256 colours, which takes less than half the space.
 
     Args:
         figure (matplotlib.figure.Figure): The figure.
-        path (str or PathLike): The file, replaced if it exists.
+        path (str, PathLike or BinaryIO): The file, replaced if it exists.
         dpi (int): Pixels per inch.
 
     Raises:
@@ -306,3 +309,79 @@ def _plot_footer(figure: Figure, sheet: _Sheet, caption: str) -> None:
     figure.text(0.62, y, "evidence for the class", ha="left", va="center", fontsize=13)
     if caption:
         figure.text(0.5, 0.12 / sheet.height, caption, ha="center", va="bottom", fontsize=13)
+
+
+METHOD_COLORS = ("#67001f", "#053061", "#4a4a4a", "#e58267", "#6bacd1", "#9b9b9b")
+"""Of the methods in `plot_comparison`: dark and light red, blue and gray."""
+
+
+def plot_comparison(reports: Sequence["Report"], *, title: str = "", caption: str = "") -> Figure:
+    """Draws how methods do: a panel for each metric, a line for each method.
+
+    The point is the mean, the bar its confidence interval, and the faint bar behind it holds the
+    middle half of the samples' values.
+
+    Args:
+        reports (Sequence[Report]): One or more, of the same methods and different metrics.
+        title (str): Above the figure.
+        caption (str): Below the figure, instead of how to read it.
+
+    Returns:
+        matplotlib.figure.Figure: The figure, not known to pyplot.
+
+    Raises:
+        ValueError: If there are no reports, or of different methods.
+    """
+    if not reports:
+        _checks.wrong_value("reports", "at least one report", list(reports))
+    methods = reports[0].methods
+    for report in reports:
+        if report.methods != methods:
+            _checks.wrong_value("reports", f"of the same methods, {methods}", report.methods)
+    panels = [(report, metric) for report in reports for metric in report.metrics]
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    height = n_rows * (0.95 + 0.32 * len(methods)) + 0.6 + 0.5 * bool(title)
+    figure = Figure(figsize=(12, height), facecolor="white", layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=16)
+    grid = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
+    for axes, (report, metric) in zip(grid.flat, panels, strict=False):
+        scores = [score for score in report.scores if score.metric == metric]
+        _plot_metric(axes, scores, report.values[metric])
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    level = f"{100 * reports[0].confidence:g} %"
+    figure.supxlabel(
+        caption
+        or f"Points: means with {level} confidence intervals (bootstrap). Faint bars: the middle "
+        "half of the samples.",
+        fontsize=10,
+    )
+    return figure
+
+
+def _plot_metric(axes: Axes, scores: "Sequence[Score]", values: dict[str, Any]) -> None:
+    for line, score in enumerate(scores):
+        color = METHOD_COLORS[line % len(METHOD_COLORS)]
+        known = values[score.method][np.isfinite(values[score.method])]
+        if not len(known):
+            axes.text(0.02, line, "undefined", transform=axes.get_yaxis_transform(), va="center")
+            continue
+        low, high = np.quantile(known, [0.25, 0.75])
+        axes.plot([low, high], [line, line], color="0.88", linewidth=9, solid_capstyle="butt")
+        if np.isfinite(score.low):
+            ends = [score.low, score.high]
+            axes.plot(ends, [line, line], color=color, linewidth=2.2, solid_capstyle="butt")
+        axes.plot([score.mean], [line], "o", color=color, markersize=6)
+    axes.set_yticks(range(len(scores)), [score.method for score in scores])
+    axes.set_ylim(len(scores) - 0.5, -0.5)
+    better = {True: " (higher is better)", False: " (lower is better)", None: ""}
+    axes.set_title(
+        scores[0].metric.replace("_", " ") + better[scores[0].higher_is_better], fontsize=11
+    )
+    axes.grid(axis="x", color="0.93")
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)

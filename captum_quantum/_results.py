@@ -1,0 +1,371 @@
+"""A folder of results that are appended batch by batch, so that a killed run can go on.
+
+The folder holds ``configuration.json`` (what was asked for), ``part-0.csv``, ``part-1.csv``, ...
+(what each process has found so far) and, at the end, ``values.csv`` in their place. A batch's rows
+are written at once and are on the disk before the next batch begins; rows of a batch that is not
+whole, which a kill or a full disk may leave behind, are dropped when the run goes on.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from captum_quantum import _checks
+
+CONFIGURATION, VALUES = "configuration.json", "values.csv"
+_LOCK = ".lock"
+_COLUMNS = ("batch", "batch_size", "index", "label", "target", "method")
+
+
+class Batch(NamedTuple):
+    """What was found about one batch of samples.
+
+    Attributes:
+        number (int): The batch's place in the loader.
+        start (int): The index of its first sample in the whole data set.
+        labels (ndarray): Shape ``(size,)``, int64.
+        targets (ndarray): Shape ``(size,)``, int64: the classes that were explained.
+        values (ndarray): Shape ``(n_methods, size, n_metrics)``, float64, NaN where undefined.
+    """
+
+    number: int
+    start: int
+    labels: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+    def same(self, other: "Batch") -> bool:
+        """Whether all numbers are the same; NaN equals NaN."""
+        return self[:2] == other[:2] and all(
+            np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+            for a, b in zip(self[2:], other[2:], strict=True)
+        )
+
+
+class Table(NamedTuple):
+    """The columns of the CSV files, and how batches become lines and the reverse.
+
+    Attributes:
+        methods (Sequence[str]): Names, without commas, quotes or line breaks.
+        metrics (Sequence[str]): Likewise.
+    """
+
+    methods: Sequence[str]
+    metrics: Sequence[str]
+
+    @property
+    def header(self) -> str:
+        """The first line, without its end."""
+        return ",".join((*_COLUMNS, *self.metrics))
+
+    def lines(self, batch: Batch) -> str:
+        """A line for each method and sample; numbers in full precision."""
+        rows = []
+        size = len(batch.labels)
+        for method, values in zip(self.methods, batch.values.tolist(), strict=True):
+            for i, numbers in enumerate(values):
+                place = (batch.number, size, batch.start + i, batch.labels[i], batch.targets[i])
+                rows.append(",".join([*map(str, place), method, *map(repr, numbers)]))
+        return "\n".join(rows) + "\n"
+
+    def read(self, lines: Sequence[str]) -> Batch | None:
+        """The batch that begins with the first line; None if its lines are not all there.
+
+        Raises:
+            ValueError: If a line is not one of this table, or not the next of the batch.
+        """
+        first = lines[0].split(",")
+        number, size, start = (int(text) for text in first[:3])
+        if size < 1:
+            raise ValueError(f"batch_size {size}")
+        labels, targets, values = [], [], []
+        for row, line in enumerate(lines[: size * len(self.methods)]):
+            cells = line.split(",")
+            method, i = divmod(row, size)
+            expected = [str(number), str(size), str(start + i)]
+            if cells[:3] != expected or cells[5] != self.methods[method]:
+                raise ValueError("not the next line of its batch")
+            if len(cells) != len(_COLUMNS) + len(self.metrics):
+                raise ValueError(f"{len(cells)} columns")
+            labels.append(int(cells[3]))
+            targets.append(int(cells[4]))
+            values.append([float(cell) for cell in cells[6:]])
+        if len(values) < size * len(self.methods):
+            return None
+        if labels != labels[:size] * len(self.methods) or targets != targets[:size] * len(
+            self.methods
+        ):
+            raise ValueError("another label or target than for the first method")
+        return Batch(
+            number,
+            start,
+            np.array(labels[:size], dtype=np.int64),
+            np.array(targets[:size], dtype=np.int64),
+            np.array(values, dtype=np.float64).reshape(len(self.methods), size, len(self.metrics)),
+        )
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Writes a file such that it is either the old or the new one, never a part.
+
+    Raises:
+        OSError: If that fails; the old file is then as it was.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with new.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def to_json(content: Any) -> str:
+    """JSON with NaN and infinity as null, which JSON does not have."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if isinstance(value, Mapping):
+            return {str(key): plain(entry) for key, entry in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(entry) for entry in value]
+        return value
+
+    return json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes sure that a file's name is on the disk, where the system can do that."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes the folder (if need be) and keeps other processes out of it.
+
+    The lock is the operating system's: it ends with the process, however that ends, and workers
+    that the process has forked do not hold it. Systems other than POSIX have none.
+
+    Raises:
+        BlockingIOError: If another process holds it.
+        OSError: If the folder cannot be made or written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / _LOCK).open("ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise BlockingIOError(
+                _checks.sentence(
+                    "output",
+                    "a folder that no other process is writing to",
+                    f"{str(folder)!r}, which one is",
+                )
+            ) from error
+        yield
+
+
+def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
+    """Writes what was asked for, or compares it with what the folder's results were made with.
+
+    Args:
+        folder (Path): The folder.
+        configuration (Mapping): What JSON can hold.
+
+    Raises:
+        FileExistsError: If they differ, or the folder has results of unknown origin.
+        OSError: If the file cannot be read or written.
+    """
+    path = folder / CONFIGURATION
+    asked = json.loads(json.dumps(configuration))
+    if not path.exists():
+        if found := sorted(p.name for p in _result_files(folder)):
+            _refuse_folder(folder, f"{found[0]} but no {CONFIGURATION}")
+        replace(path, json.dumps(asked, indent=2) + "\n")
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        _refuse_folder(folder, f"a {CONFIGURATION} that is not JSON")
+    if not isinstance(there, dict):
+        _refuse_folder(folder, f"a {CONFIGURATION} that is no JSON object")
+    for key in [*asked, *(k for k in there if k not in asked)]:
+        before, now = there.get(key), asked.get(key)
+        if before != now:
+            _refuse_folder(
+                folder,
+                f"{key} = {_short(before)} in {CONFIGURATION}, now {key} = {_short(now)}",
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _refuse_folder(folder: Path, got: str) -> NoReturn:
+    raise FileExistsError(
+        _checks.sentence(
+            "output",
+            "a folder without results, or with those of the same configuration",
+            f"{str(folder)!r} with {got}",
+        )
+    )
+
+
+def _result_files(folder: Path) -> list[Path]:
+    whole = folder / VALUES
+    return [whole] * whole.exists() + sorted(folder.glob("part-*.csv"))
+
+
+def recover(folder: Path, table: Table) -> dict[int, Batch]:
+    """Reads all whole batches and drops what is left of one that a kill has torn.
+
+    Args:
+        folder (Path): The folder, held by `locked`.
+        table (Table): Its columns.
+
+    Returns:
+        dict[int, Batch]: The batches by their numbers.
+
+    Raises:
+        OSError: If a file is damaged in a way that a kill cannot explain, or cannot be read.
+    """
+    found: dict[int, Batch] = {}
+    for path in _result_files(folder):
+        batches, end = _read(path, table)
+        if end < path.stat().st_size:
+            if path.name == VALUES:
+                _damaged(path, "not whole")
+            os.truncate(path, end)
+        for batch in batches:
+            if not found.setdefault(batch.number, batch).same(batch):
+                _damaged(path, f"batch {batch.number} differs from what another file says of it")
+    return found
+
+
+def _read(path: Path, table: Table) -> tuple[list[Batch], int]:
+    """The whole batches of a file, and where the last of them ends."""
+    text = path.read_bytes().decode(errors="replace")
+    header = table.header + "\n"
+    if not text.startswith(header):
+        if header.startswith(text) or not text.strip("\0"):
+            return [], 0
+        _damaged(path, "other columns than those asked for")
+    lines = text[len(header) :].split("\n")[:-1]  # what has no line end is torn
+    batches: list[Batch] = []
+    row, end = 0, len(header.encode())
+    while row < len(lines):
+        try:
+            batch = table.read(lines[row : row + _most(lines[row], table)])
+        except (ValueError, IndexError) as error:
+            _damaged(path, f"line {row + 2} or one after it is wrong ({error})")
+        if batch is None:
+            break
+        n_rows = len(batch.labels) * len(table.methods)
+        end += len(("\n".join(lines[row : row + n_rows]) + "\n").encode())
+        batches.append(batch)
+        row += n_rows
+    return batches, end
+
+
+def _most(line: str, table: Table) -> int:
+    """How many lines the batch has that begins with this one."""
+    return max(int(line.split(",")[1]), 1) * len(table.methods)
+
+
+def _damaged(path: Path, got: str) -> NoReturn:
+    raise OSError(
+        _checks.sentence(
+            "output", "a folder with results as they were written", f"{str(path)!r}: {got}"
+        )
+    )
+
+
+class Part:
+    """One process's file of results, open for appending.
+
+    Args:
+        folder (Path): The folder.
+        table (Table): Its columns.
+        rank (int): The number of the process.
+
+    Raises:
+        OSError: If the file cannot be opened.
+    """
+
+    def __init__(self, folder: Path, table: Table, rank: int) -> None:
+        self.path = folder / f"part-{rank}.csv"
+        self._table = table
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        _sync_folder(folder)
+
+    def append(self, batch: Batch) -> None:
+        """Writes a batch; when this returns, it is on the disk.
+
+        Raises:
+            OSError: If that fails, as on a full disk; the file then ends with the batch before.
+        """
+        size = os.fstat(self._file).st_size
+        text = self._table.lines(batch)
+        data = (text if size else f"{self._table.header}\n{text}").encode()
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, size)
+            raise OSError(
+                error.errno,
+                f"{error.strerror}; the results so far are whole, and the same call goes on from "
+                "them",
+                str(self.path),
+            ) from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._file)
+
+
+def merge(folder: Path, table: Table, batches: Iterable[Batch]) -> None:
+    """Writes ``values.csv``, in the order of the data set, and removes the parts.
+
+    Raises:
+        OSError: If it cannot be written; the parts are then as they were.
+    """
+    replace(folder / VALUES, csv_text(table, batches))
+    for path in folder.glob("part-*.csv"):
+        path.unlink()
+
+
+def csv_text(table: Table, batches: Iterable[Batch]) -> str:
+    """The whole CSV file, in the order of the data set."""
+    ordered = sorted(batches, key=lambda batch: batch.number)
+    return table.header + "\n" + "".join(table.lines(batch) for batch in ordered)
