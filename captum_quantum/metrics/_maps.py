@@ -12,6 +12,8 @@ from captum_quantum import _checks
 
 AnyMetric = TypeVar("AnyMetric", bound=Callable[..., Any])
 
+_SPATIAL = (3, 4, 5)
+_SHAPE = "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, none empty"
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -28,36 +30,28 @@ def direction(higher_is_better: bool | None) -> Callable[[AnyMetric], AnyMetric]
 def check_inputs(inputs: Any) -> Tensor:
     """Returns the model's inputs, detached, if they are ``(batch, channels, *spatial)``."""
     _checks.check_real("inputs", inputs)
-    if inputs.dim() not in (3, 4, 5) or inputs.numel() == 0:
-        _checks.wrong_value(
-            "inputs",
-            "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, none empty",
-            inputs,
-        )
+    if inputs.dim() not in _SPATIAL or inputs.numel() == 0:
+        _checks.wrong_value("inputs", _SHAPE, inputs)
     detached: Tensor = inputs.detach()
     return detached
 
 
-def read_maps(argument: str, attributions: Any, like: Tensor | None = None) -> Tensor:
-    """Reads attributions as one map for each example: the sum over the channels.
+def check_attributions(argument: str, attributions: Any, like: Tensor | None = None) -> Tensor:
+    """Returns attributions if they are finite and fit the inputs.
 
     Args:
         argument (str): The argument's name, for errors.
-        attributions (Tensor): Shape ``(batch, channels, *spatial)``, finite.
+        attributions (Tensor): Shape ``(batch, channels, *spatial)``.
         like (Tensor, optional): The inputs ``(batch, channels, *spatial)`` that they belong to.
 
     Returns:
-        Tensor: Shape ``(batch, *spatial)``, at least float32, on the device of ``like``.
+        Tensor: The same, detached, at least float32, on the device of ``like``.
     """
     if isinstance(attributions, tuple) and len(attributions) == 1:
         attributions = attributions[0]  # as Captum returns them for inputs in a tuple
     _checks.check_real(argument, attributions)
-    if attributions.dim() not in (3, 4, 5) or attributions.numel() == 0:
-        _checks.wrong_value(
-            argument,
-            "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, none empty",
-            attributions,
-        )
+    if attributions.dim() not in _SPATIAL or attributions.numel() == 0:
+        _checks.wrong_value(argument, _SHAPE, attributions)
     if like is not None:
         if attributions.dim() != like.dim() or attributions.shape[0] != like.shape[0]:
             _checks.wrong_value(
@@ -67,15 +61,35 @@ def read_maps(argument: str, attributions: Any, like: Tensor | None = None) -> T
                 attributions,
             )
         attributions = attributions.to(like.device)
-    attributions = attributions.detach()
     if attributions.dtype not in (torch.float32, torch.float64):
         attributions = attributions.float()
     _checks.check_finite(argument, attributions)
-    # Only ratios and the order within a map count; sums of values near 1 cannot overflow.
-    largest = attributions.abs().flatten(1).amax(dim=1)
-    scale = torch.where(largest > 0, largest, 1).reshape(-1, *[1] * (attributions.dim() - 1))
-    maps: Tensor = (attributions / scale).sum(dim=1)
-    return maps
+    detached: Tensor = attributions.detach()
+    return detached
+
+
+def largest_magnitude(values: Tensor) -> Tensor:
+    """The largest magnitude in each example, 1 where all is zero: what to divide by."""
+    largest = values.abs().flatten(1).amax(dim=1)
+    return torch.where(largest > 0, largest, 1).reshape(-1, *[1] * (values.dim() - 1))
+
+
+def read_maps(argument: str, attributions: Any, like: Tensor | None = None) -> Tensor:
+    """Reads attributions as one map for each example: the sum over the channels.
+
+    Only ratios and the order within a map count, so each is divided by its largest magnitude: then
+    no sum or square overflows or vanishes.
+
+    Args:
+        argument (str): As in :func:`check_attributions`.
+        attributions (Tensor): As in :func:`check_attributions`.
+        like (Tensor, optional): As in :func:`check_attributions`.
+
+    Returns:
+        Tensor: Shape ``(batch, *spatial)``.
+    """
+    checked = check_attributions(argument, attributions, like)
+    return (checked / largest_magnitude(checked)).sum(dim=1)
 
 
 def is_constant(maps: Tensor) -> Tensor:
@@ -129,6 +143,31 @@ def evaluation_mode(model: Any) -> Iterator[None]:
     finally:
         for module, mode in before:
             module.training = mode
+
+
+@contextmanager
+def seeded(seed: int, *tensors: Tensor) -> Iterator[None]:
+    """Seeds the generators of the CPU and of the tensors' devices, and restores them."""
+    devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        yield
+
+
+def check_index(target: Any, batch: int, device: torch.device) -> Tensor:
+    """Returns the target as an index for each example: ``(batch,)``, int64."""
+    must = f"a class, or one for each of {batch} examples"
+    if isinstance(target, (int, list)) and not isinstance(target, bool):
+        target = torch.tensor(target)
+    if not isinstance(target, Tensor):
+        _checks.wrong_type("target", must, target)
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        _checks.wrong_type("target", must, target)
+    if target.numel() != 1 and target.shape != (batch,):
+        _checks.wrong_value("target", must, target)
+    return target.to(device, torch.int64).reshape(-1).expand(batch)
 
 
 def check_callable(argument: str, value: Any) -> None:

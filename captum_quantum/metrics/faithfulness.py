@@ -12,6 +12,7 @@ from torch import Tensor
 from captum_quantum import _checks
 from captum_quantum.metrics._maps import (
     check_callable,
+    check_index,
     check_inputs,
     direction,
     evaluation_mode,
@@ -55,7 +56,7 @@ class _Answer(NamedTuple):
         )
 
 
-def _scores(model: Model, inputs: Tensor) -> Tensor:
+def check_scores(model: Model, inputs: Tensor) -> Tensor:
     """The model's scores ``(batch, n_classes)``, checked, at least float32."""
     scores = model(inputs)
     if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(inputs):
@@ -69,13 +70,11 @@ def _scores(model: Model, inputs: Tensor) -> Tensor:
     return scores.to(inputs.device)
 
 
-def _read_target(target: Any, scores: Tensor) -> Tensor:
+def read_target(target: Any, scores: Tensor) -> Tensor:
     """The target as an index for each example: ``(batch,)``, int64, not negative."""
-    if target is None:
-        _checks.wrong_type("target", "a class, or one for each example", target)
-    _checks.check_target(target, scores)
-    index = torch.as_tensor(target, device=scores.device).reshape(-1).expand(len(scores))
-    return index.long() % scores.shape[1]
+    index = check_index(target, len(scores), scores.device)
+    _checks.check_target(index, scores)
+    return index % scores.shape[1]
 
 
 def _answer(scores: Tensor, target: Tensor, probability: Probability | None) -> _Answer:
@@ -106,7 +105,7 @@ def _answer(scores: Tensor, target: Tensor, probability: Probability | None) -> 
     return _Answer(chosen, 1 - chosen)
 
 
-def _read_baseline(baseline: Any, inputs: Tensor) -> Tensor:
+def read_baseline(baseline: Any, inputs: Tensor) -> Tensor:
     """What takes the place of hidden pixels, in the shape of the inputs."""
     must = f"'blur', a number, or a tensor that broadcasts to {tuple(inputs.shape)}"
     if isinstance(baseline, str):
@@ -145,18 +144,18 @@ def _whole_and_masked(
     check_callable("model", model)
     inputs = check_inputs(inputs)
     maps = read_maps("attributions", attributions, inputs)
-    hidden = _read_baseline(baseline, inputs)
+    hidden = read_baseline(baseline, inputs)
     positive = maps.clamp_min(0)
     shown = _shown_share(maps, inputs.shape[2:])
     # Resizing rounds: what was constant before it is constant.
     shown = torch.where(is_constant(positive).reshape(-1, *[1] * (shown.dim() - 1)), 0, shown)
     masked = torch.lerp(hidden, inputs, shown[:, None].to(inputs.dtype))
     with torch.no_grad(), evaluation_mode(model):
-        scores = _scores(model, inputs)
-        index = _read_target(target, scores)
+        scores = check_scores(model, inputs)
+        index = read_target(target, scores)
         return (
             _answer(scores, index, probability),
-            _answer(_scores(model, masked), index, probability),
+            _answer(check_scores(model, masked), index, probability),
         )
 
 
@@ -325,7 +324,7 @@ def _pixel_curves(
     _checks.check_int("max_batch", max_batch, 1)
     inputs = check_inputs(inputs)
     maps = read_maps("attributions", attributions, inputs)
-    hidden = _read_baseline(baseline, inputs)
+    hidden = read_baseline(baseline, inputs)
     first, then = (hidden, inputs) if inserting else (inputs, hidden)
 
     batch, device = len(inputs), inputs.device
@@ -341,14 +340,14 @@ def _pixel_curves(
 
     answers = []
     with torch.no_grad(), evaluation_mode(model):
-        scores = _scores(model, inputs[:1])
-        index = _read_target(target, scores.expand(batch, -1))
+        scores = check_scores(model, inputs[:1])
+        index = read_target(target, scores.expand(batch, -1))
         # All images of all points of the curves are one long batch, cut where memory says so.
         for rows in torch.arange((steps + 1) * batch, device=device).split(max_batch):
             point, example = rows // batch, rows % batch
             reached = rank[example] < counts[point].reshape(-1, *[1] * (rank.dim() - 1))
             images = torch.where(reached, then[example], first[example])
-            answers.append(_answer(_scores(model, images), index[example], probability).target)
+            answers.append(_answer(check_scores(model, images), index[example], probability).target)
     probabilities = torch.cat(answers).reshape(steps + 1, batch).T
     fractions = counts.to(probabilities.dtype) / n_pixels
     area = torch.trapezoid(probabilities, fractions)
