@@ -358,18 +358,18 @@ def _on_own_quadrant(
     import torch
 
     from captum_quantum.datasets import mosaics
+    from captum_quantum.metrics import grid_pointing_game
 
     tiles = mosaics(images, labels, N_MOSAICS, seed)
     own, strongest = [], []
     for quadrant in range(4):
-        maps = explainer.attribute(tiles.images, tiles.labels[:, quadrant], relu_attributions=True)[
-            :, 0
-        ]
-        height, width = maps.shape[1:]
-        sums = maps.unflatten(2, (2, width // 2)).unflatten(1, (2, height // 2)).sum(dim=(2, 4))
-        sums = sums.flatten(1)
-        own.append(sums[:, quadrant] / sums.sum(dim=1).clamp_min(1e-30))
-        strongest.append(sums.argmax(dim=1) == quadrant)
+        maps = explainer.attribute(tiles.images, tiles.labels[:, quadrant])
+        shares = torch.stack(
+            [grid_pointing_game(maps, cell.expand(len(maps), -1, -1)) for cell in tiles.cells],
+            dim=1,
+        )
+        own.append(shares[:, quadrant])
+        strongest.append(shares.argmax(dim=1) == quadrant)
     return float(torch.cat(own).mean()), _mean(torch.cat(strongest))
 
 
