@@ -124,6 +124,7 @@ def compare(
     place = _read_device(device)
     world = _World()
     _check_order(loader, output is not None or world.size > 1)
+    total = _length(loader)
     first, loader = _peek(loader)
     _check_masks(read_metrics, first)
     configuration = {
@@ -132,7 +133,7 @@ def compare(
         "metrics": {m.name: m.description for m in read_metrics},
         "target": target,
         "seed": seed,
-        "n_batches": _length(loader),
+        "n_batches": total,
         "first_batch": _fingerprint(first),
         **(notes or {}),
     }
@@ -150,7 +151,6 @@ def compare(
         run = _Run(read_methods, read_metrics, target == "predicted", seed)
         stack.enter_context(_prepared(read_methods, place))
         done = frozenset(found)
-        total = _length(loader)
         bar = tqdm(
             total=None if total is None else len(range(world.rank, total, world.size)),
             initial=sum(number % world.size == world.rank for number in done),
@@ -488,15 +488,12 @@ def _check_order(loader: Any, repeated: bool) -> None:
 
 
 def _peek(loader: Iterable[Any]) -> tuple[_Batch, Iterable[Any]]:
-    """The first batch, read, and a loader that still gives it."""
+    """The first batch, read, and what still gives all batches."""
     if _can_pick(loader):
-        raw = next(iter(_picked(cast("DataLoader[Any]", loader), [0])), None)
-        return _first(raw), loader
+        return _first(next(iter(_picked(cast("DataLoader[Any]", loader), [0])), None)), loader
     iterator = iter(loader)
     raw = next(iterator, None)
-    if iterator is loader:  # it gives each batch once
-        return _first(raw), itertools.chain([raw], iterator)
-    return _first(raw), loader
+    return _first(raw), itertools.chain([raw], iterator)
 
 
 def _first(raw: Any) -> _Batch:

@@ -1,0 +1,1263 @@
+"""Comparison of methods: values, statistics, and runs that are killed, resumed and shared."""
+
+import csv
+import errno
+import functools
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from captum.attr import (
+    IntegratedGradients,
+    LayerActivation,
+    LayerGradCam,
+    NoiseTunnel,
+    Saliency,
+)
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from captum_quantum import QuantumLayerGradCam, VQCLayer, _results, compare
+from captum_quantum._report import Report, bootstrap_mean, paired_p_value
+from captum_quantum.models import HybridClassifier
+
+METHODS, METRICS = ("a", "b"), {"high": True, "low": False}
+
+
+def energy(attributions):
+    return attributions.flatten(1).abs().sum(dim=1)
+
+
+def score(model, inputs, target):
+    with torch.no_grad():
+        return model(inputs).gather(1, target[:, None])[:, 0]
+
+
+def noisy(attributions):
+    return torch.rand(len(attributions))
+
+
+def inside(attributions, masks):
+    return (attributions * masks).flatten(1).sum(dim=1)
+
+
+energy.higher_is_better = False
+score.higher_is_better = True
+
+
+def small_model(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 4))
+
+
+def samples(n=23, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.rand(n, 1, 6, 6, generator=generator),
+        torch.randint(0, 4, (n,), generator=generator),
+    )
+
+
+def batches(n=23, size=5, seed=1):
+    images, labels = samples(n, seed)
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def two_methods(model):
+    return {"gradcam": LayerGradCam(model, model[1]), "saliency": Saliency(model)}
+
+
+def everything(report):
+    return np.array([[report.values[k][m] for m in report.methods] for k in report.metrics])
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+def test_values_are_those_of_a_loop_over_single_samples():
+    model, (images, labels) = small_model().eval(), samples()
+    report = compare(
+        two_methods(model), batches(), {"energy": energy, "score": score}, progress=False
+    )
+    for name, method in two_methods(model).items():
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            found = method.attribute(image[None], target=int(label)).detach()
+            assert report.values["energy"][name][i] == pytest.approx(
+                float(found.abs().sum()), rel=1e-5
+            )
+            expected = float(model(image[None])[0, label].detach())
+            assert report.values["score"][name][i] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert report.metrics == {"energy": False, "score": True}
+    assert report.labels.tolist() == report.targets.tolist() == labels.tolist()
+    assert report.index.tolist() == list(range(23))
+    assert len(report) == 23
+
+
+def test_maps_are_computed_once_for_each_method_and_batch():
+    seen = []
+
+    def method(inputs, target):
+        seen.append(len(inputs))
+        return inputs * target.reshape(-1, 1, 1, 1)
+
+    model = small_model()
+    metrics = {f"energy {k}": energy for k in range(4)}
+    compare({"one": (method, model), "two": (method, model)}, batches(), metrics, progress=False)
+    assert seen == [5, 5, 5, 5, 5, 5, 5, 5, 3, 3]
+
+
+def test_metrics_get_what_they_ask_for_by_name():
+    model = small_model()
+    seen = {}
+
+    def greedy(model, inputs, attributions, target, masks, attribute, *, option=7):
+        seen.update(locals())
+        return torch.zeros(len(inputs))
+
+    images, labels = samples(4)
+    masks = torch.rand(4, 6, 6) > 0.5
+    report = compare(
+        {"saliency": Saliency(model)},
+        [(images, labels, masks)],
+        {"greedy": greedy, "option": functools.partial(greedy, option=8)},
+        progress=False,
+    )
+    assert seen["model"] is model
+    assert seen["option"] == 8
+    torch.testing.assert_close(seen["inputs"], images)
+    torch.testing.assert_close(seen["masks"], masks)
+    torch.testing.assert_close(seen["target"], labels)
+    again = seen["attribute"](images, labels)
+    torch.testing.assert_close(again, seen["attributions"])
+    assert not again.requires_grad
+    assert report.metrics == {"greedy": None, "option": None}
+
+
+def test_direction_of_partial_metrics_is_found():
+    bound = functools.partial(functools.partial(score), model=small_model())
+    model = small_model(1)
+    report = compare({"s": Saliency(model)}, batches(4), {"bound": bound}, progress=False)
+    assert report.metrics == {"bound": True}
+    # The bound model is asked, not the method's.
+    images, labels = samples(4)
+    expected = small_model()(images).gather(1, labels[:, None])[:, 0]
+    np.testing.assert_allclose(report.values["bound"]["s"], expected.detach(), rtol=1e-5)
+
+
+def test_named_metrics_are_those_of_the_package():
+    from captum_quantum import metrics
+
+    model = small_model()
+    report = compare(two_methods(model), batches(), ["average_drop", "deletion"], progress=False)
+    assert list(report.metrics.items()) == [("average_drop", False), ("deletion", False)]
+    images, labels = samples()
+    maps = LayerGradCam(model, model[1]).attribute(images, labels)
+    expected = metrics.average_drop(model, images, maps, labels)
+    np.testing.assert_allclose(report.values["average_drop"]["gradcam"], expected, rtol=1e-4)
+
+
+def test_predicted_targets_are_those_of_the_first_method_for_all():
+    first, second = small_model(0), small_model(3)
+    images, labels = samples()
+    report = compare(
+        {"first": Saliency(first), "second": Saliency(second)},
+        batches(),
+        {"score": score},
+        target="predicted",
+        progress=False,
+    )
+    predicted = first(images).argmax(dim=1)
+    assert (second(images).argmax(dim=1) != predicted).any()
+    assert report.targets.tolist() == predicted.tolist()
+    assert report.labels.tolist() == labels.tolist()
+    expected = second(images).gather(1, predicted[:, None])[:, 0].detach()
+    np.testing.assert_allclose(report.values["score"]["second"], expected, rtol=1e-5)
+
+
+def test_a_map_that_is_not_finite_has_no_value():
+    model = small_model()
+
+    def broken(inputs, target):
+        maps = inputs.clone()
+        maps[1, 0, 0, 0] = torch.nan
+        maps[3, 0, 2, 2] = torch.inf
+        return maps
+
+    images, labels = samples(5)
+    report = compare(
+        {"broken": (broken, model), "good": (lambda x, target: x, model)},
+        [(images, labels, images > 0.5)],
+        {"energy": energy, "score": score, "inside": inside},
+        progress=False,
+    )
+    expected = energy(images)
+    for metric in report.metrics:
+        undefined = np.isnan(report.values[metric]["broken"])
+        assert undefined.tolist() == [False, True, False, True, False]
+        assert not np.isnan(report.values[metric]["good"]).any()
+    np.testing.assert_allclose(report.values["energy"]["broken"][[0, 2, 4]], expected[[0, 2, 4]])
+    entry = next(s for s in report.scores if (s.metric, s.method) == ("energy", "broken"))
+    assert (entry.n, entry.undefined) == (3, 2)
+    assert entry.mean == pytest.approx(float(expected[[0, 2, 4]].mean()))
+    pair = report.differences[0]
+    assert (pair.n, pair.undefined, pair.ties, pair.p_value) == (3, 2, 3, 1.0)
+
+
+def test_all_maps_undefined():
+    model = small_model()
+    report = compare(
+        {"nan": (lambda x, target: x * torch.nan, model), "x": (lambda x, target: x, model)},
+        batches(6),
+        {"energy": energy},
+        progress=False,
+    )
+    assert math.isnan(report.scores[0].mean)
+    assert report.scores[0].n == 0
+    assert math.isnan(report.differences[0].p_value)
+    assert "(6 undefined)" in str(report)
+    assert json.loads(_results.to_json(report.to_dict()))["scores"][0]["mean"] is None
+    report.figure()
+
+
+# --- methods ------------------------------------------------------------------------------------
+
+
+def test_captum_methods_of_all_kinds():
+    model = small_model()
+    gradients = IntegratedGradients(model)
+    methods = {
+        "quantum": QuantumLayerGradCam(model, model[1]),
+        "layer": LayerGradCam(model, model[1]),
+        "no target": LayerActivation(model, model[1]),
+        "primary": gradients,
+        "few steps": functools.partial(gradients.attribute, n_steps=3),
+        "noise": functools.partial(NoiseTunnel(Saliency(model)).attribute, nt_samples=2),
+    }
+    report = compare(methods, batches(), {"energy": energy}, progress=False)
+    images, labels = samples()
+    np.testing.assert_allclose(
+        report.values["energy"]["no target"], energy(model[:2](images)).detach(), rtol=1e-5
+    )
+    few = gradients.attribute(images, target=labels, n_steps=3)
+    np.testing.assert_allclose(report.values["energy"]["few steps"], energy(few), rtol=1e-4)
+    np.testing.assert_allclose(
+        report.values["energy"]["quantum"], report.values["energy"]["layer"], rtol=1e-5
+    )
+    kinds = {name: m["kind"] for name, m in report.configuration["methods"].items()}
+    assert kinds == {
+        "quantum": "QuantumLayerGradCam at 1",
+        "layer": "LayerGradCam at 1",
+        "no target": "LayerActivation at 1",
+        "primary": "IntegratedGradients",
+        "few steps": "IntegratedGradients {'n_steps': 3}",
+        "noise": "NoiseTunnel of Saliency {'nt_samples': 2}",
+    }
+
+
+class Cam:
+    """What `compare` uses of pytorch-grad-cam's classes, with its habits: Grad-CAM, rectified,
+
+    scaled to the image, from 0 to 1, as a NumPy array; gradients by `backward` into the model.
+    """
+
+    def __init__(self, model, target_layers):
+        self.model = model.eval()
+        self.target_layers = target_layers
+        self.device = next(model.parameters()).device
+
+    def __call__(self, input_tensor, targets=None):
+        kept = []
+        handle = self.target_layers[0].register_forward_hook(lambda m, i, o: kept.append(o))
+        outputs = self.model(input_tensor.to(self.device))
+        handle.remove()
+        kept[0].retain_grad()
+        self.model.zero_grad()
+        sum(t(o) for t, o in zip(targets, outputs, strict=True)).backward()
+        weights = kept[0].grad.mean(dim=(2, 3), keepdim=True)
+        maps = (weights * kept[0]).sum(dim=1, keepdim=True).relu()
+        maps = nn.functional.interpolate(maps, input_tensor.shape[2:], mode="bilinear")
+        maps = maps - maps.amin(dim=(1, 2, 3), keepdim=True)
+        maps = maps / (1e-7 + maps.amax(dim=(1, 2, 3), keepdim=True))
+        return maps[:, 0].detach().cpu().numpy()
+
+
+def test_cams_of_pytorch_grad_cam():
+    model = small_model().train()
+    cam = Cam(model, [model[1]])
+    seen = []
+
+    def note(attributions):
+        seen.append(attributions)
+        return energy(attributions)
+
+    compare({"cam": cam}, batches(), {"note": note}, progress=False)
+    images, labels = samples()
+    expected = LayerGradCam(model, model[1]).attribute(images, labels, relu_attributions=True)
+    expected = nn.functional.interpolate(expected, (6, 6), mode="bilinear")
+    expected = expected - expected.amin(dim=(1, 2, 3), keepdim=True)
+    expected = expected / (1e-7 + expected.amax(dim=(1, 2, 3), keepdim=True))
+    torch.testing.assert_close(torch.cat(seen), expected.detach(), atol=1e-5, rtol=1e-4)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_hybrid_and_its_twin_side_by_side():
+    backbone = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    hybrid = HybridClassifier(backbone, VQCLayer(3), n_features=4, n_classes=4)
+    other = small_model()
+    report = compare(
+        {"hybrid": QuantumLayerGradCam(hybrid, backbone), "other": LayerGradCam(other, other[1])},
+        batches(),
+        {"score": score},
+        progress=False,
+    )
+    images, labels = samples()
+    for name, model in (("hybrid", hybrid), ("other", other)):
+        expected = model(images).gather(1, labels[:, None])[:, 0].detach()
+        np.testing.assert_allclose(report.values["score"][name], expected, rtol=1e-4, atol=1e-6)
+
+
+# --- models as before ---------------------------------------------------------------------------
+
+
+class Moody(nn.Module):
+    """Has everything that an evaluation could disturb."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.drop = nn.Dropout(0.5)
+        self.last = nn.Linear(36, 4)
+
+    def forward(self, inputs):
+        return self.last(self.drop(self.norm(inputs)).flatten(1))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_models_come_back_as_they_were(fails):
+    model = Moody().train()
+    model.norm.eval()
+    model.last.bias.requires_grad_(False)
+    model(samples()[0]).sum().backward()
+    grads = {n: p.grad for n, p in model.named_parameters()}
+    values = {n: g.clone() for n, g in grads.items() if g is not None}
+    state = {n: v.clone() for n, v in model.state_dict().items()}
+    pointers = {n: v.data_ptr() for n, v in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    modes = []
+
+    def metric(model, inputs):
+        modes.extend(m.training for m in model.modules())
+        model(inputs).sum().backward()
+        model.zero_grad(set_to_none=False)
+        torch.rand(3)
+        if fails:
+            raise KeyError("broken metric")
+        return torch.zeros(len(inputs))
+
+    def run():
+        compare({"s": Saliency(model)}, batches(), {"m": metric}, device="cpu", progress=False)
+
+    if fails:
+        with pytest.raises(KeyError, match="broken metric"):
+            run()
+    else:
+        run()
+    assert modes
+    assert not any(modes)
+    assert [m.training for m in model.modules()] == [True, False, True, True]
+    assert [p.requires_grad for p in model.parameters()] == [True, True, True, False]
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is grads[name]
+        if name in values:
+            torch.testing.assert_close(parameter.grad, values[name], rtol=0, atol=0)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=0)
+        assert value.data_ptr() == pointers[name]
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("output", [False, True])
+def test_models_are_moved_to_the_gpu_for_the_duration(output, tmp_path):
+    model = Moody()
+    parameters, buffers = list(model.parameters()), list(model.buffers())
+    pointers = [p.data_ptr() for p in parameters]
+    seen = []
+
+    def where(model, inputs, attributions, target):
+        tensors = [*model.parameters(), *model.buffers(), inputs, attributions, target]
+        seen.extend(tensor.device for tensor in tensors)
+        return score(model, inputs, target)
+
+    arguments = {"loader": batches(), "metrics": {"where": where}, "progress": False}
+    here = compare({"s": Saliency(model)}, **arguments)
+    assert {device.type for device in seen} == {"cpu"}
+    seen.clear()
+    folder = tmp_path / "out" if output else None
+    there = compare({"s": Saliency(model)}, **arguments, device="cuda", output=folder)
+    assert set(seen) == {torch.device("cuda", torch.cuda.current_device())}
+    np.testing.assert_allclose(here.values["where"]["s"], there.values["where"]["s"], rtol=1e-4)
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert all(a is b for a, b in zip(model.buffers(), buffers, strict=True))
+    assert [p.data_ptr() for p in model.parameters()] == pointers
+    if output:
+        with pytest.raises(FileExistsError, match='"device": "cuda"'):
+            compare({"s": Saliency(model)}, **arguments, output=folder)
+
+
+@pytest.mark.gpu
+def test_a_cam_made_on_the_cpu_works_on_the_gpu():
+    model = small_model()
+    cam = Cam(model, [model[1]])
+    report = compare({"cam": cam}, batches(), {"e": energy}, device="cuda", progress=False)
+    assert cam.device == torch.device("cpu")
+    alone = compare({"cam": cam}, batches(), {"e": energy}, progress=False)
+    np.testing.assert_allclose(report.values["e"]["cam"], alone.values["e"]["cam"], rtol=1e-3)
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError("Unable to allocate 3 GiB"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_batches_are_cut_until_they_fit(error):
+    model, sizes = small_model(), []
+
+    def hungry(inputs):
+        sizes.append(len(inputs))
+        if len(inputs) > 3:
+            raise error
+        return inputs.flatten(1).sum(dim=1)
+
+    def method(inputs, target):
+        if len(inputs) > 6:
+            raise error
+        return inputs
+
+    images, labels = samples(23)
+    report = compare(
+        {"m": (method, model)},
+        [(images[:12], labels[:12]), (images[12:], labels[12:])],
+        {"hungry": hungry, "energy": energy},
+        progress=False,
+    )
+    np.testing.assert_allclose(
+        report.values["hungry"]["m"], images.flatten(1).sum(dim=1), rtol=1e-6
+    )
+    np.testing.assert_allclose(report.values["energy"]["m"], energy(images), rtol=1e-6)
+    # Halved from 12 to 6 to 3, and 3 is remembered for the next batch.
+    assert sizes == [12, 6, 3, 3, 3, 3, 3, 3, 3, 2]
+
+
+def test_a_sample_that_does_not_fit_alone():
+    def hungry(inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = small_model()
+    with pytest.raises(MemoryError, match="a single sample does not fit in memory: CUDA out of"):
+        compare({"s": Saliency(model)}, batches(), {"hungry": hungry}, progress=False)
+
+
+def test_other_runtime_errors_are_not_retried():
+    calls = []
+
+    def faulty(inputs):
+        calls.append(len(inputs))
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    model = small_model()
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
+        compare({"s": Saliency(model)}, batches(), {"faulty": faulty}, progress=False)
+    assert calls == [5]
+    if sys.version_info >= (3, 11):
+        assert caught.value.__notes__ == [
+            "in metric 'faulty' of method 's', batch of 5 samples from sample 0 on"
+        ]
+
+
+# --- randomness ---------------------------------------------------------------------------------
+
+
+def test_seed_fixes_what_is_drawn_and_methods_share_it():
+    model = small_model()
+    metrics = {"noisy": noisy, "again": noisy}
+
+    def run(seed):
+        torch.rand(5)  # the global state does not matter
+        report = compare(two_methods(model), batches(), metrics, seed=seed, progress=False)
+        return report.values["noisy"]
+
+    first = run(0)
+    np.testing.assert_array_equal(first["gradcam"], first["saliency"])
+    np.testing.assert_array_equal(first["gradcam"], run(0)["gradcam"])
+    assert not np.isin(first["gradcam"], run(1)["gradcam"]).any()
+    assert len(set(first["gradcam"])) == 23
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 7, 300])
+def test_bootstrap_is_that_of_scipy(n):
+    values = np.random.default_rng(5).exponential(size=n) ** 2
+    found = bootstrap_mean(values, confidence=0.9, seed=3, n_resamples=2000)
+    if n == 300:  # the same resamples: both draw (n_resamples, n) indices
+        expected = scipy.stats.bootstrap(
+            (values,), np.mean, confidence_level=0.9, n_resamples=2000, rng=np.random.default_rng(3)
+        ).confidence_interval
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    expected = scipy.stats.bootstrap(
+        (values,), np.mean, confidence_level=0.9, n_resamples=20000, rng=np.random.default_rng(9)
+    ).confidence_interval
+    np.testing.assert_allclose(found, expected, rtol=0.1)
+
+
+def test_bootstrap_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(300):
+        low, high = bootstrap_mean(rng.exponential(size=60), seed=trial, n_resamples=400)
+        hits += low <= 1 <= high
+    assert 0.90 <= hits / 300 <= 0.98
+
+
+def test_bootstrap_draws_large_samples_in_parts():
+    values = np.random.default_rng(1).normal(size=3_000_000)
+    low, high = bootstrap_mean(values, n_resamples=3)
+    assert low <= high
+    assert abs(low - values.mean()) < 5e-3
+
+
+def test_bootstrap_without_spread_or_samples():
+    assert bootstrap_mean(np.full(9, 0.25)) == (0.25, 0.25)
+    assert all(math.isnan(end) for end in bootstrap_mean(np.array([1.0])))
+    assert all(math.isnan(end) for end in bootstrap_mean(np.array([])))
+
+
+def test_p_value_is_that_of_scipy():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=40), rng.normal(0.3, size=40)
+    none = np.zeros(40, dtype=bool)
+    assert paired_p_value(a - b, none) == scipy.stats.wilcoxon(a, b).pvalue
+    # By hand: of six differences all positive, the chance of that or the reverse is 2 / 2^6.
+    assert paired_p_value(np.arange(1.0, 7), none[:6]) == pytest.approx(2 / 64)
+    b[:5] = a[:5]
+    assert paired_p_value(a - b, a == b) == scipy.stats.wilcoxon(a[5:], b[5:]).pvalue
+    assert paired_p_value(a - a, a == a) == 1.0
+    assert math.isnan(paired_p_value(np.array([]), none[:0]))
+
+
+def batch(number, values, start=None):
+    values = np.asarray(values, dtype=float)
+    size = values.shape[1]
+    labels = np.arange(size) % 3
+    return _results.Batch(number, size * number if start is None else start, labels, labels, values)
+
+
+def test_rounding_is_no_difference():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=50)
+    near = values + 1e-7  # all differences of one sign
+    report = Report(["a", "b"], {"m": None}, [batch(0, np.stack([values, near])[:, :, None])])
+    assert scipy.stats.wilcoxon(values, near).pvalue < 1e-6
+    assert report.differences[0].p_value == 1.0
+    assert report.differences[0].ties == 50
+
+
+def test_report_of_known_numbers(tmp_path):
+    a = np.array([1.0, 2.0, 3.0, 4.0, np.nan, 6.0])
+    b = np.array([0.0, 1.0, 1.0, 2.0, 7.0, np.nan])
+    values = np.stack([np.stack([a, b], axis=1), np.stack([b, a], axis=1)])
+    report = Report(METHODS, METRICS, [batch(0, values)], {"seed": 0})
+    one = report.scores[0]
+    assert (one.metric, one.method, one.higher_is_better) == ("high", "a", True)
+    assert (one.mean, one.n, one.undefined) == (16 / 5, 5, 1)
+    assert one.low < one.mean < one.high
+    pair = report.differences[0]
+    assert (pair.first, pair.second, pair.n, pair.undefined) == ("a", "b", 4, 2)
+    assert (pair.mean, pair.ties) == (6 / 4, 0)
+    assert pair.p_value == scipy.stats.wilcoxon([1.0, 1.0, 2.0, 2.0]).pvalue
+    assert report.differences[1].mean == -6 / 4
+    text = str(report)
+    assert "3.200 [" in text
+    assert text.count("(1 undefined)") == 4
+    assert "a - b" in text
+    assert "high    ↑" in text
+    assert "low     ↓" in text
+    assert "| high | ↑ | 3.200 [" in report.markdown()
+    report.save(tmp_path / "new")
+    saved = json.loads((tmp_path / "new" / "report.json").read_text())
+    assert saved["scores"][0]["mean"] == 16 / 5
+    assert saved["configuration"] == {"seed": 0}
+    assert (tmp_path / "new" / "report.md").read_text() == report.markdown()
+    assert (tmp_path / "new" / "report.png").read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "new" / "values.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["high"]) for r in rows if r["method"] == "a"][:4] == [1, 2, 3, 4]
+    assert len(rows) == 12
+
+
+def test_a_single_method_has_no_differences():
+    report = Report(["a"], {"m": None}, [batch(0, np.ones((1, 4, 1)))])
+    assert report.differences == []
+    assert "Paired" not in str(report) + report.markdown()
+
+
+# --- results on disk ----------------------------------------------------------------------------
+
+
+def run(folder, *, seed=0, loader=None, metrics=None, **options):
+    model = small_model()
+    metrics = metrics or {"energy": energy, "noisy": noisy}
+    loader = batches() if loader is None else loader
+    return compare(
+        two_methods(model), loader, metrics, output=folder, seed=seed, progress=False, **options
+    )
+
+
+def stop_after(n_batches, error=KeyboardInterrupt):
+    """A loader that breaks off."""
+    for number, one in enumerate(batches()):
+        if number == n_batches:
+            raise error
+        yield one
+
+
+def test_results_are_written_as_they_come_and_merged(tmp_path):
+    whole = run(tmp_path / "whole")
+    assert sorted(p.name for p in (tmp_path / "whole").iterdir()) == [
+        ".lock",
+        "configuration.json",
+        "values.csv",
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", loader=Sized(stop_after(3)))
+    text = (tmp_path / "cut" / "part-0.csv").read_text()
+    assert text == "".join(
+        (tmp_path / "whole" / "values.csv").read_text().splitlines(keepends=True)[: 1 + 3 * 10]
+    )
+    plain = compare(
+        two_methods(small_model()), batches(), {"energy": energy, "noisy": noisy}, progress=False
+    )
+    np.testing.assert_array_equal(everything(whole), everything(plain))
+
+
+class Sized:
+    """An iterator of as many batches as `batches` gives."""
+
+    def __init__(self, iterator):
+        self._iterator = iterator
+
+    def __iter__(self):
+        return self._iterator
+
+    def __len__(self):
+        return len(batches())
+
+
+def count_maps(monkeypatch):
+    seen = []
+    original = Saliency.attribute
+
+    @functools.wraps(original)
+    def counting(self, inputs, *args, **kwargs):
+        seen.append(len(inputs))
+        return original(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(Saliency, "attribute", counting)
+    return seen
+
+
+def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", loader=Sized(stop_after(3)))
+    seen = count_maps(monkeypatch)
+    report = run(tmp_path / "cut")
+    assert seen == [5, 3]
+    np.testing.assert_array_equal(everything(report), everything(whole))
+    for name in ("values.csv", "configuration.json"):
+        here, there = ((tmp_path / f / name).read_bytes() for f in ("cut", "whole"))
+        assert here == there
+    # And once more: nothing is left to do.
+    report = run(tmp_path / "cut")
+    assert seen == [5, 3]
+    np.testing.assert_array_equal(everything(report), everything(whole))
+
+
+def test_every_cut_of_a_file_is_read_as_the_batches_before_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # hundreds of cuts
+    table = _results.Table(METHODS, tuple(METRICS))
+    rng = np.random.default_rng(0)
+    written = [batch(number, rng.normal(size=(2, 2, 2)).round(3)) for number in range(3)]
+    written[1].values[0, 1, 1] = np.nan
+    part = _results.Part(tmp_path, table, 4)
+    ends = []
+    for one in written:
+        part.append(one)
+        ends.append(part.path.stat().st_size)
+    part.close()
+    data = part.path.read_bytes()
+    for cut in range(len(data) + 1):
+        part.path.write_bytes(data[:cut])
+        found = _results.recover(tmp_path, table)
+        n_whole = sum(end <= cut for end in ends)
+        assert sorted(found) == list(range(n_whole))
+        assert all(found[number].same(written[number]) for number in found)
+        # What was torn is gone, so that the next batch begins on a line of its own.
+        header_end = len(table.header) + 1
+        assert part.path.stat().st_size in {0, header_end, *ends[:n_whole]}
+        again = _results.Part(tmp_path, table, 4)
+        again.append(batch(7, np.ones((2, 2, 2)), start=21))
+        again.close()
+        assert sorted(_results.recover(tmp_path, table)) == [*range(n_whole), 7]
+    # After a power failure, zeros may stand in the place of the last lines.
+    part.path.write_bytes(data[: ends[0] + 5] + bytes(40))
+    assert sorted(_results.recover(tmp_path, table)) == [0]
+
+
+def test_numbers_survive_the_file_bit_for_bit(tmp_path):
+    table = _results.Table(METHODS, tuple(METRICS))
+    numbers = [1 / 3, 5e-324, -1.7976931348623157e308, np.nan, np.inf, -0.0, 0.1 + 0.2, 1e22]
+    one = batch(0, np.array(numbers).reshape(2, 2, 2))
+    part = _results.Part(tmp_path, table, 0)
+    part.append(one)
+    part.close()
+    back = _results.recover(tmp_path, table)[0]
+    assert back.values.tobytes() == one.values.tobytes()
+
+
+def test_a_kill_between_the_merged_file_and_the_removal_of_the_parts(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a", loader=Sized(stop_after(4)))
+    part = (tmp_path / "a" / "part-0.csv").read_bytes()
+    whole = run(tmp_path / "a")
+    (tmp_path / "a" / "part-0.csv").write_bytes(part)
+    report = run(tmp_path / "a")
+    np.testing.assert_array_equal(everything(report), everything(whole))
+    assert not (tmp_path / "a" / "part-0.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.replace("gradcam", "gradcan", 1), "line 2 or one after it is wrong"),
+        (lambda t: t.replace("\n0,5,1,", "\n0,5,2,", 1), "not the next line of its batch"),
+        (lambda t: t.replace("energy", "ennui", 1), "other columns than those asked for"),
+        (lambda t: t.replace("\n", "\nx", 2), "line 2 or one after it is wrong"),
+    ],
+)
+def test_damage_that_no_kill_explains_is_an_error(damage, message, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loader=Sized(stop_after(3)))
+    path = tmp_path / "part-0.csv"
+    path.write_text(damage(path.read_text()))
+    before = path.read_bytes()
+    with pytest.raises(OSError, match=message):
+        run(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_two_files_that_disagree_are_an_error(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loader=Sized(stop_after(3)))
+    text = (tmp_path / "part-0.csv").read_text()
+    lines = text.splitlines()
+    lines[1] = lines[1].rsplit(",", 1)[0] + ",0.5"
+    (tmp_path / "part-1.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(OSError, match="batch 0 differs from what another file says of it"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, r"seed = 0 in configuration.json, now seed = 1"),
+        ({"target": "predicted"}, r'target = "label" in configuration.json, now'),
+        ({"metrics": {"energy": energy}}, r"metrics = .* now metrics = "),
+        ({"loader": batches(seed=2)}, r"first_batch = .* now first_batch = "),
+        ({"loader": batches()[:3]}, r"n_batches = 5 in .* now n_batches = 3"),
+        ({"notes": {"limit": 3}}, r"limit = null in configuration.json, now limit = 3"),
+    ],
+)
+def test_another_configuration_is_refused_and_results_stay(change, message, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loader=Sized(stop_after(3)))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match=message):
+        run(tmp_path, **change)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_other_weights_are_another_configuration(tmp_path):
+    run(tmp_path)
+    other = two_methods(small_model(5))
+    with pytest.raises(FileExistsError, match="methods = "):
+        compare(
+            other, batches(), {"energy": energy, "noisy": noisy}, output=tmp_path, progress=False
+        )
+
+
+def test_results_without_configuration_are_refused(tmp_path):
+    run(tmp_path)
+    (tmp_path / "configuration.json").unlink()
+    with pytest.raises(FileExistsError, match=r"values.csv but no configuration.json"):
+        run(tmp_path)
+    (tmp_path / "configuration.json").write_text("{")
+    with pytest.raises(FileExistsError, match=r"a configuration.json that is not JSON"):
+        run(tmp_path)
+
+
+def test_other_labels_later_in_the_data_are_noticed(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loader=Sized(stop_after(3)))
+    changed = batches()
+    changed[1] = (changed[1][0], (changed[1][1] + 1) % 4)
+    with pytest.raises(ValueError, match="other labels in batch 1"):
+        run(tmp_path, loader=changed)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_an_error(tmp_path):
+    (tmp_path / "part-0.csv").symlink_to("/dev/full")
+    part = _results.Part(tmp_path, _results.Table(METHODS, tuple(METRICS)), 0)
+    with pytest.raises(OSError, match="No space left on device; the results so far") as caught:
+        part.append(batch(0, np.ones((2, 3, 2))))
+    assert caught.value.errno == errno.ENOSPC
+    part.close()
+
+
+def test_a_disk_that_fills_within_a_batch_leaves_the_batch_before(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    size = (tmp_path / "whole" / "values.csv").stat().st_size
+    real_write = os.write
+    for room in range(1, size, 397):
+        left = room
+
+        def write(handle, data):
+            nonlocal left
+            if not left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written = real_write(handle, data[:left])
+            left -= written
+            return written
+
+        folder = tmp_path / str(room)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", write)
+            with pytest.raises(OSError, match="No space left on device"):
+                run(folder)
+        text = (folder / "part-0.csv").read_text()
+        assert (tmp_path / "whole" / "values.csv").read_text().startswith(text)
+        assert text == "" or text.endswith("\n")
+        np.testing.assert_array_equal(everything(run(folder)), everything(whole))
+
+
+def test_a_merged_file_that_cannot_be_written_leaves_the_parts(tmp_path, monkeypatch):
+    real = _results.replace
+
+    def replace(path, content):
+        if path.name == "values.csv":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_results, "replace", replace)
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path)
+    assert (tmp_path / "part-0.csv").exists()
+    assert not (tmp_path / "values.csv").exists()
+    run(tmp_path)
+    assert (tmp_path / "values.csv").exists()
+
+
+def test_a_replaced_file_is_never_a_part(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    _results.replace(path, "old")
+
+    def fail(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        _results.replace(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        run(tmp_path / "file" / "below")
+    with pytest.raises(OSError, match="file"):
+        run(tmp_path / "file")
+
+
+LOCK = """
+import sys
+from pathlib import Path
+from captum_quantum import _results
+with _results.locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_on_one_folder(tmp_path):
+    command = [sys.executable, "-c", LOCK, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(BlockingIOError, match="a folder that no other process is writing to"):
+            run(tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+        other.kill()
+        other.wait()
+        run(tmp_path)  # the lock has ended with the process
+
+
+# --- killed, and shared -------------------------------------------------------------------------
+
+SETUP = """
+import os, sys, time
+import torch
+torch.set_num_threads(1)
+from torch import nn
+from captum.attr import LayerGradCam, Saliency
+from captum_quantum import compare
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 4))
+images, labels = torch.rand(300, 1, 6, 6), torch.randint(0, 4, (300,))
+batches = list(zip(images.split(4), labels.split(4)))
+
+def energy(attributions):
+    time.sleep(pause)
+    return attributions.flatten(1).abs().sum(dim=1)
+
+def noisy(model, inputs):
+    return (model(inputs + torch.randn(inputs.shape)) ** 2).sum(dim=1)
+
+def run(folder):
+    return compare(
+        {"gradcam": LayerGradCam(model, model[1]), "saliency": Saliency(model)},
+        batches, {"energy": energy, "noisy": noisy}, output=folder, progress=False,
+    )
+"""
+
+KILL = """
+import random, signal
+from pathlib import Path
+
+pause, kills, folder = 0.0, int(sys.argv[1]), Path(sys.argv[2])
+run(folder / "whole")
+pause = 0.004  # 75 batches of two maps each: at least 0.6 s
+moments = random.Random(int(sys.argv[3]))
+done, sizes = 0, []
+while done < kills:
+    child = os.fork()
+    if not child:
+        run(folder / "killed")
+        os._exit(0)
+    time.sleep(moments.uniform(0, 1.6 / kills))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    done += os.WIFSIGNALED(status)
+    if not os.WIFSIGNALED(status):
+        break
+    parts = [p.stat().st_size for p in (folder / "killed").glob("part-*.csv")]
+    sizes.append(sum(parts))
+pause = 0.0
+run(folder / "killed")
+print(done, len(set(sizes)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
+    seed = random.SystemRandom().randrange(10**6)
+    command = [sys.executable, "-c", SETUP + KILL, "20", str(tmp_path), str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (seed, done.stderr)
+    n_kills, n_sizes = map(int, done.stdout.split())
+    assert n_kills >= 10, seed
+    assert n_sizes >= 4, seed  # they did fall into the work
+    for name in ("values.csv", "configuration.json"):
+        whole, killed = ((tmp_path / f / name).read_bytes() for f in ("whole", "killed"))
+        assert whole == killed, seed
+    with (tmp_path / "killed" / "values.csv").open() as file:
+        rows = [(int(r["index"]), r["method"]) for r in csv.DictReader(file)]
+    assert sorted(rows) == [(i, m) for i in range(300) for m in ("gradcam", "saliency")]
+    assert not list((tmp_path / "killed").glob("part-*"))
+
+
+SHARE = """
+import numpy as np
+from torch import distributed
+
+pause, folder, store, size = 0.0, sys.argv[1], sys.argv[2], int(sys.argv[3])
+children = []
+for rank in range(size):
+    child = os.fork()
+    if not child:
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=size
+        )
+        report = run(folder)
+        lone = run(None)
+        same = all(
+            np.array_equal(report.values[k][m], lone.values[k][m])
+            for k in report.metrics for m in report.methods
+        )
+        distributed.barrier()
+        os._exit(0 if same and len(report) == 300 else 1)
+    children.append(child)
+sys.exit(any(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_several_processes_give_the_numbers_of_one(tmp_path):
+    alone = SETUP + "\npause = 0.0\nrun(sys.argv[1])"
+    for code, arguments in (
+        (alone, [str(tmp_path / "one")]),
+        (SETUP + SHARE, [str(tmp_path / "many"), str(tmp_path / "store"), "2"]),
+    ):
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    one, many = ((tmp_path / f / "values.csv").read_bytes() for f in ("one", "many"))
+    assert one == many
+
+
+def test_a_run_of_several_processes_can_be_finished_by_one(tmp_path):
+    whole = run(tmp_path / "whole")
+    lines = (tmp_path / "whole" / "values.csv").read_text().splitlines(keepends=True)
+    folder = tmp_path / "parts"
+    run(folder)
+    (folder / "values.csv").unlink()
+    (folder / "part-0.csv").write_text("".join(lines[:1] + lines[21:31]))  # batch 2
+    torn = lines[0] + "".join(lines[11:21]) + "".join(lines[31:35]) + lines[35][:9]
+    (folder / "part-1.csv").write_text(torn)  # batch 1 and a half of batch 3
+    report = run(folder)
+    np.testing.assert_array_equal(everything(report), everything(whole))
+    assert (folder / "values.csv").read_text() == "".join(lines)
+
+
+# --- loaders ------------------------------------------------------------------------------------
+
+
+class Counting(TensorDataset):
+    def __init__(self, *tensors):
+        super().__init__(*tensors)
+        self.loaded = []
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        return super().__getitem__(index)
+
+
+def test_a_data_loader_loads_only_what_is_still_to_be_done(tmp_path):
+    whole = run(tmp_path / "whole")
+    data = Counting(*samples())
+
+    def failing(attributions):
+        if len(data.loaded) > 5 + 14:  # the first batch is read twice
+            raise KeyError
+        return energy(attributions)
+
+    failing.__qualname__ = energy.__qualname__
+    metrics = {"energy": failing, "noisy": noisy}
+    with pytest.raises(KeyError):
+        run(tmp_path / "cut", loader=DataLoader(data, batch_size=5), metrics=metrics)
+    data.loaded.clear()
+    report = run(tmp_path / "cut", loader=DataLoader(data, batch_size=5))
+    assert data.loaded == [0, 1, 2, 3, 4, *range(10, 23)]
+    np.testing.assert_array_equal(everything(report), everything(whole))
+
+
+def test_data_loader_with_workers(tmp_path):
+    whole = run(tmp_path / "whole")
+    loader = DataLoader(TensorDataset(*samples()), batch_size=5, num_workers=1)
+    np.testing.assert_array_equal(everything(run(tmp_path / "b", loader=loader)), everything(whole))
+
+
+def test_iterators_and_generators():
+    whole = run(None)
+    for loader in (iter(batches()), (one for one in batches()), tuple(batches())):
+        np.testing.assert_array_equal(everything(run(None, loader=loader)), everything(whole))
+
+
+def test_a_shuffled_loader_is_refused_where_order_counts(tmp_path):
+    loader = DataLoader(TensorDataset(*samples()), batch_size=5, shuffle=True)
+    assert len(run(None, loader=loader)) == 23
+    with pytest.raises(ValueError, match="a DataLoader with shuffle=True"):
+        run(tmp_path / "new", loader=loader)
+    assert not (tmp_path / "new").exists()
+
+
+def test_progress_bar(capsys):
+    model = small_model()
+    compare({"s": Saliency(model)}, batches(), {"energy": energy})
+    assert "evaluation: 100%" in capsys.readouterr().err
+    compare({"s": Saliency(model)}, batches(), {"energy": energy}, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def good():
+    model = small_model()
+    return {"methods": {"s": Saliency(model)}, "loader": batches(), "metrics": {"energy": energy}}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"methods": {}}, ValueError, "methods must be at least one method; got {} (dict)"),
+        ({"methods": [1]}, TypeError, "methods must be a mapping from names"),
+        ({"methods": {1: None}}, TypeError, "names without commas, quotes and line breaks; got 1"),
+        ({"methods": {"a,b": None}}, ValueError, "names without commas"),
+        ({"methods": {" ": None}}, ValueError, "names without commas"),
+        ({"methods": {"s": 3}}, TypeError, "methods['s'] must be an attribution object with"),
+        ({"methods": {"s": len}}, TypeError, "(inputs, target) -> attributions and its model; got"),
+        ({"metrics": {}}, ValueError, "metrics must be at least one metric"),
+        ({"metrics": []}, ValueError, "metrics must be at least one metric"),
+        ({"metrics": "energy"}, TypeError, "metrics must be names of metrics, or a mapping"),
+        ({"metrics": ["averagedrop"]}, ValueError, "did you mean 'average_drop'?"),
+        ({"metrics": {"e": 3}}, TypeError, "metrics['e'] must be a function; got 3 (int)"),
+        (
+            {"metrics": {"e": lambda maps, labels: maps}},
+            TypeError,
+            "whose parameters without default are among attribute, attributions, inputs, masks, "
+            "model, target; got",
+        ),
+        ({"metrics": {"i": inside}}, ValueError, "(inputs, labels, masks), for i; got 'no masks'"),
+        ({"loader": 3}, TypeError, "loader must be an iterable of batches; got 3 (int)"),
+        ({"loader": []}, ValueError, "loader must be at least one batch; got 'none'"),
+        ({"loader": [torch.ones(3)]}, TypeError, "each batch of the loader must be (inputs, lab"),
+        (
+            {"loader": [(torch.ones(3, 1), torch.ones(3))]},
+            TypeError,
+            "the loader's labels must be a tensor of integers; got a torch.float32 tensor",
+        ),
+        (
+            {"loader": [(torch.ones(3, 1), torch.ones(2).long())]},
+            ValueError,
+            "the loader's labels must be of shape (3,); got",
+        ),
+        (
+            {"loader": [(torch.ones(3, 1).long(), torch.ones(3).long())]},
+            TypeError,
+            "the loader's inputs must be a real floating-point tensor; got",
+        ),
+        (
+            {"loader": [(torch.ones(0, 1), torch.ones(0).long())]},
+            ValueError,
+            "the loader's inputs must be at least one sample; got",
+        ),
+        (
+            {"loader": [(torch.ones(2, 1), torch.ones(2).long(), torch.ones(3))]},
+            ValueError,
+            "the loader's masks must be 2, one a sample; got",
+        ),
+        ({"seed": -1}, ValueError, "seed must be an integer >= 0; got -1"),
+        ({"target": "labels"}, ValueError, "target must be one of label, predicted"),
+        ({"confidence": 95.0}, ValueError, "confidence must be a number in (0, 1); got 95.0"),
+        ({"confidence": 1}, TypeError, "confidence must be a number in (0, 1); got 1"),
+        ({"device": "gpu"}, ValueError, "device must be a device that torch knows"),
+        ({"device": 0}, TypeError, "device must be a device that torch knows"),
+    ],
+)
+def test_wrong_arguments(change, error, message, tmp_path):
+    with pytest.raises(error) as caught:
+        compare(**{**good(), **change}, output=tmp_path / "new", progress=False)
+    assert message in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (lambda x, target: x[:2], "what method 's' returns must be a tensor of 5 maps; got a"),
+        (lambda x, target: (x, x), "what method 's' returns must be a tensor of 5 maps; got ("),
+        (lambda x, target: x.long(), "what method 's' returns must be a real floating-point"),
+    ],
+)
+def test_wrong_maps(maps, message):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        compare({**good(), "methods": {"s": (maps, small_model())}}["methods"], **rest())
+    assert message in str(caught.value)
+
+
+def rest():
+    return {"loader": batches(), "metrics": {"energy": energy}, "progress": False}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda attributions: attributions,
+        lambda attributions: attributions.sum(),
+        lambda attributions: 3.0,
+        lambda attributions: attributions.flatten(1)[:, 0] * 1j,
+    ],
+)
+def test_wrong_values_of_a_metric(values):
+    with pytest.raises(ValueError, match=r"what metric 'm' returns must be 5 numbers, of shape"):
+        compare(good()["methods"], batches(), {"m": values}, progress=False)
+
+
+def test_figure_of_reports_of_other_methods():
+    from captum_quantum.visualization import plot_comparison
+
+    one, two = (
+        Report(methods, {"m": None}, [batch(0, np.ones((1, 4, 1)))]) for methods in (["a"], ["b"])
+    )
+    with pytest.raises(ValueError, match="reports must be of the same methods"):
+        plot_comparison([one, two])
+    with pytest.raises(ValueError, match="reports must be at least one report"):
+        plot_comparison([])
+
+
+def test_figure_has_a_panel_for_each_metric():
+    values = np.random.default_rng(0).normal(size=(2, 9, 4))
+    names = ["one_metric", "b", "c", "d"]
+    report = Report(METHODS, dict.fromkeys(names, True), [batch(0, values)])
+    figure = report.figure()
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == [f"{n} (higher is better)" for n in ("one metric", "b", "c", "d")]
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == list(METHODS)
+    # The points are the means.
+    points = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
+    means = [float(line.get_xdata()[0]) for line in points]
+    np.testing.assert_allclose(means, values[:, :, 1].mean(axis=1))
+
+
+def test_evaluation_imports_no_matplotlib():
+    code = textwrap.dedent("""
+        import sys
+        from captum_quantum import compare, Report
+        print("matplotlib" in sys.modules)
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
