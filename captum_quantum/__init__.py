@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from captum_quantum.evaluate import Report, compare
     from captum_quantum.gradient import GradientPathError, GradientRuleError, quantum_gradient
     from captum_quantum.layer import VQCLayer
-    from captum_quantum.models import HybridClassifier
+    from captum_quantum.models import HybridClassifier, classical_twin
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "QuantumLayerGradCam",
     "Report",
     "VQCLayer",
+    "classical_twin",
     "compare",
     "quantum_gradient",
 ]
@@ -44,6 +45,7 @@ _HOME = {
     "QuantumLayerGradCam": "attr",
     "Report": "evaluate",
     "VQCLayer": "layer",
+    "classical_twin": "models",
     "compare": "evaluate",
     "quantum_gradient": "gradient",
 }
