@@ -14,7 +14,6 @@ AnyMetric = TypeVar("AnyMetric", bound=Callable[..., Any])
 
 _SPATIAL = (3, 4, 5)
 _SHAPE = "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, none empty"
-_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def direction(higher_is_better: bool | None) -> Callable[[AnyMetric], AnyMetric]:
@@ -49,7 +48,7 @@ def check_attributions(argument: str, attributions: Any, like: Tensor | None = N
     """
     if isinstance(attributions, tuple) and len(attributions) == 1:
         attributions = attributions[0]  # as Captum returns them for inputs in a tuple
-    _checks.check_real(argument, attributions)
+    attributions = _checks.check_real(argument, attributions).detach()
     if attributions.dim() not in _SPATIAL or attributions.numel() == 0:
         _checks.wrong_value(argument, _SHAPE, attributions)
     if like is not None:
@@ -64,8 +63,8 @@ def check_attributions(argument: str, attributions: Any, like: Tensor | None = N
     if attributions.dtype not in (torch.float32, torch.float64):
         attributions = attributions.float()
     _checks.check_finite(argument, attributions)
-    detached: Tensor = attributions.detach()
-    return detached
+    checked: Tensor = attributions
+    return checked
 
 
 def largest_magnitude(values: Tensor) -> Tensor:
@@ -99,15 +98,25 @@ def is_constant(maps: Tensor) -> Tensor:
 
 
 def resize(maps: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
-    """Scales maps ``(batch, *spatial)`` to another size, (bi-, tri-)linear.
+    """Scales maps ``(batch, *spatial)`` to another size, linearly along each axis.
 
-    The same as ``captum.attr.LayerAttribution.interpolate`` in mode "bilinear": pixels are areas,
-    corners are not aligned.
+    To rounding, ``captum.attr.LayerAttribution.interpolate`` in mode "bilinear": pixels are areas,
+    corners are not aligned, borders are repeated. But where neighbours are equal the result is
+    exactly theirs, so that ties stay ties, and the order of pixels does not hang on rounding.
     """
-    if tuple(maps.shape[1:]) == tuple(size):
-        return maps
-    mode = _INTERPOLATION[maps.dim() - 1]
-    return F.interpolate(maps[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
+    for dim, (old, new) in enumerate(zip(maps.shape[1:], size, strict=True), start=1):
+        if old == new:
+            continue
+        place = torch.arange(new, device=maps.device, dtype=maps.dtype)
+        place = ((place + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
+        low = place.long()
+        weight = (place - low).reshape(-1, *[1] * (maps.dim() - 1 - dim))
+        maps = torch.lerp(
+            maps.index_select(dim, low),
+            maps.index_select(dim, (low + 1).clamp_max(old - 1)),
+            weight,
+        )
+    return maps
 
 
 def gaussian_blur(images: Tensor, sigma: float, radius: int) -> Tensor:

@@ -114,7 +114,7 @@ def read_baseline(baseline: Any, inputs: Tensor) -> Tensor:
         return gaussian_blur(inputs, _BLUR_SIGMA, _BLUR_RADIUS)
     if isinstance(baseline, bool) or not isinstance(baseline, (int, float, Tensor)):
         _checks.wrong_type("baseline", must, baseline)
-    values = torch.as_tensor(baseline).detach().to(inputs)
+    values = torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device).detach()
     _checks.check_finite("baseline", values)
     try:
         return values.expand(inputs.shape)
@@ -145,10 +145,7 @@ def _whole_and_masked(
     inputs = check_inputs(inputs)
     maps = read_maps("attributions", attributions, inputs)
     hidden = read_baseline(baseline, inputs)
-    positive = maps.clamp_min(0)
     shown = _shown_share(maps, inputs.shape[2:])
-    # Resizing rounds: what was constant before it is constant.
-    shown = torch.where(is_constant(positive).reshape(-1, *[1] * (shown.dim() - 1)), 0, shown)
     masked = torch.lerp(hidden, inputs, shown[:, None].to(inputs.dtype))
     with torch.no_grad(), evaluation_mode(model):
         scores = check_scores(model, inputs)
@@ -329,7 +326,8 @@ def _pixel_curves(
 
     batch, device = len(inputs), inputs.device
     # Adding 0 turns -0 into 0; equal pixels keep their order, row by row.
-    values = (resize(maps, inputs.shape[2:]) + 0.0).flatten(1)
+    maps = resize(maps, inputs.shape[2:]) + 0.0
+    values = maps.flatten(1)
     order = values.argsort(dim=1, descending=True, stable=True)
     n_pixels = order.shape[1]
     rank = torch.empty_like(order)

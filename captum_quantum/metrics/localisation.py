@@ -162,5 +162,5 @@ def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: float = 0.0
         )
         peak = peak // size
     nearest = torch.where(masks, distance, torch.inf).flatten(1).amin(dim=1)
-    hit = (nearest <= tolerance**2) & ~is_constant(positive)
+    hit = (nearest <= tolerance**2) & ~is_constant(maps)
     return _undefined_without_mask(hit.to(maps), masks)
