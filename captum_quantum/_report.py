@@ -339,19 +339,150 @@ class Report:
         Raises:
             OSError: If a file cannot be written.
         """
-        from io import BytesIO
-
-        from captum_quantum.visualization import save_figure
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         table = _results.Table(self.methods, tuple(self.metrics))
         _results.replace(folder / _results.VALUES, _results.csv_text(table, self._batches))
         _results.replace(folder / "report.json", _results.to_json(self.to_dict()))
         _results.replace(folder / "report.md", self.markdown())
-        drawn = BytesIO()
-        save_figure(self.figure(), drawn)
-        _results.replace(folder / "report.png", drawn.getvalue())
+        _results.replace(folder / "report.png", png(self.figure()))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity of several trainings.
+
+    Attributes:
+        metric (str): The metric.
+        name (str): The method, or the pair ``first - second``.
+        higher_is_better (bool or None): The metric's direction.
+        mean (float): Mean over the seeds; NaN if one of them has no value.
+        deviation (float): Standard deviation over the seeds (n - 1); NaN for a single one.
+        per_seed (list[float]): Each seed's mean over the samples.
+    """
+
+    metric: str
+    name: str
+    higher_is_better: bool | None
+    mean: float
+    deviation: float
+    per_seed: list[float]
+
+    @classmethod
+    def of(
+        cls, metric: str, name: str, higher_is_better: bool | None, per_seed: list[float]
+    ) -> "Spread":
+        """Mean and deviation of the values."""
+        deviation = float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else math.nan
+        return cls(metric, name, higher_is_better, float(np.mean(per_seed)), deviation, per_seed)
+
+
+class SeedReport:
+    """How methods do over several seeds, each with its own split and training.
+
+    The samples of one training share its chance; what would come out of another shows only in the
+    spread over seeds.
+
+    Args:
+        reports (Mapping[int, Sequence[Report]]): For each seed the reports, all of the same
+            methods and metrics.
+
+    Attributes:
+        seeds (list[int]): The seeds.
+        methods (tuple[str, ...]): Names of the methods.
+        scores (list[Spread]): For each metric and method.
+        differences (list[Spread]): For each metric and pair of methods.
+    """
+
+    def __init__(self, reports: Mapping[int, Sequence[Report]]) -> None:
+        self.seeds = list(reports)
+        columns = list(zip(*reports.values(), strict=True))
+        self.methods = columns[0][0].methods
+        self.scores: list[Spread] = []
+        self.differences: list[Spread] = []
+        for same in columns:
+            for scores in zip(*(report.scores for report in same), strict=True):
+                first = scores[0]
+                self.scores.append(
+                    Spread.of(
+                        first.metric,
+                        first.method,
+                        first.higher_is_better,
+                        [score.mean for score in scores],
+                    )
+                )
+            for pairs in zip(*(report.differences for report in same), strict=True):
+                pair = pairs[0]
+                self.differences.append(
+                    Spread.of(
+                        pair.metric,
+                        f"{pair.first} - {pair.second}",
+                        same[0].metrics[pair.metric],
+                        [difference.mean for difference in pairs],
+                    )
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that the table says, in plain types."""
+        return {
+            "seeds": self.seeds,
+            "scores": [asdict(score) for score in self.scores],
+            "differences": [asdict(difference) for difference in self.differences],
+        }
+
+    def __str__(self) -> str:
+        scores, differences = self._cells()
+        lines = [self._caption(), "", *_aligned(scores)]
+        if len(differences) > 1:
+            lines += ["", _SEED_DIFFERENCES, "", *_aligned(differences)]
+        return "\n".join(lines)
+
+    def markdown(self) -> str:
+        """The table and the differences in Markdown."""
+        scores, differences = self._cells()
+        lines = [self._caption(), "", *_piped(scores)]
+        if len(differences) > 1:
+            lines += ["", _SEED_DIFFERENCES, "", *_piped(differences)]
+        return "\n".join(lines) + "\n"
+
+    def _caption(self) -> str:
+        seeds = ", ".join(map(str, self.seeds))
+        return (
+            f"Mean ± standard deviation over {len(self.seeds)} trainings (seeds {seeds}); "
+            "↑ higher is better, ↓ lower is better."
+        )
+
+    def _cells(self) -> tuple[list[list[str]], list[list[str]]]:
+        rows: dict[str, list[str]] = {}
+        for score in self.scores:
+            start = [score.metric, _ARROWS[score.higher_is_better]]
+            rows.setdefault(score.metric, start).append(_spread(score))
+        differences = [["metric", "difference", "mean", "seeds above 0", "seeds below 0"]]
+        for d in self.differences:
+            above, below = (sum(sign * v > 0 for v in d.per_seed) for sign in (1, -1))
+            differences.append([d.metric, d.name, _spread(d), str(above), str(below)])
+        return [["metric", "", *self.methods], *rows.values()], differences
+
+    def figure(self) -> "Figure":
+        """Draws means and every seed, a panel for each metric.
+
+        Returns:
+            matplotlib.figure.Figure: See `captum_quantum.visualization.plot_seeds`.
+        """
+        from captum_quantum.visualization import plot_seeds
+
+        return plot_seeds(self)
+
+
+_SEED_DIFFERENCES = "Differences of the means over the same samples, seed by seed."
+
+
+def _spread(entry: Spread) -> str:
+    if math.isnan(entry.mean):
+        return "-"
+    if math.isnan(entry.deviation):
+        return _number(entry.mean)
+    return f"{_number(entry.mean)} ± {_number(entry.deviation)}"
 
 
 _DIFFERENCES = (
@@ -386,6 +517,17 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 def _piped(rows: list[list[str]]) -> list[str]:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def png(figure: "Figure") -> bytes:
+    """A figure as the content of a PNG file."""
+    from io import BytesIO
+
+    from captum_quantum.visualization import save_figure
+
+    drawn = BytesIO()
+    save_figure(figure, drawn)
+    return drawn.getvalue()
 
 
 def check_confidence(value: Any) -> float:

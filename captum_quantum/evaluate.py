@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from tqdm import tqdm
 
 from captum_quantum import _checks, _results
-from captum_quantum._report import Difference, Report, Score, check_confidence
+from captum_quantum._report import Difference, Report, Score, SeedReport, check_confidence
+from captum_quantum.circuit import Circuit
 
-__all__ = ["Difference", "Report", "Score", "compare"]
+__all__ = ["Difference", "Report", "Score", "SeedReport", "compare", "named_metrics"]
 
 Attribute = Callable[[Tensor, Tensor], Any]
 Result = TypeVar("Result")
@@ -371,23 +372,83 @@ def _read_metrics(metrics: Any) -> list[_Metric]:
     if isinstance(metrics, Mapping):
         given = dict(metrics)
     else:
-        named = _named_metrics()
+        named = named_metrics()
         given = {_checks.check_choice("metrics", name, named): named.get(name) for name in metrics}
     if not given:
         _checks.wrong_value("metrics", "at least one metric", metrics)
     return [_read_metric(_check_name("metrics", n), function) for n, function in given.items()]
 
 
-def _named_metrics() -> dict[str, Callable[..., Any]]:
-    """The metrics of the package that `compare` can call: one map in, one number out."""
+def named_metrics() -> dict[str, Callable[..., Any]]:
+    """The metrics that `compare` knows by name: one map in, one number out.
+
+    Those of `captum_quantum.metrics`, and of its ``parameter_randomization`` the rank correlation
+    after randomising the quantum or the classical part alone, ``randomization_quantum`` and
+    ``randomization_classical``.
+
+    Returns:
+        dict[str, Callable]: The functions by name.
+    """
     from captum_quantum import metrics
 
-    found = {}
-    for name in metrics.__all__:
-        function = getattr(metrics, name)
-        if hasattr(function, "higher_is_better") and not _unknown_parameters(function):
-            found[name] = function
+    found = {
+        name: getattr(metrics, name)
+        for name in metrics.__all__
+        if hasattr(getattr(metrics, name), "higher_is_better")
+        and name != "parameter_randomization"
+        and not _unknown_parameters(getattr(metrics, name))
+    }
+    for function in (randomization_quantum, randomization_classical):
+        found[function.__name__] = function
     return found
+
+
+def _randomization(part: str, model: nn.Module, *arguments: Any) -> Tensor:
+    from captum_quantum.metrics import parameter_randomization
+
+    similar = parameter_randomization(model, *arguments, parts=part)
+    return similar[part].rank_correlation
+
+
+def randomization_quantum(
+    model: nn.Module, attribute: Attribute, inputs: Tensor, target: Tensor
+) -> Tensor:
+    """Rank correlation of the maps before and after the quantum layers are randomised.
+
+    Args:
+        model (nn.Module): The model.
+        attribute (Callable): ``(inputs, target)`` to maps.
+        inputs (Tensor): Shape ``(batch, ...)``.
+        target (Tensor): Shape ``(batch,)``.
+
+    Returns:
+        Tensor: Shape ``(batch,)``; NaN for a model without quantum layers. See
+        `captum_quantum.metrics.parameter_randomization`.
+    """
+    if not any(isinstance(getattr(m, "circuit", None), Circuit) for m in model.modules()):
+        return torch.full((len(inputs),), torch.nan)
+    return _randomization("quantum", model, attribute, inputs, target)
+
+
+def randomization_classical(
+    model: nn.Module, attribute: Attribute, inputs: Tensor, target: Tensor
+) -> Tensor:
+    """Rank correlation of the maps before and after all other layers are randomised.
+
+    Args:
+        model: As in `randomization_quantum`.
+        attribute: As in `randomization_quantum`.
+        inputs: As in `randomization_quantum`.
+        target: As in `randomization_quantum`.
+
+    Returns:
+        Tensor: Shape ``(batch,)``.
+    """
+    return _randomization("classical", model, attribute, inputs, target)
+
+
+randomization_quantum.higher_is_better = False  # type: ignore[attr-defined]
+randomization_classical.higher_is_better = False  # type: ignore[attr-defined]
 
 
 def _unknown_parameters(function: Callable[..., Any]) -> list[str]:
@@ -421,11 +482,15 @@ def _read_metric(name: str, function: Any) -> _Metric:
     return _Metric(name, function, frozenset(asked), direction, _plain(function))
 
 
+def needs_masks(function: Callable[..., Any]) -> bool:
+    """Whether a metric cannot do without masks."""
+    parameter = inspect.signature(function).parameters.get("masks")
+    return parameter is not None and parameter.default is parameter.empty
+
+
 def _check_masks(metrics: Sequence[_Metric], first: "_Batch") -> None:
     for metric in metrics:
-        parameter = inspect.signature(metric.function).parameters.get("masks")
-        needed = "masks" in metric.asks_for and parameter and parameter.default is parameter.empty
-        if needed and first.masks is None:
+        if needs_masks(metric.function) and first.masks is None:
             _checks.wrong_value(
                 "loader", f"one of batches (inputs, labels, masks), for {metric.name}", "no masks"
             )

@@ -20,7 +20,7 @@ from torch import Tensor
 from captum_quantum import _checks
 
 if TYPE_CHECKING:
-    from captum_quantum._report import Report, Score
+    from captum_quantum._report import Report, Score, SeedReport, Spread
 
 COLORS = "RdBu_r"
 """Blue against, white neither, red for: told apart by the colour-blind too."""
@@ -339,29 +339,80 @@ def plot_comparison(reports: Sequence["Report"], *, title: str = "", caption: st
         if report.methods != methods:
             _checks.wrong_value("reports", f"of the same methods, {methods}", report.methods)
     panels = [(report, metric) for report in reports for metric in report.metrics]
-    n_columns = min(3, len(panels))
-    n_rows = -(-len(panels) // n_columns)
+    level = f"{100 * reports[0].confidence:g} %"
+    reading = (
+        f"Points: means with {level} confidence intervals (bootstrap). Faint bars: the middle half "
+        "of the samples."
+    )
+    figure, all_axes = _panels(len(panels), methods, title, caption or reading)
+    for axes, (report, metric) in zip(all_axes, panels, strict=True):
+        scores = [score for score in report.scores if score.metric == metric]
+        _title_metric(axes, metric, report.metrics[metric])
+        _plot_scores(axes, scores, report.values[metric])
+    return figure
+
+
+def plot_seeds(report: "SeedReport", *, title: str = "", caption: str = "") -> Figure:
+    """Draws how methods do over several trainings: a panel for each metric.
+
+    Args:
+        report (SeedReport): The trainings' means.
+        title (str): Above the figure.
+        caption (str): Below the figure, instead of how to read it.
+
+    Returns:
+        matplotlib.figure.Figure: The figure, not known to pyplot.
+    """
+    spreads: dict[str, list[Spread]] = {}
+    for spread in report.scores:
+        spreads.setdefault(spread.metric, []).append(spread)
+    reading = (
+        f"Large points: means over {len(report.seeds)} trainings. Small points: every training's "
+        "mean over its test samples."
+    )
+    figure, all_axes = _panels(len(spreads), report.methods, title, caption or reading)
+    for axes, (metric, lines) in zip(all_axes, spreads.items(), strict=True):
+        _title_metric(axes, metric, lines[0].higher_is_better)
+        for line, spread in enumerate(lines):
+            color = METHOD_COLORS[line % len(METHOD_COLORS)]
+            known = [value for value in spread.per_seed if np.isfinite(value)]
+            axes.plot(known, [line] * len(known), "o", color="0.75", markersize=5)
+            if np.isfinite(spread.mean):
+                axes.plot([spread.mean], [line], "o", color=color, markersize=8)
+    return figure
+
+
+def _panels(
+    n_panels: int, methods: Sequence[str], title: str, caption: str
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels that share the methods as their lines, from the top down."""
+    n_columns = min(3, n_panels)
+    n_rows = -(-n_panels // n_columns)
     height = n_rows * (0.95 + 0.32 * len(methods)) + 0.6 + 0.5 * bool(title)
     figure = Figure(figsize=(12, height), facecolor="white", layout="constrained")
     if title:
         figure.suptitle(title, fontsize=16)
-    grid = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
-    for axes, (report, metric) in zip(grid.flat, panels, strict=False):
-        scores = [score for score in report.scores if score.metric == metric]
-        _plot_metric(axes, scores, report.values[metric])
-    for axes in grid.flat[len(panels) :]:
+    grid = list(figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).flat)
+    for axes in grid[n_panels:]:
         axes.set_axis_off()
-    level = f"{100 * reports[0].confidence:g} %"
-    figure.supxlabel(
-        caption
-        or f"Points: means with {level} confidence intervals (bootstrap). Faint bars: the middle "
-        "half of the samples.",
-        fontsize=10,
-    )
-    return figure
+    for axes in grid[:n_panels]:
+        axes.set_yticks(range(len(methods)), methods)
+        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.grid(axis="x", color="0.93")
+        axes.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    figure.supxlabel(caption, fontsize=10)
+    return figure, grid[:n_panels]
 
 
-def _plot_metric(axes: Axes, scores: "Sequence[Score]", values: dict[str, Any]) -> None:
+def _title_metric(axes: Axes, metric: str, higher_is_better: bool | None) -> None:
+    better = {True: " (higher is better)", False: " (lower is better)", None: ""}
+    axes.set_title(metric.replace("_", " ") + better[higher_is_better], fontsize=11)
+
+
+def _plot_scores(axes: Axes, scores: "Sequence[Score]", values: dict[str, Any]) -> None:
     for line, score in enumerate(scores):
         color = METHOD_COLORS[line % len(METHOD_COLORS)]
         known = values[score.method][np.isfinite(values[score.method])]
@@ -374,14 +425,3 @@ def _plot_metric(axes: Axes, scores: "Sequence[Score]", values: dict[str, Any]) 
             ends = [score.low, score.high]
             axes.plot(ends, [line, line], color=color, linewidth=2.2, solid_capstyle="butt")
         axes.plot([score.mean], [line], "o", color=color, markersize=6)
-    axes.set_yticks(range(len(scores)), [score.method for score in scores])
-    axes.set_ylim(len(scores) - 0.5, -0.5)
-    better = {True: " (higher is better)", False: " (lower is better)", None: ""}
-    axes.set_title(
-        scores[0].metric.replace("_", " ") + better[scores[0].higher_is_better], fontsize=11
-    )
-    axes.grid(axis="x", color="0.93")
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0)
