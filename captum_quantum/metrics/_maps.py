@@ -67,17 +67,22 @@ def check_attributions(argument: str, attributions: Any, like: Tensor | None = N
     return checked
 
 
-def largest_magnitude(values: Tensor) -> Tensor:
-    """The largest magnitude in each example, 1 where all is zero: what to divide by."""
+def magnitude(values: Tensor) -> Tensor:
+    """The largest power of two in each example's largest magnitude, 1 for zeros: what to divide by.
+
+    Of powers of two, as dividing by them does not round: equal values, and equal sums, stay equal.
+    """
     largest = values.abs().flatten(1).amax(dim=1)
-    return torch.where(largest > 0, largest, 1).reshape(-1, *[1] * (values.dim() - 1))
+    largest = torch.where(largest > 0, largest, 1)
+    power = largest / (2 * torch.frexp(largest).mantissa)
+    return power.reshape(-1, *[1] * (values.dim() - 1))
 
 
 def read_maps(argument: str, attributions: Any, like: Tensor | None = None) -> Tensor:
     """Reads attributions as one map for each example: the sum over the channels.
 
-    Only ratios and the order within a map count, so each is divided by its largest magnitude: then
-    no sum or square overflows or vanishes.
+    Only ratios and the order within a map count, so each is divided by its magnitude: then no sum
+    or square overflows or vanishes.
 
     Args:
         argument (str): As in :func:`check_attributions`.
@@ -88,7 +93,7 @@ def read_maps(argument: str, attributions: Any, like: Tensor | None = None) -> T
         Tensor: Shape ``(batch, *spatial)``.
     """
     checked = check_attributions(argument, attributions, like)
-    return (checked / largest_magnitude(checked)).sum(dim=1)
+    return (checked / magnitude(checked)).sum(dim=1)
 
 
 def is_constant(maps: Tensor) -> Tensor:

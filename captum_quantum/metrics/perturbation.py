@@ -15,7 +15,7 @@ from captum_quantum.metrics._maps import (
     check_inputs,
     direction,
     evaluation_mode,
-    largest_magnitude,
+    magnitude,
     resize,
     seeded,
 )
@@ -58,7 +58,8 @@ class _Noise:
         self._drawn += draws
         rows_keys = _mixed(self._keys[:, None] + _mixed(number + 1)).flatten()
         place = torch.arange(1, n + 1, device=self._keys.device)
-        return (_mixed(rows_keys[:, None] + _mixed(-place)) >> 11 & 2**53 - 1) * 2.0**-53
+        bits = _mixed(rows_keys[:, None] + _mixed(-place)) >> 11 & 2**53 - 1
+        return bits.double() * 2.0**-53
 
 
 def _draws_at_once(max_batch: int, batch: int, n_samples: int) -> int:
@@ -190,13 +191,13 @@ def infidelity(
 
 
 def _maps_of_all_channels(attributions: Any, inputs: Tensor, any_scale: bool) -> Tensor:
-    """The attributions in the shape of the inputs; of any scale, the largest magnitude is 1."""
+    """The attributions in the shape of the inputs, divided by their magnitude if that is free."""
     maps = check_attributions("attributions", attributions, inputs)
     channels = inputs.shape[1]
     if maps.shape[1] not in (1, channels):
         _checks.wrong_value("attributions", f"maps of 1 or {channels} channels", maps)
     if any_scale:
-        maps = maps / largest_magnitude(maps)
+        maps = maps / magnitude(maps)
     if maps.shape[1] != channels:
         maps = maps.expand(-1, channels, *maps.shape[2:]) / channels
     size = inputs.shape[2:]
@@ -274,7 +275,7 @@ def sensitivity_max(
         with torch.enable_grad():
             maps = check_attributions("attribute's maps", attribute(images, target), images)
         if scale is None:  # Captum explains the images themselves first
-            scale, empty = largest_magnitude(maps), (maps == 0).flatten(1).all(dim=1)
+            scale, empty = magnitude(maps), (maps == 0).flatten(1).all(dim=1)
         # Captum's ratio does not depend on the scale, but norms of tiny maps would vanish.
         return (maps / scale.repeat_interleave(len(maps) // len(scale), dim=0),)
 

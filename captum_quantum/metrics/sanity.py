@@ -19,7 +19,6 @@ from captum_quantum.metrics._maps import (
     direction,
     evaluation_mode,
     is_constant,
-    largest_magnitude,
     read_maps,
     resize,
     seeded,
@@ -345,8 +344,9 @@ def _randomized(part: str, units: list[_Unit], saved: _Saved) -> Iterator[str]:
 def _similarity(original: Tensor, maps: Tensor, size: torch.Size) -> MapSimilarity:
     undefined = is_constant(original) | is_constant(maps)
     a, b = (resize(m, size) for m in (original, maps))
+    dims = tuple(range(1, a.dim()))
     values = (
         rank_correlation(a.flatten(1), b.flatten(1)),
-        structural_similarity(a / largest_magnitude(a), b / largest_magnitude(b)),
+        structural_similarity(*(m / m.abs().amax(dims, keepdim=True) for m in (a, b))),
     )
     return MapSimilarity(*(torch.where(undefined, torch.nan, value) for value in values))
