@@ -299,10 +299,16 @@ class _Zero(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         with torch.no_grad():
             result = ctx.pull(grad.detach())
-        if torch.is_grad_enabled():  # with create_graph
-            guard: Any = _FirstDerivative
-            result = guard.apply(result.requires_grad_())
-        return result, None, None
+        return first_derivative(result), None, None
+
+
+def first_derivative(result: Tensor) -> Tensor:
+    """Marks what a rule gave, where autograd records (``create_graph``), as not differentiable."""
+    if not torch.is_grad_enabled():
+        return result
+    guard: Any = _FirstDerivative
+    marked: Tensor = guard.apply(result.requires_grad_())
+    return marked
 
 
 class _FirstDerivative(torch.autograd.Function):

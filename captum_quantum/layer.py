@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.circuit import Circuit, Observable, read_observables
-from captum_quantum.gradient import RULES, Pullback, attach, pullback
+from captum_quantum.gradient import RULES, Pullback, attach, first_derivative, pullback
 from captum_quantum.simulate import FusedSimulator, expectation_values
 
 if TYPE_CHECKING:
@@ -31,6 +31,24 @@ def _columns(values: Tensor, indices: list[int], dim: int) -> Tensor:
 def _rescaled(rows: Tensor) -> Tensor:
     """Divides amplitudes by the largest: only ratios count, and their squares stay in range."""
     return rows / rows.detach().abs().amax(dim=-1, keepdim=True)
+
+
+class _Adjoint(torch.autograd.Function):
+    """A fused call as one node of the autograd graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weights: Tensor, simulator: FusedSimulator, dtype: torch.dtype
+    ) -> Tensor:
+        ctx.call = simulator.call(inputs, weights, dtype, ctx.needs_input_grad[:2])
+        return ctx.call.values
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        with torch.no_grad():
+            found = ctx.call.pull(grad.detach())
+        by_inputs, by_weights = (None if by is None else first_derivative(by) for by in found)
+        return by_inputs, by_weights, None, None
 
 
 class VQCLayer(nn.Module):
@@ -286,15 +304,10 @@ class VQCLayer(nn.Module):
         return self.fused.call(inputs, weights, dtype).values
 
     def _by_adjoint(self, rows: Tensor) -> Tensor:
-        inputs, weights = self._angles(rows), self._weight_angles()
-        needs = (inputs.requires_grad, weights.requires_grad)
-        call = self.fused.call(inputs, weights, self._complex(rows), needs)
-        values = call.values
-        # Autograd goes back through the last first, and the way back for weights serves both.
-        if needs[0]:
-            values = attach(values, inputs, call.pull_inputs)
-        if needs[1]:
-            values = attach(values, weights, call.pull_weights)
+        node: Any = _Adjoint
+        values: Tensor = node.apply(
+            self._angles(rows), self._weight_angles(), self.fused, self._complex(rows)
+        )
         return values
 
     def _angles(self, rows: Tensor) -> Tensor:

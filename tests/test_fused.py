@@ -296,9 +296,9 @@ def test_weights_are_read_live(change):
 def test_matrices_are_kept_while_weights_do_not_change(monkeypatch):
     layer = layer_of("default")
     made = []
-    original = fused._Program.make_static
+    original = fused.Tables.make_static
     monkeypatch.setattr(
-        fused._Program, "make_static", lambda *args: made.append(1) or original(*args)
+        fused.Tables, "make_static", lambda *args: made.append(1) or original(*args)
     )
     x = torch.rand(3, 7, requires_grad=True)
     for _ in range(3):

@@ -29,8 +29,11 @@ from captum_quantum.simulate.readout import masks
 
 WHOLE = 6
 """Circuits of at most this many qubits, inputs only in the head, become a single dense step."""
-MAX_DENSE = 5
+MAX_DENSE = 4
 """Others: the most wires that a dense step covers."""
+MANY, NARROW = 9, 6
+"""A product with 2**9 or more row groups of 2**6 or fewer rows each costs more than to bring the
+wires to the front, where one group is left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +222,8 @@ class _Planner:
         # A matrix for each sample is worth less: multiplying two of them costs more than a state.
         batched = any(self.factors[position].batched for position in self.body)
         self.whole = self.n <= WHOLE and not batched
+        if self.whole and self.body:
+            self._move_to_body()
         groups = 1 if self.whole else max(-(-self.n // MAX_DENSE), 2 if batched else 1)
         self.limit = max(-(-self.n // groups), min(self.n, 2))
         self.layout = list(range(self.n))
@@ -268,6 +273,14 @@ class _Planner:
                 in_head[wire] = False
             body.append(position)
         return head, body
+
+    def _move_to_body(self) -> None:
+        """Takes what follows the last input of each wire out of the head, into the only matrix."""
+        moved = []
+        for own in self.head:
+            while own and not self.factors[own[-1]].batched:
+                moved.append(own.pop())
+        self.body = sorted(moved + self.body)
 
     def plan(self) -> Plan:
         """Walks through the factors once."""
@@ -344,14 +357,14 @@ class _Planner:
     def _close_dense(self) -> None:
         """Emits the open blocks, small ones side by side in one matrix."""
         packed: list[_Open] = []
-        for block in sorted(self.open, key=lambda block: min(block.wires)):
+        for block in sorted(self.open, key=lambda block: min(map(self.layout.index, block.wires))):
             if packed and self._side_by_side(packed[-1], block):
                 packed[-1].wires += block.wires
                 packed[-1].factors += block.factors
             else:
                 packed.append(_Open(list(block.wires), list(block.factors)))
-        for block in packed:
-            self._emit_dense(block)
+        for k, block in enumerate(packed):
+            self._emit_dense(block, [wire for later in packed[k:] for wire in later.wires])
         self.open = []
 
     def _side_by_side(self, first: _Open, second: _Open) -> bool:
@@ -361,10 +374,13 @@ class _Planner:
         both = [self.factors[f] for f in first.factors + second.factors]
         return not (any(f.batched for f in both) and any(len(f.wires) > 1 for f in both))
 
-    def _emit_dense(self, block: _Open) -> None:
+    def _emit_dense(self, block: _Open, following: list[int]) -> None:
+        """Emits a block; where rows must move for it, those that follow it come along."""
         places = sorted(self.layout.index(wire) for wire in block.wires)
-        if places[-1] - places[0] + 1 != len(places):
-            front = [self.layout[place] for place in places]
+        apart = places[-1] - places[0] + 1 != len(places)
+        if apart or (places[0] >= MANY and places[-1] >= self.n - NARROW):
+            own = [self.layout[place] for place in places]
+            front = own + [wire for wire in following if wire not in own]
             self._relayout(front + [wire for wire in self.layout if wire not in front])
             places = list(range(len(places)))
         wires = tuple(self.layout[place] for place in places)

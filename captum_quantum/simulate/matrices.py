@@ -1,0 +1,597 @@
+"""From angles to the matrices of a plan, and from gradients by matrices back to angles.
+
+All matrices are made at once, whatever the number of gates: cosines and sines of all angles, the
+entries of all factors, products of consecutive one-qubit gates, Kronecker products over the wires
+of a step. The way back goes through the same operations in reverse order.
+
+Everywhere here and in the fused simulator, the gradient W by a complex tensor z means
+
+    dE = Re(sum_k W_k dz_k),
+
+without a complex conjugate. Then a product ``y = A x`` gives ``W_x = A^T W_y`` and
+``W_A = W_y x^T``, and nothing needs to be conjugated on the way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from captum_quantum.circuit.gates import extended_index
+from captum_quantum.simulate.plan import Chain, Dense, Factor, Plan
+
+IDENTITY = torch.tensor([[1, 0], [0, 1]])
+"""Entries 0 and 1 are the numbers 0 and 1: the places of the identity's entries."""
+
+
+def square(start: int, side: int) -> Tensor:
+    """Places of a matrix's entries that are stored one after the other, ``(side, side)``."""
+    return torch.arange(start, start + side * side).reshape(side, side)
+
+
+def take(entries: Tensor, index: Tensor) -> Tensor:
+    """``(e, b)`` and an index of any shape to ``(*index.shape, b)``."""
+    return entries.index_select(0, index.reshape(-1)).reshape(*index.shape, entries.shape[1])
+
+
+def by_parts(W: Tensor) -> Tensor:
+    """Gradients by real, then by imaginary parts, along dimension 0."""
+    return torch.cat([W.real, -W.imag])
+
+
+class Product:
+    """The product of vectors ``(m, k, r, b)``, first factor the most significant, and its way back.
+
+    Even numbers of factors are multiplied in pairs, all pairs at once.
+
+    Attributes:
+        value (Tensor): ``(m, r**k, b)``.
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        self.shape = vectors.shape
+        m, k, r, b = vectors.shape
+        self.inner: Product | None = None
+        if k == 1:
+            self.value = vectors[:, 0]
+            return
+        if k % 2:
+            self.inner = Product(vectors[:, :-1])
+            self.first, self.second = self.inner.value, vectors[:, -1]
+        else:
+            self.inner = Product(vectors.reshape(2 * m, k // 2, r, b))
+            self.first, self.second = self.inner.value.unflatten(0, (m, 2)).unbind(1)
+        self.value = (self.first[:, :, None] * self.second[:, None]).flatten(1, 2)
+
+    def back(self, W: Tensor) -> Tensor:
+        """Gradients by the factors, ``(m, k, r, b)``, from that by the value."""
+        if self.inner is None:
+            return W[:, None]
+        m, k, r, _ = self.shape
+        W = W.unflatten(1, (self.first.shape[1], self.second.shape[1]))
+        by_first = (W * self.second[:, None]).sum(dim=2)
+        by_second = (W * self.first[:, :, None]).sum(dim=1)
+        if k % 2:
+            return torch.cat([self.inner.back(by_first), by_second[:, None]], dim=1)
+        halves = torch.stack([by_first, by_second], dim=1).flatten(0, 1)
+        return self.inner.back(halves).reshape(m, k, r, -1)
+
+
+class Factors:
+    """The entries of many factors' matrices from their angles, all at once.
+
+    The real and the imaginary part of an entry are each a number times 1, cos(f t) or sin(f t).
+    """
+
+    def __init__(
+        self,
+        factors: Sequence[Factor],
+        place: dict[int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        turning = [factor for factor in factors if not factor.is_fixed]
+        slot = {id(factor): k for k, factor in enumerate(turning)}
+        self.starts: list[int] = []
+        self.size, m = 0, len(turning)
+        numbers = [torch.zeros(0, 2, dtype=torch.float64)]
+        places = [torch.zeros(0, 2, dtype=torch.long)]
+        for factor in factors:
+            own = factor.primitive
+            self.starts.append(self.size)
+            self.size += own.constant.numel()
+            rows = (0, 1 + slot.get(id(factor), 0), 1 + m + slot.get(id(factor), 0))
+            number = torch.zeros(own.constant.numel(), 2, dtype=torch.float64)
+            where = torch.zeros_like(number, dtype=torch.long)
+            for row, matrix in zip(rows, (own.constant, own.cosine, own.sine), strict=True):
+                if matrix is not None:
+                    parts = torch.view_as_real(matrix.resolve_conj().reshape(-1))
+                    assert not bool(((number != 0) & (parts != 0)).any()), factor.name
+                    where[parts != 0] = row
+                    number = number + parts
+            numbers.append(number)
+            places.append(where)
+        real = dtype.to_real()
+        self.numbers = torch.cat(numbers).T.reshape(-1, 1).to(device, real)
+        self.places = torch.cat(places).T.reshape(-1).to(device)
+        columns = [place[factor.column] for factor in turning]
+        self.columns = torch.tensor(columns, dtype=torch.long, device=device)
+        frequencies = [factor.primitive.frequency for factor in turning]
+        self.frequencies = torch.tensor(frequencies, device=device, dtype=real)[:, None]
+        self.one = torch.ones(1, 1, device=device, dtype=real)
+
+    def waves(self, angles: Tensor) -> Tensor:
+        """1, then cosine, then sine of every factor's angle: ``(n_angles, b)`` to ``(1 + 2m, b)``."""
+        turns = angles.index_select(0, self.columns) * self.frequencies
+        one = self.one.expand(1, angles.shape[1])
+        return torch.cat([one, torch.cos(turns), torch.sin(turns)])
+
+    def entries(self, waves: Tensor) -> Tensor:
+        """The entries of the factors' matrices, ``(n_entries, b)``."""
+        parts = waves.index_select(0, self.places) * self.numbers
+        return torch.complex(parts[: self.size], parts[self.size :])
+
+    def back(self, waves: Tensor, W: Tensor, n_angles: int) -> Tensor:
+        """Gradients by angles, ``(n_angles, b)``, from those by entries."""
+        by_part = by_parts(W) * self.numbers
+        by_wave = torch.zeros_like(waves).index_add_(0, self.places, by_part)
+        m = len(self.columns)
+        cosine, sine = waves[1 : 1 + m], waves[1 + m :]
+        by_turn = cosine * by_wave[1 + m :] - sine * by_wave[1 : 1 + m]
+        by_angle = waves.new_zeros(n_angles, waves.shape[1])
+        return by_angle.index_add_(0, self.columns, by_turn * self.frequencies)
+
+
+class Runs:
+    """Products of consecutive 2 x 2 matrices, and their way back.
+
+    Args:
+        runs (list[list[int]]): For each run where its matrices' entries start, in order of
+            application.
+        device (torch.device): Where.
+    """
+
+    def __init__(self, runs: list[list[int]], device: torch.device) -> None:
+        self.count = len(runs)
+        self.length = 1 << (max((len(run) for run in runs), default=1) - 1).bit_length()
+        table = IDENTITY.repeat(self.length, len(runs), 1, 1)
+        # Neighbours are multiplied level by level; in bit-reversed order the earlier ones of all
+        # pairs are the first half, at every level.
+        bits = self.length.bit_length() - 1
+        for r, run in enumerate(runs):
+            for k, start in enumerate(run):
+                place = int(format(k, f"0{bits}b")[::-1], 2) if bits else 0
+                table[place, r] = square(start, 2)
+        self.index = table.reshape(-1).to(device)
+
+    def levels(self, entries: Tensor) -> list[Tensor]:
+        """From the matrices themselves, ``(length, count, 2, 2)``, to ``(1, count, 2, 2)``."""
+        found = entries[:, 0].index_select(0, self.index)
+        levels = [found.reshape(self.length, self.count, 2, 2)]
+        while len(levels[-1]) > 1:
+            earlier, later = levels[-1].chunk(2)
+            levels.append(later @ earlier)
+        return levels
+
+    def back(self, levels: list[Tensor], W: Tensor) -> Tensor:
+        """Gradients by the matrices' entries, in the order of ``index``."""
+        for level in reversed(levels[:-1]):
+            earlier, later = level.chunk(2)
+            W = torch.cat([later.mT @ W, W @ earlier.mT])
+        return W.reshape(-1, 1)
+
+
+@dataclass
+class Links:
+    """2 x 2 matrices side by side: ``index (k, 2, 2)`` of entries; whether any is batched."""
+
+    index: Tensor
+    batched: bool
+
+
+@dataclass
+class Layer:
+    """A layer of a dense step's matrix; one of the following.
+
+    Attributes:
+        kron (tuple[int, int] or None): A Kronecker product of shared 2 x 2 matrices: which group of
+            such, and its place there.
+        links (list[Links]): The same with batched ones: levels of 2 x 2 matrices to be multiplied.
+        index (Tensor or None): A factor: which entry stands where in the matrix, ``(d, d)``.
+        rows (tuple[Tensor, Tensor] or None): Fixed: new row r is old row ``rows[0][r]``; the way
+            back.
+        matrix (Tensor or None): Fixed factors multiplied beforehand, ``(d, d)``.
+    """
+
+    kron: tuple[int, int] | None = None
+    links: list[Links] = field(default_factory=list)
+    index: Tensor | None = None
+    rows: tuple[Tensor, Tensor] | None = None
+    matrix: Tensor | None = None
+
+
+@dataclass
+class Static:
+    """All that depends on weights alone.
+
+    Attributes:
+        weights (Tensor): The weight angles it was made of.
+        waves (Tensor): 1, cosines and sines of the static factors' angles.
+        runs (list[Tensor]): Levels of the products of consecutive one-qubit gates.
+        krons (list[Product]): For each number of wires all Kronecker products.
+        entries (Tensor): 0, 1, fixed entries, then those of all factors and runs, ``(e, 1)``.
+        shared (Tensor): Those entries that batched matrices read too, ``(e, 1)``.
+        head (dict): For each shared level of the head its matrices, ``(n, 2, 2)``.
+        dense (dict): For each shared dense step its matrix.
+        partial (dict): For each of several layers the products of its first layers.
+        phases (dict): For each shared monomial step its phases, ``(2**n, 1)``.
+    """
+
+    weights: Tensor
+    waves: Tensor
+    runs: list[Tensor]
+    krons: list[Product]
+    entries: Tensor
+    shared: Tensor
+    head: dict[int, Tensor] = field(default_factory=dict)
+    dense: dict[int, Tensor] = field(default_factory=dict)
+    partial: dict[int, list[Tensor]] = field(default_factory=dict)
+    phases: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class ByStatic:
+    """Gradients by what `Static` holds, found on the way back."""
+
+    shared: Tensor | None = None
+    head: dict[int, Tensor] = field(default_factory=dict)
+    dense: dict[int, Tensor] = field(default_factory=dict)
+    phases: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Tables:
+    """Where every entry stands in a plan's matrices, on one device, in one precision.
+
+    Attributes:
+        static_factors (Factors): Factors whose angles are weights or constants.
+        batched_factors (Factors): Factors whose angles are inputs, but those in ``wave_columns``.
+        wave_columns (Tensor): For each wire the input of its first gate, if that is a rotation of
+            ``|0>``: the head starts from its cosine and sine.
+        wave_frequencies (Tensor): Half its scale; 0 for the other wires, which start from (1, 0).
+        head (list[Links]): What follows in the head.
+        rows (dict): For each reordering its index, its inverse, and the latter for two states.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
+        self.plan, self.device, self.dtype = plan, device, dtype
+        self.real = dtype.to_real()
+        self.n = plan.circuit.n_qubits
+        self._make_entries()
+        self._make_links()
+        self._make_steps()
+        self._share_entries()
+
+    # -- where which entry stands ----------------------------------------------------------------
+
+    def _make_entries(self) -> None:
+        """The numbers 0 and 1 and fixed entries, static factors, runs of such, batched factors."""
+        circuit = self.plan.circuit
+        factors = self.plan.factors
+        inputs = {column: k for k, column in enumerate(circuit.columns("input"))}
+        weights = circuit.columns("weight") + circuit.columns("constant")
+        fixed = [torch.tensor([0, 1], dtype=torch.complex128)]
+        columns, frequencies = [0] * self.n, [0.0] * self.n
+        self.start: dict[int, int] = {}
+        for wire, chain in enumerate(self.plan.head):
+            own = factors[chain.factors[0]] if chain.factors else None
+            if own is None or not own.batched or bool(own.primitive.constant.any()):
+                continue
+            assert own.primitive.cosine is not None and own.primitive.sine is not None
+            columns[wire] = inputs[own.column]
+            frequencies[wire] = own.primitive.frequency
+            # cos(f t) C |0> + sin(f t) S |0>: a fixed matrix with these columns after the waves.
+            both = torch.stack([own.primitive.cosine[:, 0], own.primitive.sine[:, 0]], dim=1)
+            if torch.equal(both, torch.eye(2, dtype=both.dtype)):
+                self.start[chain.factors[0]] = -1
+            else:
+                self.start[chain.factors[0]] = sum(len(part) for part in fixed)
+                fixed.append(both.reshape(-1))
+        self.has_waves = bool(self.start)
+        self.wave_columns = torch.tensor(columns, device=self.device)
+        self.wave_frequencies = torch.tensor(frequencies, device=self.device, dtype=self.real)
+        self.wave_frequencies = self.wave_frequencies[:, None]
+        self.numbers = torch.cat(fixed).to(self.device, self.dtype)[:, None]
+        static = [k for k, factor in enumerate(factors) if not factor.batched]
+        batched = [k for k, f in enumerate(factors) if f.batched and k not in self.start]
+        self.static_factors, self.batched_factors = (
+            Factors([factors[k] for k in own], place, self.device, self.dtype)
+            for own, place in (
+                (static, {column: k for k, column in enumerate(weights)}),
+                (batched, inputs),
+            )
+        )
+        values = [circuit.angles[column][2].value for column in circuit.columns("constant")]
+        self.constants = torch.tensor(values, device=self.device, dtype=self.real)
+        first = len(self.numbers)
+        for k, start in zip(static, self.static_factors.starts, strict=True):
+            self.start[k] = first + start
+        self.batched_start = dict(zip(batched, self.batched_factors.starts, strict=True))
+
+    def _make_links(self) -> None:
+        """Splits chains into links: runs of static factors, merged, and single batched ones."""
+        layers = [self.plan.head]
+        for step in self.plan.steps:
+            if isinstance(step, Dense):
+                layers += [layer for layer in step.layers if not isinstance(layer, int)]
+        runs: list[list[int]] = []
+        self.chain_links: dict[Chain, list[tuple[int, bool]]] = {}
+        first_run = len(self.numbers) + self.static_factors.size
+        for chain in (chain for layer in layers for chain in layer):
+            links: list[tuple[int, bool]] = []
+            run: list[int] = []
+            for position in (*chain.factors, None):
+                if position is not None and position in self.start:
+                    if self.start[position] >= 0:
+                        run.append(self.start[position])
+                    continue
+                if len(run) == 1:
+                    links.append((run[0], False))
+                elif run:
+                    links.append((first_run + 4 * len(runs), False))
+                    runs.append(run)
+                run = []
+                if position is not None:
+                    links.append((self.batched_start[position], True))
+            self.chain_links[chain] = links
+        self.first_run = first_run
+        self.n_static = first_run + 4 * len(runs)
+        self.runs = Runs(runs, self.device) if runs else None
+
+    def _entry(self, position: int) -> int:
+        if position in self.start:
+            return self.start[position]
+        return self.n_static + self.batched_start[position]
+
+    def _levels(self, chains: Sequence[Chain]) -> list[Links]:
+        """The chains' links side by side: level l holds the l-th link of every chain."""
+        links = [self.chain_links[chain] for chain in chains]
+        levels = []
+        for level in range(max((len(own) for own in links), default=0)):
+            index = IDENTITY.repeat(len(chains), 1, 1)
+            batched = False
+            for k, own in enumerate(links):
+                if level < len(own):
+                    start, is_batched = own[level]
+                    index[k] = square(start + (self.n_static if is_batched else 0), 2)
+                    batched |= is_batched
+            levels.append(Links(index.to(self.device), batched))
+        return levels
+
+    def _make_steps(self) -> None:
+        self.head = self._levels(self.plan.head)
+        self.layers: dict[int, list[Layer]] = {}
+        self.rows: dict[int, tuple[Tensor, ...]] = {}
+        self.phase_rows: dict[int, Tensor] = {}
+        krons: dict[int, list[Tensor]] = {}
+        for number, step in enumerate(self.plan.steps):
+            if isinstance(step, Dense):
+                self.layers[number] = self._dense_layers(step, krons)
+                continue
+            if step.rows is not None:
+                back = torch.argsort(step.rows)
+                both = torch.cat([back, back + len(back)])
+                found = (step.rows, back, both)
+                self.rows[number] = tuple(index.to(self.device) for index in found)
+            if step.phases:
+                diagonals = []
+                for position, places in step.phases:
+                    side = 2 ** len(self.plan.factors[position].wires)
+                    diagonals.append(self._entry(position) + places * (side + 1))
+                self.phase_rows[number] = torch.stack(diagonals).to(self.device)
+        groups = sorted(krons)
+        self.krons = [torch.stack(krons[k]).reshape(-1, k, 4).to(self.device) for k in groups]
+        for layers in self.layers.values():
+            for layer in layers:
+                if layer.kron is not None:
+                    layer.kron = (groups.index(layer.kron[0]), layer.kron[1])
+
+    def _dense_layers(self, step: Dense, krons: dict[int, list[Tensor]]) -> list[Layer]:
+        layers: list[Layer] = []
+        for layer in step.layers:
+            if not isinstance(layer, int):
+                levels = self._levels(layer)
+                if not step.batched:
+                    # Without batched factors every chain has at most one link.
+                    identity = IDENTITY.repeat(len(layer), 1, 1)
+                    own = krons.setdefault(len(layer), [])
+                    layers.append(Layer(kron=(len(layer), len(own))))
+                    own.append(levels[0].index.cpu() if levels else identity)
+                else:
+                    layers.append(Layer(links=levels))
+                continue
+            factor = self.plan.factors[layer]
+            places = [step.wires.index(wire) for wire in factor.wires]
+            own, others = extended_index(places, len(step.wires))
+            same = others[:, None] == others[None, :]
+            if factor.is_fixed:
+                matrix = factor.primitive.constant[own[:, None], own[None, :]] * same
+                before = layers[-1].matrix if layers else None
+                if before is not None:
+                    layers[-1].matrix = matrix @ before
+                else:
+                    layers.append(Layer(matrix=matrix))
+                continue
+            entry = self._entry(layer) + own[:, None] * 2 ** len(places) + own[None, :]
+            layers.append(Layer(index=torch.where(same, entry, 0).to(self.device)))
+        for made in layers:
+            if made.matrix is None:
+                continue
+            if bool(((made.matrix == 0) | (made.matrix == 1)).all()) and not step.batched:
+                rows = made.matrix.real.argmax(dim=1)
+                made.rows = (rows.to(self.device), torch.argsort(rows).to(self.device))
+                made.matrix = None
+            else:
+                made.matrix = made.matrix.to(self.device, self.dtype)
+        return layers
+
+    def _share_entries(self) -> None:
+        """Lets batched matrices read their own entries and only the static ones they need."""
+        tables: list[Links | Layer] = [links for links in self.head if links.batched]
+        for number, step in enumerate(self.plan.steps):
+            if step.batched and isinstance(step, Dense):
+                for layer in self.layers[number]:
+                    tables += [*layer.links, *([layer] if layer.index is not None else [])]
+        phases = [number for number in self.phase_rows if self.plan.steps[number].batched]
+        read = [table.index for table in tables] + [self.phase_rows[number] for number in phases]
+        used = torch.cat(
+            [
+                torch.zeros(0, dtype=torch.long, device=self.device),
+                *(r.flatten() for r in read if r is not None),
+            ]
+        )
+        self.shared = torch.unique(used[used < self.n_static])
+        place = torch.zeros(
+            self.n_static + self.batched_factors.size, dtype=torch.long, device=self.device
+        )
+        place[self.shared] = torch.arange(len(self.shared), device=self.device)
+        own = torch.arange(self.batched_factors.size, device=self.device)
+        place[self.n_static :] = len(self.shared) + own
+        for table in tables:
+            assert table.index is not None
+            table.index = place[table.index]
+        for number in phases:
+            self.phase_rows[number] = place[self.phase_rows[number]]
+
+    # -- from weights to matrices, and back ------------------------------------------------------
+
+    def make_static(self, weights: Tensor) -> Static:
+        """Makes what depends on weights alone: ``(m,)`` weight angles in radians."""
+        angles = weights.to(self.real)
+        if len(self.constants):
+            angles = torch.cat([angles, self.constants])
+        waves = self.static_factors.waves(angles[:, None])
+        entries = torch.cat([self.numbers, self.static_factors.entries(waves)])
+        runs: list[Tensor] = []
+        if self.runs is not None:
+            runs = self.runs.levels(entries)
+            entries = torch.cat([entries, runs[-1].reshape(-1, 1)])
+        krons = [Product(take(entries, index)) for index in self.krons]
+        shared = entries.index_select(0, self.shared)
+        static = Static(weights, waves, runs, krons, entries, shared)
+        for number, links in enumerate(self.head):
+            if not links.batched:
+                static.head[number] = take(entries, links.index)[..., 0]
+        squares = _squares(krons)
+        for number, step in enumerate(self.plan.steps):
+            if step.batched:
+                continue
+            if isinstance(step, Dense):
+                partial: list[Tensor] = []
+                for layer in self.layers[number]:
+                    partial.append(_apply_layer(layer, entries, squares, partial))
+                static.dense[number] = partial[-1]
+                static.partial[number] = partial
+            elif step.phases:
+                static.phases[number] = take(entries, self.phase_rows[number]).prod(dim=0)
+        return static
+
+    def static_back(self, static: Static, by: ByStatic) -> Tensor:
+        """Gradients by weight angles, ``(m,)``, from those by the matrices."""
+        entries = static.entries
+        W = torch.zeros_like(entries)
+        if by.shared is not None:
+            W.index_add_(0, self.shared, by.shared)
+        for number, W_head in by.head.items():
+            W.index_add_(0, self.head[number].index.reshape(-1), W_head.reshape(-1, 1))
+        for number, W_phases in by.phases.items():
+            rows = self.phase_rows[number]
+            # A phase is a product of numbers of modulus 1: without one of them, its conjugate more.
+            others = (static.phases[number] * take(entries, rows).conj()) * W_phases
+            W.index_add_(0, rows.reshape(-1), others.reshape(-1, 1))
+        squares = _squares(static.krons)
+        by_kron: list[list[Tensor]] = [
+            [torch.empty(0)] * len(index) for index in self.krons
+        ]
+        for number, W_matrix in by.dense.items():
+            self._layers_back(static, number, W_matrix, W, squares, by_kron)
+        for index, kron, found in zip(self.krons, static.krons, by_kron, strict=True):
+            own = kron.back(_as_vectors(torch.stack(found)))
+            W.index_add_(0, index.reshape(-1), own.reshape(-1, 1))
+        if self.runs is not None:
+            W_runs = W[self.first_run :].reshape(1, -1, 2, 2)
+            W.index_add_(0, self.runs.index, self.runs.back(static.runs, W_runs))
+        own = W[len(self.numbers) : self.first_run]
+        n_angles = len(static.weights) + len(self.constants)
+        return self.static_factors.back(static.waves, own, n_angles)[: len(static.weights), 0]
+
+    def _layers_back(
+        self,
+        static: Static,
+        number: int,
+        W: Tensor,
+        by_entries: Tensor,
+        squares: list[tuple[Tensor, ...]],
+        by_kron: list[list[Tensor]],
+    ) -> None:
+        """From the matrix of a dense step to its layers: gradients by entries are added up."""
+        layers, partial = self.layers[number], static.partial[number]
+        for k in range(len(layers) - 1, -1, -1):
+            layer = layers[k]
+            if layer.rows is not None:
+                W = W.index_select(0, layer.rows[1])
+                continue
+            factor = _matrix_of(layer, static.entries, squares)
+            if layer.matrix is None:
+                W_factor = W @ partial[k - 1].mT if k else W
+                if layer.kron is not None:
+                    by_kron[layer.kron[0]][layer.kron[1]] = W_factor
+                else:
+                    assert layer.index is not None
+                    # Entry 0, the number 0, stands where the factor has none: nobody reads it.
+                    by_entries.index_add_(0, layer.index.reshape(-1), W_factor.reshape(-1, 1))
+            if k:
+                W = factor.mT @ W
+
+
+def _squares(krons: list[Product]) -> list[tuple[Tensor, ...]]:
+    return [as_matrices(kron.value)[..., 0].unbind() for kron in krons]
+
+
+def _matrix_of(layer: Layer, entries: Tensor, squares: list[tuple[Tensor, ...]]) -> Tensor:
+    if layer.kron is not None:
+        return squares[layer.kron[0]][layer.kron[1]]
+    if layer.index is not None:
+        return take(entries, layer.index)[..., 0]
+    assert layer.matrix is not None
+    return layer.matrix
+
+
+def _apply_layer(
+    layer: Layer, entries: Tensor, squares: list[tuple[Tensor, ...]], partial: list[Tensor]
+) -> Tensor:
+    """The product of a step's layers so far and one more."""
+    if layer.rows is not None:
+        if partial:
+            return partial[-1].index_select(0, layer.rows[0])
+        size = len(layer.rows[0])
+        eye = torch.eye(size, dtype=entries.dtype, device=entries.device)
+        return eye.index_select(0, layer.rows[0])
+    matrix = _matrix_of(layer, entries, squares)
+    return matrix @ partial[-1] if partial else matrix
+
+
+def as_matrices(vectors: Tensor) -> Tensor:
+    """``(m, 4**k, b)`` with places (r1 c1 r2 c2 ...) to ``(m, 2**k, 2**k, b)``."""
+    m, size, b = vectors.shape
+    k = (size.bit_length() - 1) // 2
+    order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2), 2 * k + 1]
+    return vectors.reshape(m, *([2] * (2 * k)), b).permute(order).reshape(m, 2**k, 2**k, b)
+
+
+def _as_vectors(matrices: Tensor) -> Tensor:
+    """The inverse of `as_matrices`, for ``b = 1``."""
+    k = matrices.shape[1].bit_length() - 1
+    split = matrices.reshape(-1, *([2] * (2 * k)))
+    order = [0, *(place for j in range(k) for place in (1 + j, 1 + k + j))]
+    return split.permute(order).reshape(-1, 4**k, 1)
