@@ -4,11 +4,12 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11 python3.10)
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all lint bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +28,9 @@ lint: $(STAMP)  ## Check style and types only
 	$(BIN)/ruff format --check
 	$(BIN)/mypy captum_quantum
 
+bench: $(BENCH_STAMP)  ## Measure speed and memory against other simulators (about 20 minutes)
+	$(BIN)/python tests/benchmarks/simulators.py --output tests/benchmarks/results
+
 clean:  ## Remove .venv and everything that was generated
 	rm -rf $(VENV) demo-output build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -43,4 +47,9 @@ $(STAMP): pyproject.toml constraints.txt
 	exit 1
 	@echo "Installing into $(VENV), this once. It takes a few minutes."
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[demo,test]'
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	@echo "Installing the simulators to compare with into $(VENV), this once."
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[bench]'
 	@touch $@

@@ -1,0 +1,507 @@
+"""The measurements: every table's rows, as plain data.
+
+A repetition of a system is as many steps in a row as fill a few milliseconds, and at least one.
+Repetitions of all the systems of a row alternate (A, B, C, A, B, C, ...), so that what the machine
+does meanwhile hits all of them. Medians and quartiles of the repetitions are kept.
+"""
+
+import gc
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import memory
+import numpy as np
+import systems
+import torch
+from systems import Fused, System, TorchQuantumLayer, Work, make_work
+from tqdm import tqdm
+
+Row = tuple[int, int, int]
+"""Qubits, layers, batch."""
+
+ROWS: tuple[Row, ...] = (
+    *((4, 2, 64), (4, 2, 1024), (6, 3, 256), (8, 2, 64), (8, 4, 256)),
+    *((10, 4, 64), (10, 4, 256), (12, 4, 32), (14, 4, 16), (16, 4, 8)),
+)
+CUDA_ROWS: tuple[Row, ...] = (
+    *((4, 2, 65536), (6, 3, 65536), (8, 2, 65536), (8, 4, 16384)),
+    *((10, 4, 4096), (12, 4, 1024), (14, 4, 256), (16, 4, 64)),
+)
+ANSAETZE: dict[str, dict[str, Any]] = {
+    "strongly entangling": {"ansatz": "strongly_entangling", "n_layers": 4},
+    "real amplitudes": {"ansatz": "real_amplitudes", "n_layers": 4},
+    "QCNN": {"ansatz": "qcnn", "n_layers": 3},
+    "re-uploading": {"reupload": True, "n_layers": 4},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is measured.
+
+    Attributes:
+        rows (tuple): Of the tables of all systems.
+        repetitions (int): Of every system at every row ...
+        budget_s (float): ... unless they take longer than this: then fewer, but at least 3 ...
+        slow_s (float): ... or 1 where a single step takes longer than this.
+        fill_s (float): How long a repetition is at least.
+        memory (tuple): Qubits, batch, few and many layers.
+        growth (tuple): Numbers of qubits, at 4 layers and batch 1.
+        circuits (tuple): Qubits and batch of the other circuits.
+        explain_batch (int): Images that are explained.
+        limit (tuple): Rows compared with what the machine can do.
+        matrix (int): Side of the largest matrix of which the machine's rate is measured.
+        stream_bytes (int): Size of the large buffer of which the bandwidth is measured.
+    """
+
+    rows: tuple[Row, ...] = ROWS
+    repetitions: int = 11
+    budget_s: float = 3.0
+    slow_s: float = 20.0
+    fill_s: float = 0.02
+    memory: tuple[int, int, int, int] = (12, 32, 4, 64)
+    growth: tuple[int, ...] = tuple(range(10, 21))
+    circuits: tuple[int, int] = (8, 256)
+    explain_batch: int = 256
+    limit: tuple[Row, ...] = ((12, 4, 32), (16, 4, 8))
+    matrix: int = 2048
+    stream_bytes: int = 2**28
+
+
+FULL = Settings()
+CUDA = Settings(
+    rows=ROWS + CUDA_ROWS, limit=((12, 4, 1024), (16, 4, 64)), matrix=8192, stream_bytes=2**31
+)
+QUICK = Settings(
+    rows=((3, 2, 4), (4, 1, 2)),
+    repetitions=2,
+    budget_s=0.0,
+    fill_s=0.0,
+    memory=(4, 2, 1, 2),
+    growth=(3, 4, 5),
+    circuits=(4, 2),
+    explain_batch=2,
+    limit=((4, 1, 2),),
+    matrix=64,
+    stream_bytes=2**16,
+)
+
+
+class Measurement:
+    """All measurements on one device.
+
+    Args:
+        settings (Settings): How much is measured.
+        device (torch.device): Where.
+        threads (int): For the subprocesses that measure memory.
+    """
+
+    def __init__(self, settings: Settings, device: torch.device, threads: int) -> None:
+        self.settings, self.device, self.threads = settings, device, threads
+        self.sections: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+            "input_gradient": lambda: self._systems(train=False),
+            "training_step": lambda: self._systems(train=True),
+            "circuits": self._circuits,
+            "explaining": self._explaining,
+            "growth": self._growth,
+            "limit": self._limit,
+            "memory": self._memory,
+        }
+
+    def run(self, only: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+        """Measures the sections named, or all: section -> rows."""
+        names = list(self.sections) if only is None else only
+        sizes = {
+            "input_gradient": len(self.settings.rows),
+            "training_step": len(self.settings.rows),
+            "circuits": 2 * len(ANSAETZE),
+            "explaining": 2,
+            "growth": 1,
+            "limit": 2 * len(self.settings.limit),
+            "memory": 2,
+        }
+        tables: dict[str, list[dict[str, Any]]] = {}
+        with tqdm(total=sum(sizes[name] for name in names), unit="row") as bar:
+            for name in names:
+                bar.set_description(name.replace("_", " "))
+                tables[name] = []
+                for row in self.sections[name]():
+                    tables[name].append(row)
+                    bar.update()
+        return tables
+
+    # -- timing ----------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _seconds(self, step: Callable[[], Any], calls: int) -> float:
+        self._wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            step()
+        self._wait()
+        return (time.perf_counter() - start) / calls
+
+    def _alternate(self, steps: Mapping[str, Callable[[], Any]]) -> dict[str, dict[str, Any]]:
+        """Times steps that have been warmed up: name -> milliseconds and how they were taken."""
+        own = self.settings
+        calls, left, times = {}, {}, {name: [] for name in steps}
+        for name, step in steps.items():
+            once = min(
+                self._seconds(step, 1) for _ in range(2 if self._seconds(step, 1) < 1 else 1)
+            )
+            calls[name] = max(1, math.ceil(own.fill_s / once))
+            least = 1 if once > own.slow_s else min(3, own.repetitions)
+            affordable = int(own.budget_s / (once * calls[name]))
+            left[name] = min(own.repetitions, max(least, affordable))
+        gc.collect()
+        gc.freeze()  # what is there by now is not looked through at each collection
+        gc.disable()
+        try:
+            for _ in range(own.repetitions):
+                for name, step in steps.items():
+                    if left[name]:
+                        left[name] -= 1
+                        gc.collect()
+                        times[name].append(1e3 * self._seconds(step, calls[name]))
+        finally:
+            gc.enable()
+            gc.unfreeze()
+        return {name: _summary(times[name], calls[name]) for name in steps}
+
+    # -- all systems on the same circuit ---------------------------------------------------------
+
+    def _systems(self, train: bool) -> Iterator[dict[str, Any]]:
+        for n, layers, batch in self.settings.rows:
+            work = make_work(n, layers, batch, train, self.device)
+            left_out: dict[str, str] = {}
+            steps: dict[str, Callable[[], Any]] = {}
+            differences: dict[str, float] = {}
+            expected: list[np.ndarray] = []
+            there = systems.installed()
+            for system in systems.SYSTEMS:
+                reason = system.why_not(n, layers, train, self.device.type)
+                if reason is None and system not in there:
+                    reason = "not installed"
+                if reason is None:
+                    try:
+                        made = system(work)
+                        found = made.arrays(made.step())
+                        made.step()
+                    except (RuntimeError, MemoryError) as error:
+                        if system is Fused or not _out_of_memory(error):
+                            raise
+                        reason = "out of memory"
+                if reason is not None:
+                    left_out[system.name] = reason
+                    continue
+                expected = expected or found
+                differences[system.name] = _check(system.name, found, expected)
+                steps[system.name] = made.step
+            timed = self._alternate(steps)
+            for name, own in timed.items():
+                own["largest_difference"] = differences[name]
+            yield {"n": n, "layers": layers, "batch": batch, "systems": timed, "left_out": left_out}
+            del steps, made
+            self._free()
+
+    def _free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # -- other circuits --------------------------------------------------------------------------
+
+    def _circuits(self) -> Iterator[dict[str, Any]]:
+        n, batch = self.settings.circuits
+        for train in (False, True):
+            for name, arguments in ANSAETZE.items():
+                arguments = dict(arguments)
+                if n < 8 and arguments.get("ansatz") == "qcnn":
+                    arguments["n_layers"] = int(math.log2(n))
+                work = make_work(n, arguments["n_layers"], batch, train, self.device)
+                pair = _LayerStep.pair(work, arguments)
+                found = {key: step.arrays(step.step()) for key, step in pair.items()}
+                difference = _check(name, found["torchquantum-layer"], found["fused"])
+                timed = self._alternate({key: step.step for key, step in pair.items()})
+                timed["torchquantum-layer"]["largest_difference"] = difference
+                yield {
+                    "circuit": name,
+                    "n": n,
+                    "layers": arguments["n_layers"],
+                    "batch": batch,
+                    "train": train,
+                    "systems": timed,
+                }
+
+    # -- explaining ------------------------------------------------------------------------------
+
+    def _explaining(self) -> Iterator[dict[str, Any]]:
+        from captum.attr import LayerGradCam
+
+        from captum_quantum import QuantumLayerGradCam, VQCLayer
+        from captum_quantum.models import digits_model
+
+        model = digits_model(seed=0).to(self.device).eval()
+        reference = digits_model(seed=0).to(self.device).eval()
+        slow = VQCLayer(model.vqc.n_qubits, 2, simulator="torchquantum").to(self.device)
+        slow.load_state_dict(model.vqc.state_dict())
+        reference.vqc = slow
+        random = torch.Generator().manual_seed(0)
+        images = torch.rand(self.settings.explain_batch, 1, 32, 32, generator=random)
+        images = images.to(self.device)
+        with torch.no_grad():
+            targets = model(images).argmax(dim=1)
+        ours = QuantumLayerGradCam(model, model.backbone)
+        captum = LayerGradCam(reference, reference.backbone)
+        steps: dict[str, Callable[[], torch.Tensor]] = {
+            "QuantumLayerGradCam, fused": lambda: ours.attribute(images, targets),
+            "LayerGradCam, TorchQuantum": lambda: captum.attribute(images, targets),
+        }
+        maps = [step().detach().cpu().numpy() for step in steps.values()]
+        difference = _check("attribute", maps[:1], maps[1:])
+        timed = self._alternate(steps)
+        yield {
+            "what": "attribute",
+            "batch": len(images),
+            "systems": timed,
+            "largest_difference": difference,
+        }
+        classes = list(range(10))
+        one = {
+            "1 class": lambda: ours.attribute_classes(images, classes[3:4]),
+            "10 classes": lambda: ours.attribute_classes(images, classes),
+        }
+        for step in one.values():
+            step()
+        timed = self._alternate(one)
+        yield {"what": "attribute_classes", "batch": len(images), "systems": timed}
+
+    # -- growth with the number of qubits --------------------------------------------------------
+
+    def _growth(self) -> Iterator[dict[str, Any]]:
+        made = {n: Fused(make_work(n, 4, 1, False, self.device)) for n in self.settings.growth}
+        for system in made.values():
+            system.step()
+        timed = self._alternate({str(n): system.step for n, system in made.items()})
+        per_amplitude = {n: 1e6 * own["median_ms"] / 2 ** int(n) for n, own in timed.items()}
+        yield {"layers": 4, "batch": 1, "systems": timed, "ns_per_amplitude": per_amplitude}
+
+    # -- what the machine could do ---------------------------------------------------------------
+
+    def _limit(self) -> Iterator[dict[str, Any]]:
+        for n, layers, batch in self.settings.limit:
+            for train in (False, True):
+                system = Fused(make_work(n, layers, batch, train, self.device))
+                system.step()
+                passes = plan_passes(system.layer.fused.plan, batch, train)
+                machine = self._machine_steps(2**n * batch * 8)
+                for _, step in machine.values():
+                    step()
+                steps = {name: step for name, (_, step) in machine.items()}
+                timed = self._alternate({"fused": system.step, **steps})
+                rates = {  # operations or bytes each second
+                    name: amount / (timed[name]["median_ms"] / 1e3)
+                    for name, (amount, _) in machine.items()
+                }
+                flops = max(rate for name, rate in rates.items() if name.startswith("matmul"))
+                stream = max(rate for name, rate in rates.items() if name.startswith("copy"))
+                by_flops = [1e3 * own / flops for own, _ in passes]
+                by_bytes = [1e3 * own / stream for _, own in passes]
+                least = sum(map(max, by_flops, by_bytes))
+                yield {
+                    "n": n,
+                    "layers": layers,
+                    "batch": batch,
+                    "train": train,
+                    "flops": sum(own for own, _ in passes),
+                    "bytes": sum(own for _, own in passes),
+                    "passes": len(passes),
+                    "flops_per_s": flops,
+                    "bytes_per_s": stream,
+                    "rates": rates,
+                    "flops_ms": sum(by_flops),
+                    "bytes_ms": sum(by_bytes),
+                    "limit_ms": least,
+                    "systems": timed,
+                    "share": least / timed["fused"]["median_ms"],
+                }
+
+    def _machine_steps(self, state_bytes: int) -> dict[str, tuple[float, Callable[[], Any]]]:
+        """Real float32 matrix products and copies: name -> (operations or bytes, step)."""
+        result: dict[str, tuple[float, Callable[[], Any]]] = {}
+        side = self.settings.matrix
+        for own in (side // 4, side // 2, side):
+            a, b, out = (torch.rand(own, own, device=self.device) for _ in range(3))
+            result[f"matmul {own}"] = (2 * own**3, _matmul(a, b, out))
+        for size in (state_bytes, self.settings.stream_bytes):
+            source = torch.rand(size // 4, device=self.device)
+            result[f"copy {size} bytes"] = (2 * size, _copy(source, torch.empty_like(source)))
+        return result
+
+    # -- memory ----------------------------------------------------------------------------------
+
+    def _memory(self) -> Iterator[dict[str, Any]]:
+        n, batch, few, many = self.settings.memory
+        script = memory.__file__
+        for train in (False, True):
+            row: dict[str, Any] = {"n": n, "batch": batch, "train": train, "layers": [few, many]}
+            row["systems"] = {}
+            for system in (Fused, TorchQuantumLayer):
+                found = []
+                for layers in (few, many):
+                    numbers = map(str, (n, layers, batch, int(train), self.threads))
+                    command = [sys.executable, script, system.name, *numbers]
+                    command += [self.device.type]
+                    done = subprocess.run(
+                        command,
+                        stdout=subprocess.PIPE,
+                        text=True,
+                        check=True,
+                        env={**os.environ, **memory.ENVIRONMENT},
+                    )
+                    found.append(json.loads(done.stdout.splitlines()[-1]))
+                row["systems"][system.name] = found
+            yield row
+
+
+def _matmul(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> Callable[[], Any]:
+    return lambda: torch.matmul(a, b, out=out)
+
+
+def _copy(source: torch.Tensor, target: torch.Tensor) -> Callable[[], Any]:
+    return lambda: target.copy_(source)
+
+
+def _summary(times: list[float], calls: int) -> dict[str, Any]:
+    q1, median, q3 = np.percentile(times, [25, 50, 75])
+    return {
+        "median_ms": float(median),
+        "q1_ms": float(q1),
+        "q3_ms": float(q3),
+        "repetitions": len(times),
+        "steps_each": calls,
+        "times_ms": times,
+    }
+
+
+def _check(name: str, found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """The largest difference from ours, relative to the largest entry: the same work was done."""
+    worst = 0.0
+    for one, other in zip(found, expected, strict=True):
+        scale = max(1.0, float(np.abs(other).max()))
+        worst = max(worst, float(np.abs(one - other).max()) / scale)
+    if not worst < 1e-4:
+        raise RuntimeError(f"{name} does other work: it differs by {worst:.1e}")
+    return worst
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "resource_exhausted")
+    )
+
+
+class _LayerStep(System):
+    """A step of any VQCLayer, with the sizes of its own circuit."""
+
+    def __init__(self, work: Work, arguments: dict[str, Any], simulator: str) -> None:
+        super().__init__(work)
+        from captum_quantum import VQCLayer
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.layer = VQCLayer(work.n, simulator=simulator, **arguments)
+        self.layer = self.layer.to(work.inputs.device).requires_grad_(work.train)
+        self.parameters = list(self.layer.parameters())
+
+    @classmethod
+    def pair(cls, work: Work, arguments: dict[str, Any]) -> dict[str, "_LayerStep"]:
+        """On the fused simulator and on TorchQuantum, with the same weights."""
+        return {
+            "fused": cls(work, arguments, "fused"),
+            "torchquantum-layer": cls(work, arguments, "torchquantum"),
+        }
+
+    def values(self, inputs: torch.Tensor) -> torch.Tensor:
+        """By the layer's own rule."""
+        values: torch.Tensor = self.layer(inputs)
+        return values
+
+    def arrays(self, found: tuple[Any, Any, Any]) -> list[np.ndarray]:
+        """Gradients by weights in their own shapes."""
+        values, by_inputs, by_weights = found
+        return [own.detach().cpu().numpy() for own in (values, by_inputs, *(by_weights or ()))]
+
+
+def plan_passes(plan: Any, batch: int, train: bool) -> list[tuple[float, float]]:
+    """Floating-point operations and bytes of every pass over the state that a step asks for.
+
+    A pass reads or writes whole states, complex64: ``2**n * batch`` numbers of 8 bytes. A complex
+    product and sum is 8 operations. Counted is what the plan asks for at the least, each pass
+    reading its operands from memory once and writing its result once; matrices are small beside
+    states and not counted. Forwards: the head writes the state, every step maps it, the readout
+    reads it. Backwards: the readout's gradient, the steps' adjoints on it, and the head reads it;
+    where matrices get gradients, because weights are trained or the step depends on the inputs,
+    the state goes back too, and its products with the gradient are summed.
+
+    Args:
+        plan (Plan): The plan.
+        batch (int): Number of samples.
+        train (bool): Whether weights get gradients.
+
+    Returns:
+        list[tuple[float, float]]: For every pass, operations and bytes.
+    """
+    n = plan.circuit.n_qubits
+    numbers = 2**n * batch
+    size = 8 * numbers
+    follow = train or any(step.batched for step in plan.steps)
+    n_observables = len(plan.circuit.observables)
+    passes: list[tuple[float, float]] = []
+
+    def add(operations: float, states: float) -> None:
+        passes.append((operations, states * size))
+
+    add(6 * numbers, 1)  # head
+    for step in plan.steps:
+        kind = type(step).__name__
+        gradient = train or step.batched
+        if kind == "Dense":
+            product = 8 * 2 ** len(step.wires) * numbers
+            add(product, 2)  # forwards
+            add(product, 2)  # the gradient, backwards
+            if follow:
+                add(product, 2)  # the state, backwards
+            if gradient:
+                add(product, 2)  # the matrix's gradient: reads both
+        elif kind == "Monomial":
+            times = 6 * numbers if step.phases else 0
+            phases = 1 if step.phases and step.batched else 0
+            add(times, 2 + phases)
+            add(times, 2 + phases)
+            if follow:
+                add(times, 2 + phases)
+            if step.phases and gradient:
+                add(times, 2 + phases)
+        else:
+            raise TypeError(f"plan_passes does not know what a step of kind {kind} costs")
+    add(3 * numbers + 2 * n_observables * numbers, 1)  # readout
+    add(2 * n_observables * numbers + 2 * numbers, 2)  # its gradient: reads and writes
+    add(8 * numbers, 1)  # head, backwards
+    return passes
+
+
+def settings_dict(settings: Settings) -> dict[str, Any]:
+    """For the results."""
+    return asdict(settings)
