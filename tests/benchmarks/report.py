@@ -20,8 +20,8 @@ PEERS = tuple(
 )
 
 TITLES = {
-    "input_gradient": "Values and gradients by the inputs, weights frozen",
-    "training_step": "Training step: values, gradients by inputs and weights, new weights",
+    "input_gradient": "Values and gradients of inputs, weights frozen",
+    "training_step": "Training step: gradients of inputs and weights",
 }
 
 Results = dict[str, Any]
@@ -273,8 +273,8 @@ def describe_machine(results: Results) -> str:
     commit = results["commit"]
     return (
         f"{where}, {machine['memory_gib']:.0f} GiB, {machine['os']}; "
-        f"{results['settings']['threads']} threads, complex64; {packages}; {results['date'][:10]}, "
-        f"commit {commit[:12]}{' with changes' if results['uncommitted_changes'] else ''}."
+        f"threads: {results['settings']['threads']}; complex64; {packages}; "
+        f"{results['date'][:10]}, commit {commit[:12]}{' with changes' if results['uncommitted_changes'] else ''}."
     )
 
 
@@ -285,7 +285,7 @@ def markdown(results: Results) -> str:
     parts += ["## Bounds", _bounds_table(bounds(results))]
     for section, title in TITLES.items():
         if rows := tables.get(section):
-            text = "Milliseconds, medians (quartiles). The circuit: RY(x_i); in every layer RX, RY,"
+            text = "Milliseconds a step, medians (quartiles). The circuit: RY(x_i); in every layer RX, RY,"
             text += " RZ on every qubit and a CNOT ring; <Z> on every qubit."
             parts += [f"## {title}", f"{text} {_mean_of(rows)}", _systems_table(rows)]
     if rows := tables.get("circuits"):
@@ -393,9 +393,12 @@ def figure(results: Results, path: Path) -> None:
     if not sections:
         return
     n_rows = max(len(results["tables"][section]) for section in sections)
+    top, bottom, height = 1.15, 1.35, 0.42 * n_rows  # inches
+    total = top + height + bottom
     figure, axes = plt.subplots(
-        1, len(sections), sharey=True, squeeze=False, figsize=(13, 2.6 + 0.5 * n_rows)
+        1, len(sections), sharey=True, squeeze=False, figsize=(13, total), layout="none"
     )
+    figure.subplots_adjust(0.175, bottom / total, 0.95, 1 - top / total, wspace=0.17)
     handles: dict[str, Any] = {}
     for axis, section in zip(axes[0], sections, strict=True):
         _panel(axis, section, results["tables"][section], handles)
@@ -409,12 +412,11 @@ def figure(results: Results, path: Path) -> None:
         frameon=False,
     )
     caption = (
-        "Each mark is a median, left is faster. Number in the gap: TorchQuantum's time / ours. "
+        "Each mark is a median; further left is faster. "
         "TorchQuantum: the faster of VQCLayer's own run of it and hand-written modules with "
         "MeasureAll. Hollow: not in PyTorch. " + describe_machine(results)
     )
-    figure.text(0.01, 0.005, "\n".join(textwrap.wrap(caption, 190)), fontsize=8, va="bottom")
-    figure.tight_layout(rect=(0, 0.08, 1, 0.92))
+    figure.text(0.01, 0.1 / total, "\n".join(textwrap.wrap(caption, 185)), fontsize=8, va="bottom")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -424,15 +426,14 @@ def _panel(axis: Any, section: str, rows: Sequence[Results], handles: Results) -
         times = {name: time_of(row, EAGER if name == EAGER[0] else name) for name in STYLES}
         ours, slow = times[OURS], times[EAGER[0]]
         if ours is not None and slow is not None:
-            axis.plot([ours, slow], [place, place], color="0.8", linewidth=6, zorder=1)
+            axis.plot([ours, slow], [place, place], color="0.75", linewidth=3, zorder=1)
             axis.annotate(
                 f"{slow / ours:.0f}×" if slow / ours >= 9.95 else f"{slow / ours:.1f}×",
-                (math.sqrt(ours * slow), place),
-                ha="center",
+                (1.01, place),
+                xycoords=("axes fraction", "data"),
                 va="center",
-                fontsize=9,
-                color="0.25",
-                zorder=4,
+                fontsize=10,
+                fontweight="bold",
             )
         for name, (colour, shape) in STYLES.items():
             if times[name] is not None:
@@ -448,8 +449,10 @@ def _panel(axis: Any, section: str, rows: Sequence[Results], handles: Results) -
                     markerfacecolor="white" if hollow else colour,
                 )
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel("milliseconds (logarithmic)")
     axis.set_title(TITLES[section], fontsize=11)
+    axis.annotate("TorchQuantum\n/ ours", (1.01, 1.0), xycoords="axes fraction", fontsize=8)
     axis.set_yticks(range(len(rows)))
     axis.set_yticklabels(
         [f"{row['n']} qubits, {row['layers']} layers, batch {row['batch']}" for row in rows]
