@@ -123,7 +123,7 @@ def compare(
     read_methods = _read_methods(methods)
     read_metrics = _read_metrics(metrics)
     place = _read_device(device)
-    world = _World()
+    world = World()
     _check_order(loader, output is not None or world.size > 1)
     total = _length(loader)
     first, loader = _peek(loader)
@@ -604,7 +604,7 @@ def _picked(loader: "DataLoader[Any]", numbers: Sequence[int]) -> "DataLoader[An
 
 
 def _mine(
-    loader: Iterable[Any], world: "_World", done: frozenset[int]
+    loader: Iterable[Any], world: "World", done: frozenset[int]
 ) -> Iterator[tuple[int, int, _Batch]]:
     """This process's batches: number, index of the first sample, batch.
 
@@ -889,7 +889,7 @@ def _read_device(device: Any) -> torch.device | None:
 # --- processes ----------------------------------------------------------------------------------
 
 
-class _World:
+class World:
     """The processes that share the work: those of torch.distributed, or this one alone."""
 
     def __init__(self) -> None:
@@ -942,7 +942,7 @@ class _World:
 
 @contextmanager
 def _opened(
-    folder: Path, world: _World, configuration: Mapping[str, Any], table: _results.Table
+    folder: Path, world: World, configuration: Mapping[str, Any], table: _results.Table
 ) -> Iterator[dict[int, _results.Batch]]:
     """Locks the folder, checks what it holds, and gives every process the batches that are done."""
     with ExitStack() as stack:

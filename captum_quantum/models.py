@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
+from captum_quantum._results import replace
 from captum_quantum.layer import VQCLayer
 
 IMAGE_SIZE = 32
@@ -419,7 +420,7 @@ def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
 
     Args:
         model (HybridClassifier): The model.
-        path (str or PathLike): The file, replaced if it exists.
+        path (str or PathLike): The file, replaced as a whole if it exists.
 
     Raises:
         ValueError: If the model has no configuration, so that a file could not describe it.
@@ -435,7 +436,7 @@ def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
     kind = _KINDS[isinstance(model.vqc, ClassicalLayer)]
     description = json.dumps({"model": kind, "config": model.config}, sort_keys=True)
     # Through bytes: Python words what is wrong with a path, and raises OSError for it.
-    Path(path).write_bytes(save(tensors, metadata={_METADATA_KEY: description}))
+    replace(Path(path), save(tensors, metadata={_METADATA_KEY: description}))
 
 
 def load_model(
