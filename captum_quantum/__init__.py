@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captum_quantum import metrics
     from captum_quantum.attr import QuantumLayerGradCam
     from captum_quantum.circuit import Angle, Circuit, CircuitError, Gate, Observable
     from captum_quantum.evaluate import Report, compare
@@ -30,6 +31,7 @@ __all__ = [
     "VQCLayer",
     "classical_twin",
     "compare",
+    "metrics",
     "quantum_gradient",
 ]
 
@@ -52,6 +54,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return import_module(f"{__name__}.metrics")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -29,6 +29,8 @@ def test_the_attribution_imports_no_quantum_package():
     done = run("""
         import sys
         from captum_quantum import QuantumLayerGradCam, quantum_gradient, VQCLayer
+        import captum_quantum
+        assert captum_quantum.metrics.average_drop.higher_is_better is False
         print(sorted({"torchquantum", "qiskit", "torchvision", "torchaudio"} & set(sys.modules)))
     """)
     assert done.stdout.strip() == "[]", done.stderr
