@@ -36,7 +36,9 @@ def image(tmp_path):
     return tmp_path / "digit.png"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["explain", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["demo", "--help"], ["explain", "--help"], ["evaluate", "--help"]]
+)
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys\n"
