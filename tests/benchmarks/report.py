@@ -198,7 +198,7 @@ def _grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
     lines = [" | ".join(cell.ljust(widths[k]) for k, cell in enumerate(row)) for row in cells]
     lines.insert(1, "-|-".join("-" * width for width in widths))
-    return "\n".join(f"| {line} |".replace("-|-", "-|-") for line in lines)
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _timing(own: Results | None) -> str:
@@ -247,7 +247,7 @@ def _systems_table(rows: Sequence[Results]) -> str:
     return f"{text}\n\nTheir time / ours:\n\n{_grid(['n, layers, batch', *compared], body)}"
 
 
-def _mean_of(rows: Sequence[Results]) -> str:
+def _difference(rows: Sequence[Results]) -> str:
     worst = max(own["largest_difference"] for row in rows for own in row["systems"].values())
     return f"Largest difference of any system's values or gradients from ours: {worst:.0e}."
 
@@ -270,11 +270,11 @@ def describe_machine(results: Results) -> str:
     machine, versions = results["machine"], results["versions"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
-    commit = results["commit"]
+    commit = results["commit"][:12] + (" with changes" if results["uncommitted_changes"] else "")
     return (
         f"{where}, {machine['memory_gib']:.0f} GiB, {machine['os']}; "
         f"threads: {results['settings']['threads']}; complex64; {packages}; "
-        f"{results['date'][:10]}, commit {commit[:12]}{' with changes' if results['uncommitted_changes'] else ''}."
+        f"{results['date'][:10]}, commit {commit}."
     )
 
 
@@ -285,9 +285,9 @@ def markdown(results: Results) -> str:
     parts += ["## Bounds", _bounds_table(bounds(results))]
     for section, title in TITLES.items():
         if rows := tables.get(section):
-            text = "Milliseconds a step, medians (quartiles). The circuit: RY(x_i); in every layer RX, RY,"
+            text = "Milliseconds, medians (quartiles). The circuit: RY(x_i); in every layer RX, RY,"
             text += " RZ on every qubit and a CNOT ring; <Z> on every qubit."
-            parts += [f"## {title}", f"{text} {_mean_of(rows)}", _systems_table(rows)]
+            parts += [f"## {title}", f"{text} {_difference(rows)}", _systems_table(rows)]
     if rows := tables.get("circuits"):
         body = [
             [
@@ -398,7 +398,7 @@ def figure(results: Results, path: Path) -> None:
     figure, axes = plt.subplots(
         1, len(sections), sharey=True, squeeze=False, figsize=(13, total), layout="none"
     )
-    figure.subplots_adjust(0.175, bottom / total, 0.95, 1 - top / total, wspace=0.17)
+    figure.subplots_adjust(0.175, bottom / total, 0.935, 1 - top / total, wspace=0.17)
     handles: dict[str, Any] = {}
     for axis, section in zip(axes[0], sections, strict=True):
         _panel(axis, section, results["tables"][section], handles)
