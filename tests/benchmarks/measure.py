@@ -156,9 +156,9 @@ class Measurement:
         own = self.settings
         calls, left, times = {}, {}, {name: [] for name in steps}
         for name, step in steps.items():
-            once = min(
-                self._seconds(step, 1) for _ in range(2 if self._seconds(step, 1) < 1 else 1)
-            )
+            once = self._seconds(step, 1)
+            if once < 1:
+                once = min(once, self._seconds(step, 1))
             calls[name] = max(1, math.ceil(own.fill_s / once))
             least = 1 if once > own.slow_s else min(3, own.repetitions)
             affordable = int(own.budget_s / (once * calls[name]))

@@ -398,7 +398,7 @@ def figure(results: Results, path: Path) -> None:
     figure, axes = plt.subplots(
         1, len(sections), sharey=True, squeeze=False, figsize=(13, total), layout="none"
     )
-    figure.subplots_adjust(0.175, bottom / total, 0.935, 1 - top / total, wspace=0.17)
+    figure.subplots_adjust(0.175, bottom / total, 0.93, 1 - top / total, wspace=0.17)
     handles: dict[str, Any] = {}
     for axis, section in zip(axes[0], sections, strict=True):
         _panel(axis, section, results["tables"][section], handles)
