@@ -30,6 +30,7 @@ lint: $(STAMP)  ## Check style and types only
 
 bench: $(BENCH_STAMP)  ## Measure speed and memory against other simulators (about 20 minutes)
 	$(BIN)/python tests/benchmarks/simulators.py --output tests/benchmarks/results
+	$(BIN)/python tests/benchmarks/evaluation.py --output tests/benchmarks/results
 
 clean:  ## Remove .venv and everything that was generated
 	rm -rf $(VENV) demo-output build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -51,5 +52,5 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(BENCH_STAMP): $(STAMP)
 	@echo "Installing the simulators to compare with into $(VENV), this once."
-	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[bench]'
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[bench,demo,metrics-test]'
 	@touch $@
