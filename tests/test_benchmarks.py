@@ -5,11 +5,14 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import reference as ref
 import torch
+
+from captum_quantum import VQCLayer
 
 FOLDER = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -87,20 +90,34 @@ def test_a_system_that_does_other_work_is_refused():
             measure._check("x", [np.full((2, 2), wrong)], right)
 
 
-def test_passes_of_a_plan_that_is_known():
-    from captum_quantum import VQCLayer
+def test_passes_of_a_plan_counted_by_hand():
+    def step(kind, **attributes):
+        return type(kind, (), attributes)()
 
-    # One qubit, real amplitudes: the head does it all, so four passes of the ends are left.
-    plan = VQCLayer(1, n_layers=1, ansatz="real_amplitudes").fused.plan
-    matrices = [step for step in plan.steps if type(step).__name__ == "Dense"]
-    frozen = measure.plan_passes(plan, 5, train=False)
-    numbers = 2 * 5
-    assert len(frozen) == 4 + 2 * len(matrices) == 4 + 2 * len(plan.steps)
-    dense = 8 * 2 * numbers * len(matrices)
-    assert sum(flops for flops, _ in frozen) == (6 + 5 + 4 + 8) * numbers + 2 * dense
-    assert sum(size for _, size in frozen) == (5 + 4 * len(matrices)) * 8 * numbers
-    trained = measure.plan_passes(plan, 5, train=True)
-    assert sum(flops for flops, _ in trained) == (6 + 5 + 4 + 8) * numbers + 4 * dense
+    circuit = SimpleNamespace(n_qubits=3, observables=[None, None])
+    dense = step("Dense", wires=(0, 1), batched=False)
+    swap = step("Monomial", rows=torch.arange(8), phases=(), batched=False)
+    turn = step("Monomial", rows=None, phases=((0, None),), batched=True)
+    numbers = 2**3 * 5  # in the states of 5 samples
+    ends = 6 + (3 + 2 * 2) + (2 * 2 + 2) + 8, 1 + 1 + 2 + 1  # operations, states read and written
+
+    def total(steps, train):
+        passes = measure.plan_passes(SimpleNamespace(circuit=circuit, steps=steps), 5, train)
+        operations, size = map(sum, zip(*passes, strict=True))
+        return operations / numbers - ends[0], size / (8 * numbers) - ends[1]
+
+    # A 4 x 4 complex matrix: 4 products and sums of 8 operations for each number; reads and writes.
+    assert total([], False) == (0, 0)
+    assert total([dense], False) == (2 * 32, 2 * 2)
+    assert total([dense], True) == (4 * 32, 4 * 2)
+    assert total([swap], False) == (0, 2 * 2)
+    assert total([swap], True) == (0, 3 * 2)
+    # A step that depends on the inputs needs the state on the way back; its phases are read too.
+    assert total([dense, turn], False) == (3 * 32 + 4 * 6, 3 * 2 + 4 * 3)
+    with pytest.raises(TypeError, match="Other"):
+        total([step("Other", batched=False)], False)
+    for layer in (VQCLayer(7, reupload=True), VQCLayer(8, ansatz="qcnn")):  # real plans are known
+        assert len(measure.plan_passes(layer.fused.plan, 2, True)) > len(layer.fused.plan.steps)
 
 
 def _row(n, layers, batch, **times):
