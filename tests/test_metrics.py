@@ -258,6 +258,13 @@ def test_gains_near_probability_one_keep_their_digits():
     )
 
 
+def test_a_probability_that_stays_has_neither_risen_nor_fallen():
+    x = torch.rand(4, 1, 3, 3)
+    for name in ("average_drop", "average_gain", "average_increase"):
+        values = getattr(metrics, name)(lambda x: torch.ones(len(x), 3), x, x, 1)
+        assert values.tolist() == [0] * 4
+
+
 @pytest.mark.parametrize("value", [0.0, -2.0, 0.7])
 def test_maps_without_order_show_nothing_and_have_no_curve(value, model, inputs):
     maps = torch.full((6, 1, 4, 5), value, dtype=torch.float64)
@@ -296,8 +303,11 @@ def test_probability_of_ones_own(model, inputs):
             for i, t in enumerate(TARGETS.tolist())
         ]
         assert sigmoid.tolist() == pytest.approx(pairs)
-    with pytest.raises(ValueError, match=r"probability's result must be in \[0, 1\].*; got values"):
-        metrics.average_drop(model, inputs, maps, TARGETS, probability=lambda s: 3 * s)
+    for wrong in (lambda s: -s.abs(), lambda s: 1.5 + s.abs(), lambda s: s * math.nan):
+        with pytest.raises(
+            ValueError, match=r"probability's result must be in \[0, 1\].*; got val"
+        ):
+            metrics.average_drop(model, inputs, maps, TARGETS, probability=wrong)
     with pytest.raises(ValueError, match=r"probability's result must be of shape \(6, 4\)"):
         metrics.deletion(model, inputs, maps, TARGETS, max_batch=6, probability=lambda s: s[:, 0])
 
