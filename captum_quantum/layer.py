@@ -40,8 +40,9 @@ class _Adjoint(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weights: Tensor, simulator: FusedSimulator, dtype: torch.dtype
     ) -> Tensor:
-        ctx.call = simulator.call(inputs, weights, dtype, ctx.needs_input_grad[:2])
-        return ctx.call.values
+        call = simulator.call(inputs, weights, dtype, ctx.needs_input_grad[:2])
+        ctx.call = call
+        return call.values
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

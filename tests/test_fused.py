@@ -407,6 +407,58 @@ def test_float64_inputs_are_simulated_in_complex128():
     assert layer_of("default", dtype=torch.complex128)(x.float()).dtype == torch.float32
 
 
+def test_products_of_z_of_many_qubits_are_read_by_parities():
+    """12 qubits: a layer of RY, CNOTs and X, then products of Z; X beside them takes the table."""
+    n = 12
+    gates = (
+        *(Gate("ry", (k,), (Angle.of_input(k),)) for k in range(n)),
+        *(Gate("cnot", (k, (k + 1) % n)) for k in range(n)),
+        *(Gate("ry", (k,), (Angle.of_weight(k),)) for k in range(n)),
+        Gate("paulix", (5,)),
+        *(Gate("cnot", (k, (k + 5) % n)) for k in range(n)),
+        Gate("swap", (2, 9)),
+    )
+    words = ("Z3", {"Z0 Z11": 0.5, "I" * n: -0.3}, {"Z5": 1.5}, "Z1 Z2 Z3 Z8", "Z" * n)
+    circuit = Circuit(n, gates, tuple(Observable.of(w) for w in words), n, n)
+    plan = FusedSimulator(circuit).plan
+    assert plan.readout.parities is not None
+    assert plan.readout.signs is None
+    with_x = Circuit(n, gates, (*circuit.observables, Observable.of("X0")), n, n)
+    table = FusedSimulator(with_x).plan
+    assert table.readout.signs is not None
+    rng = np.random.default_rng(0)
+    x, w = rng.uniform(-3, 3, (3, n)), rng.uniform(-3, 3, n)
+    weights = rng.uniform(-1, 1, len(words))
+    got = fused_value_and_gradient(circuit, x, w, weights, torch.complex128, True)
+    expected = fused_value_and_gradient(with_x, x, w, np.append(weights, 0), torch.complex128, True)
+    assert torch.allclose(got[0], expected[0][:, :-1], atol=1e-13)
+    for by, other in zip(got[1:], expected[1:], strict=True):
+        assert torch.allclose(by, other, atol=1e-13)
+    by_autograd = fused_value_and_gradient(circuit, x, w, weights, torch.complex128, False)
+    for by, other in zip(got, by_autograd, strict=True):
+        assert torch.allclose(by, other, atol=1e-13)
+
+
+def test_a_toffoli_before_the_readout_is_no_parity():
+    gates = (
+        *(Gate("ry", (k,), (Angle.of_input(k),)) for k in range(12)),
+        Gate("cnot", (3, 4)),
+        Gate("ry", (4,), (Angle.of_weight(0),)),
+        Gate("toffoli", (0, 4, 11)),
+    )
+    circuit = Circuit(12, gates, (Observable.of("Z11"), Observable.of("Z4")), 12, 1)
+    simulator = FusedSimulator(circuit)
+    assert simulator.plan.readout.parities is None
+    x = torch.linspace(0.1, 2, 12, dtype=torch.float64)[None]
+    w = torch.tensor([0.7], dtype=torch.float64)
+    got = simulator.run(x, w, torch.complex128)[0]
+    # P(3) = sin^2(x/2) flips qubit 4, which RY then turns; Toffoli flips 11 where 0 and 4 are 1.
+    p = torch.sin(x[0] / 2) ** 2
+    z4 = torch.cos(x[0, 4] + w[0]) * (1 - p[3]) + torch.cos(math.pi - x[0, 4] + w[0]) * p[3]
+    z11 = torch.cos(x[0, 11]) * (1 - 2 * p[0] * (1 - z4) / 2)
+    assert torch.allclose(got, torch.stack([z11, z4]), atol=1e-12)
+
+
 def test_closed_form_of_many_qubits():
     """GHZ state on 12 qubits: <Z> = 0, <Z0 Z11> = 1, <X...X> = 1."""
     n = 12

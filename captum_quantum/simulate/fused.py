@@ -227,6 +227,12 @@ class _Program:
         self.zero_vectors = zero.expand(self.n, 2)[..., None]
         signs = plan.readout.signs
         self.signs = None if signs is None else signs.to(device, self.real)
+        parities = plan.readout.parities
+        self.parities: tuple[Tensor, Tensor, Tensor] | None = None
+        if parities is not None:
+            parts = (parities.first, parities.last, parities.weights)
+            first, last, combine = (part.to(device, self.real) for part in parts)
+            self.parities = first, last, combine
         self.pairs = [(p.to(device), w.to(device, dtype)) for p, w in plan.readout.pairs]
 
     def static(self, weights: Tensor) -> Static:
@@ -364,9 +370,15 @@ class _Program:
     def read(self, state: Tensor) -> Tensor:
         """Expectation values of a state: ``(2**n, batch) -> (batch, n_observables)``."""
         values: Tensor | None = None
+        squares = torch.view_as_real(state.resolve_conj()).square().flatten(1)
         if self.signs is not None:
-            parts = torch.view_as_real(state.resolve_conj()).square()
-            values = (self.signs @ parts.flatten(1)).unflatten(1, parts.shape[1:]).sum(dim=-1)
+            values = (self.signs @ squares).unflatten(1, (-1, 2)).sum(dim=-1)
+        if self.parities is not None:
+            first, last, combine = self.parities
+            by_first = (first @ squares.reshape(first.shape[1], -1)).unflatten(
+                1, (-1, squares.shape[1])
+            )
+            values = combine @ (last @ by_first).flatten(0, 1).unflatten(1, (-1, 2)).sum(dim=-1)
         for partner, weights in self.pairs:
             part = (weights @ (state.index_select(0, partner).conj() * state)).real
             values = part if values is None else values + part
@@ -381,6 +393,10 @@ class _Program:
         W: Tensor | None = None
         if self.signs is not None:
             W = (self.signs.T @ grad) * conjugate
+        if self.parities is not None:
+            first, last, combine = self.parities
+            by_first = last.T @ (combine.T @ grad).unflatten(0, (len(first), len(last)))
+            W = (first.T @ by_first.flatten(1)).reshape(conjugate.shape) * conjugate
         for partner, weights in self.pairs:
             coefficients = weights.mH @ grad.to(self.dtype)
             part = (coefficients * conjugate).index_select(0, partner)
@@ -497,7 +513,7 @@ class _Program:
         assert batched.product is not None
         levels, vectors = batched.levels, batched.vectors
         if not levels:
-            return batched.product.back(W.real.contiguous()[None])[0]
+            return batched.product.back(W.real[None])[0]
         W = batched.product.back(W[None])[0]
         for number in range(len(levels) - 1, -1, -1):
             matrices, before = levels[number], vectors[number]
@@ -528,6 +544,8 @@ class _Program:
         cosine, sine = batched.vectors[0].unbind(1)
         by_turn = cosine * by_waves[:, 1] - sine * by_waves[:, 0]
         by_turn = by_turn * tables.wave_frequencies
+        if tables.waves_in_order:
+            return by_turn
         by_inputs = by_turn.new_zeros(self.n_inputs, by_turn.shape[1])
         return by_inputs.index_add_(0, tables.wave_columns, by_turn)
 

@@ -61,20 +61,23 @@ class Product:
             self.first, self.second = self.inner.value, vectors[:, -1]
         else:
             self.inner = Product(vectors.reshape(2 * m, k // 2, r, b))
-            self.first, self.second = self.inner.value.unflatten(0, (m, 2)).unbind(1)
-        self.value = (self.first[:, :, None] * self.second[:, None]).flatten(1, 2)
+            halves = self.inner.value.reshape(m, 2, -1, b)
+            self.first, self.second = halves[:, 0], halves[:, 1]
+        self.value = (self.first[:, :, None] * self.second[:, None]).reshape(m, -1, b)
 
     def back(self, W: Tensor) -> Tensor:
         """Gradients by the factors, ``(m, k, r, b)``, from that by the value."""
         if self.inner is None:
             return W[:, None]
         m, k, r, _ = self.shape
-        W = W.unflatten(1, (self.first.shape[1], self.second.shape[1]))
+        W = W.reshape(m, self.first.shape[1], self.second.shape[1], -1)
         by_first = (W * self.second[:, None]).sum(dim=2)
         by_second = (W * self.first[:, :, None]).sum(dim=1)
         if k % 2:
             return torch.cat([self.inner.back(by_first), by_second[:, None]], dim=1)
-        halves = torch.stack([by_first, by_second], dim=1).flatten(0, 1)
+        if k == 2:
+            return torch.stack([by_first, by_second], dim=1)
+        halves = torch.stack([by_first, by_second], dim=1).reshape(2 * m, by_first.shape[1], -1)
         return self.inner.back(halves).reshape(m, k, r, -1)
 
 
@@ -117,13 +120,15 @@ class Factors:
         self.places = torch.cat(places).T.reshape(-1).to(device)
         columns = [place[factor.column] for factor in turning]
         self.columns = torch.tensor(columns, dtype=torch.long, device=device)
+        self.in_order = columns == list(range(len(place)))
         frequencies = [factor.primitive.frequency for factor in turning]
         self.frequencies = torch.tensor(frequencies, device=device, dtype=real)[:, None]
         self.one = torch.ones(1, 1, device=device, dtype=real)
 
     def waves(self, angles: Tensor) -> Tensor:
-        """1, then cosine, then sine of every factor's angle: ``(n_angles, b)`` to ``(1 + 2m, b)``."""
-        turns = angles.index_select(0, self.columns) * self.frequencies
+        """``(n_angles, b)`` to ``(1 + 2m, b)``: 1, then every factor's cosine, then its sine."""
+        picked = angles if self.in_order else angles.index_select(0, self.columns)
+        turns = picked * self.frequencies
         one = self.one.expand(1, angles.shape[1])
         return torch.cat([one, torch.cos(turns), torch.sin(turns)])
 
@@ -139,8 +144,11 @@ class Factors:
         m = len(self.columns)
         cosine, sine = waves[1 : 1 + m], waves[1 + m :]
         by_turn = cosine * by_wave[1 + m :] - sine * by_wave[1 : 1 + m]
+        by_turn = by_turn * self.frequencies
+        if self.in_order:
+            return by_turn
         by_angle = waves.new_zeros(n_angles, waves.shape[1])
-        return by_angle.index_add_(0, self.columns, by_turn * self.frequencies)
+        return by_angle.index_add_(0, self.columns, by_turn)
 
 
 class Runs:
@@ -166,19 +174,18 @@ class Runs:
         self.index = table.reshape(-1).to(device)
 
     def levels(self, entries: Tensor) -> list[Tensor]:
-        """From the matrices themselves, ``(length, count, 2, 2)``, to ``(1, count, 2, 2)``."""
-        found = entries[:, 0].index_select(0, self.index)
-        levels = [found.reshape(self.length, self.count, 2, 2)]
-        while len(levels[-1]) > 1:
+        """From the matrices, ``(length * count, 2, 2)``, to the products, ``(count, 2, 2)``."""
+        levels = [entries[:, 0].index_select(0, self.index).reshape(-1, 2, 2)]
+        while len(levels[-1]) > self.count:
             earlier, later = levels[-1].chunk(2)
-            levels.append(later @ earlier)
+            levels.append(torch.bmm(later, earlier))
         return levels
 
     def back(self, levels: list[Tensor], W: Tensor) -> Tensor:
         """Gradients by the matrices' entries, in the order of ``index``."""
         for level in reversed(levels[:-1]):
             earlier, later = level.chunk(2)
-            W = torch.cat([later.mT @ W, W @ earlier.mT])
+            W = torch.cat([torch.bmm(later.mT, W), torch.bmm(W, earlier.mT)])
         return W.reshape(-1, 1)
 
 
@@ -219,7 +226,8 @@ class Static:
         weights (Tensor): The weight angles it was made of.
         waves (Tensor): 1, cosines and sines of the static factors' angles.
         runs (list[Tensor]): Levels of the products of consecutive one-qubit gates.
-        krons (list[Product]): For each number of wires all Kronecker products.
+        krons (list[Product]): For each number of wires all Kronecker products, as vectors.
+        squares (list): The same as matrices.
         entries (Tensor): 0, 1, fixed entries, then those of all factors and runs, ``(e, 1)``.
         shared (Tensor): Those entries that batched matrices read too, ``(e, 1)``.
         head (dict): For each shared level of the head its matrices, ``(n, 2, 2)``.
@@ -232,6 +240,7 @@ class Static:
     waves: Tensor
     runs: list[Tensor]
     krons: list[Product]
+    squares: list[tuple[Tensor, ...]]
     entries: Tensor
     shared: Tensor
     head: dict[int, Tensor] = field(default_factory=dict)
@@ -287,17 +296,20 @@ class Tables:
             own = factors[chain.factors[0]] if chain.factors else None
             if own is None or not own.batched or bool(own.primitive.constant.any()):
                 continue
-            assert own.primitive.cosine is not None and own.primitive.sine is not None
+            cosine, sine = own.primitive.cosine, own.primitive.sine
+            assert cosine is not None
+            assert sine is not None
             columns[wire] = inputs[own.column]
             frequencies[wire] = own.primitive.frequency
             # cos(f t) C |0> + sin(f t) S |0>: a fixed matrix with these columns after the waves.
-            both = torch.stack([own.primitive.cosine[:, 0], own.primitive.sine[:, 0]], dim=1)
+            both = torch.stack([cosine[:, 0], sine[:, 0]], dim=1)
             if torch.equal(both, torch.eye(2, dtype=both.dtype)):
                 self.start[chain.factors[0]] = -1
             else:
                 self.start[chain.factors[0]] = sum(len(part) for part in fixed)
                 fixed.append(both.reshape(-1))
         self.has_waves = bool(self.start)
+        self.waves_in_order = columns == list(range(len(inputs)))
         self.wave_columns = torch.tensor(columns, device=self.device)
         self.wave_frequencies = torch.tensor(frequencies, device=self.device, dtype=self.real)
         self.wave_frequencies = self.wave_frequencies[:, None]
@@ -404,9 +416,9 @@ class Tables:
                 if not step.batched:
                     # Without batched factors every chain has at most one link.
                     identity = IDENTITY.repeat(len(layer), 1, 1)
-                    own = krons.setdefault(len(layer), [])
-                    layers.append(Layer(kron=(len(layer), len(own))))
-                    own.append(levels[0].index.cpu() if levels else identity)
+                    group = krons.setdefault(len(layer), [])
+                    layers.append(Layer(kron=(len(layer), len(group))))
+                    group.append(levels[0].index.cpu() if levels else identity)
                 else:
                     layers.append(Layer(links=levels))
                 continue
@@ -477,12 +489,12 @@ class Tables:
             runs = self.runs.levels(entries)
             entries = torch.cat([entries, runs[-1].reshape(-1, 1)])
         krons = [Product(take(entries, index)) for index in self.krons]
+        squares = [as_matrices(kron.value)[..., 0].unbind() for kron in krons]
         shared = entries.index_select(0, self.shared)
-        static = Static(weights, waves, runs, krons, entries, shared)
+        static = Static(weights, waves, runs, krons, squares, entries, shared)
         for number, links in enumerate(self.head):
             if not links.batched:
                 static.head[number] = take(entries, links.index)[..., 0]
-        squares = _squares(krons)
         for number, step in enumerate(self.plan.steps):
             if step.batched:
                 continue
@@ -509,17 +521,14 @@ class Tables:
             # A phase is a product of numbers of modulus 1: without one of them, its conjugate more.
             others = (static.phases[number] * take(entries, rows).conj()) * W_phases
             W.index_add_(0, rows.reshape(-1), others.reshape(-1, 1))
-        squares = _squares(static.krons)
-        by_kron: list[list[Tensor]] = [
-            [torch.empty(0)] * len(index) for index in self.krons
-        ]
+        by_kron: list[list[Tensor]] = [[torch.empty(0)] * len(index) for index in self.krons]
         for number, W_matrix in by.dense.items():
-            self._layers_back(static, number, W_matrix, W, squares, by_kron)
+            self._layers_back(static, number, W_matrix, W, by_kron)
         for index, kron, found in zip(self.krons, static.krons, by_kron, strict=True):
             own = kron.back(_as_vectors(torch.stack(found)))
             W.index_add_(0, index.reshape(-1), own.reshape(-1, 1))
         if self.runs is not None:
-            W_runs = W[self.first_run :].reshape(1, -1, 2, 2)
+            W_runs = W[self.first_run :].reshape(-1, 2, 2)
             W.index_add_(0, self.runs.index, self.runs.back(static.runs, W_runs))
         own = W[len(self.numbers) : self.first_run]
         n_angles = len(static.weights) + len(self.constants)
@@ -531,7 +540,6 @@ class Tables:
         number: int,
         W: Tensor,
         by_entries: Tensor,
-        squares: list[tuple[Tensor, ...]],
         by_kron: list[list[Tensor]],
     ) -> None:
         """From the matrix of a dense step to its layers: gradients by entries are added up."""
@@ -541,7 +549,7 @@ class Tables:
             if layer.rows is not None:
                 W = W.index_select(0, layer.rows[1])
                 continue
-            factor = _matrix_of(layer, static.entries, squares)
+            factor = _matrix_of(layer, static.entries, static.squares)
             if layer.matrix is None:
                 W_factor = W @ partial[k - 1].mT if k else W
                 if layer.kron is not None:
@@ -552,10 +560,6 @@ class Tables:
                     by_entries.index_add_(0, layer.index.reshape(-1), W_factor.reshape(-1, 1))
             if k:
                 W = factor.mT @ W
-
-
-def _squares(krons: list[Product]) -> list[tuple[Tensor, ...]]:
-    return [as_matrices(kron.value)[..., 0].unbind() for kron in krons]
 
 
 def _matrix_of(layer: Layer, entries: Tensor, squares: list[tuple[Tensor, ...]]) -> Tensor:

@@ -31,6 +31,10 @@ WHOLE = 6
 """Circuits of at most this many qubits, inputs only in the head, become a single dense step."""
 MAX_DENSE = 4
 """Others: the most wires that a dense step covers."""
+SIDE_BY_SIDE = 3
+"""The most wires of blocks without a gate between them in one step, where two steps cannot do."""
+FACTORED = 12
+"""From this many qubits on, signs of observables are made of those of half of the bits."""
 MANY, NARROW = 9, 6
 """A product with 2**9 or more row groups of 2**6 or fewer rows each costs more than to bring the
 wires to the front, where one group is left."""
@@ -113,16 +117,35 @@ class Monomial:
 
 
 @dataclass(frozen=True, eq=False)
+class Parities:
+    """Signs that are parities of a row's bits, as products of those of its first and last bits.
+
+    ``signs[k, r] = sum_ij weights[k, i, j] first[i, first bits of r] last[j, last bits of r]``
+
+    Attributes:
+        first (Tensor): Entries 1 and -1, ``(n_first, 2**n_first_bits)``.
+        last (Tensor): Likewise, ``(n_last, 2**n_last_bits)``.
+        weights (Tensor): ``(n_observables, n_first * n_last)``.
+    """
+
+    first: Tensor
+    last: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Readout:
     """Which products of the final state's rows give the expectation values.
 
     Attributes:
         signs (Tensor or None): ``(n_observables, 2**n)``, real, for the squared moduli of the rows.
+        parities (Parities or None): The same for many qubits, where the table would be large.
         pairs (tuple): For observables with X or Y: pairs (partner ``(2**n,)``, weights
             ``(n_observables, 2**n)``): the products of a row with its partner's conjugate.
     """
 
     signs: Tensor | None
+    parities: Parities | None
     pairs: tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -178,7 +201,7 @@ class Plan:
                 ]
                 lines.append(f"step {number}: {' and '.join(what)} ({', '.join(step.names)})")
         parts = []
-        if self.readout.signs is not None:
+        if self.readout.signs is not None or self.readout.parities is not None:
             parts.append("squared moduli of the rows, weighted")
         if self.readout.pairs:
             parts.append(f"{len(self.readout.pairs)} products of rows with their partners")
@@ -357,8 +380,15 @@ class _Planner:
     def _close_dense(self) -> None:
         """Emits the open blocks, small ones side by side in one matrix."""
         packed: list[_Open] = []
+        wires_left = sum(len(block.wires) for block in self.open)
+        most = MAX_DENSE if self.n <= 2 * MAX_DENSE else SIDE_BY_SIDE
+        room = self._room(wires_left, most)
         for block in sorted(self.open, key=lambda block: min(map(self.layout.index, block.wires))):
-            if packed and self._side_by_side(packed[-1], block):
+            if packed and len(packed[-1].wires) + len(block.wires) > room:
+                wires_left -= len(packed[-1].wires)
+                room = self._room(wires_left, most)
+                packed.append(_Open(list(block.wires), list(block.factors)))
+            elif packed and self._side_by_side(packed[-1], block):
                 packed[-1].wires += block.wires
                 packed[-1].factors += block.factors
             else:
@@ -367,10 +397,13 @@ class _Planner:
             self._emit_dense(block, [wire for later in packed[k:] for wire in later.wires])
         self.open = []
 
+    def _room(self, wires: int, most: int) -> int:
+        """The size of the next of as few steps as possible, all about the same."""
+        steps = -(-wires // most)
+        return -(-wires // steps) if wires else 0
+
     def _side_by_side(self, first: _Open, second: _Open) -> bool:
         """Whether two open blocks become one matrix: not a batched one that is a product."""
-        if len(first.wires) + len(second.wires) > self.limit:
-            return False
         both = [self.factors[f] for f in first.factors + second.factors]
         return not (any(f.batched for f in both) and any(len(f.wires) > 1 for f in both))
 
@@ -466,6 +499,9 @@ class _Planner:
             self.steps.pop()
         index = torch.empty_like(order)
         index[order] = basis  # row -> basis index
+        parities = self._parities(index) if self.n >= FACTORED else None
+        if parities is not None:
+            return Readout(None, parities, ())
         groups: dict[int, Tensor] = {}
         for k, observable in enumerate(self.circuit.observables):
             for term in observable.terms:
@@ -473,14 +509,47 @@ class _Planner:
                 if flip not in groups:
                     shape = (len(self.circuit.observables), size)
                     groups[flip] = torch.zeros(shape, dtype=torch.complex128)
-                parity = torch.zeros_like(basis)
-                for bit in range(self.n):
-                    if sign >> bit & 1:
-                        parity ^= basis >> bit & 1
-                groups[flip][k] += term.coefficient * 1j**n_y * (1 - 2 * parity.double())
+                signs_of_rows = 1 - 2 * _parity(basis & sign, self.n).double()
+                groups[flip][k] += term.coefficient * 1j**n_y * signs_of_rows
         signs = groups.pop(0)[:, index].real.contiguous() if 0 in groups else None
         pairs = tuple(
             (order[index ^ flip], weights[:, index].contiguous())
             for flip, weights in groups.items()
         )
-        return Readout(signs, pairs)
+        return Readout(signs, None, pairs)
+
+    def _parities(self, index: Tensor) -> Parities | None:
+        """Products of Z as parities of bits of the row; None if one of them is not that."""
+        split = self.n // 2  # number of the last bits
+        found: list[tuple[int, int, float]] = []  # observable, mask of bits, weight
+        for k, observable in enumerate(self.circuit.observables):
+            for term in observable.terms:
+                flip, sign, _ = masks(term.factors, self.n)
+                if flip:
+                    return None
+                signs = _parity(index & sign, self.n)
+                mask = sum(1 << j for j in range(self.n) if signs[1 << j] != signs[0])
+                if not torch.equal(
+                    signs, _parity(torch.arange(2**self.n) & mask, self.n) ^ signs[0]
+                ):
+                    return None
+                found.append((k, mask, term.coefficient * (1 - 2 * int(signs[0]))))
+        firsts = sorted({mask >> split for _, mask, _ in found})
+        lasts = sorted({mask & (2**split - 1) for _, mask, _ in found})
+        weights = torch.zeros(len(self.circuit.observables), len(firsts), len(lasts)).double()
+        for k, mask, weight in found:
+            weights[k, firsts.index(mask >> split), lasts.index(mask & (2**split - 1))] += weight
+
+        def table(masks: list[int], bits: int) -> Tensor:
+            rows = torch.arange(2**bits)
+            return torch.stack([1 - 2 * _parity(rows & mask, bits).double() for mask in masks])
+
+        return Parities(table(firsts, self.n - split), table(lasts, split), weights.flatten(1))
+
+
+def _parity(numbers: Tensor, bits: int) -> Tensor:
+    """The parity of each number's bits: 0 or 1."""
+    result = torch.zeros_like(numbers)
+    for bit in range(bits):
+        result ^= numbers >> bit & 1
+    return result
