@@ -23,6 +23,9 @@ import torch
 from systems import Fused, System, TorchQuantumLayer, Work, make_work
 from tqdm import tqdm
 
+OWN = ("captum_quantum", "torchquantum")
+"""What must not fail on a GPU; of a peer that does, the error is reported."""
+
 Row = tuple[int, int, int]
 """Qubits, layers, batch."""
 
@@ -198,9 +201,13 @@ class Measurement:
                         found = made.arrays(made.step())
                         made.step()
                     except (RuntimeError, MemoryError) as error:
-                        if system is Fused or not _out_of_memory(error):
+                        peer_on_gpu = self.device.type == "cuda" and system.package not in OWN
+                        if system is not Fused and _out_of_memory(error):
+                            reason = "out of memory"
+                        elif peer_on_gpu:
+                            reason = f"fails on a GPU: {str(error).splitlines()[0]}"
+                        else:
                             raise
-                        reason = "out of memory"
                 if reason is not None:
                     left_out[system.name] = reason
                     continue
