@@ -812,15 +812,26 @@ def _evaluate_seeds(
         summary = SeedReport({seed: list(parts.values()) for seed, parts in found.items()})
         content = {**summary.to_dict(), "models": tested, **_environment(device)}
         _results.replace(args.output / f"{EVALUATION}.json", _results.to_json(content))
-        _results.replace(args.output / f"{EVALUATION}.md", summary.markdown())
+        text = f"{_accuracies([*tested.values()])}\n\n{summary.markdown()}"
+        _results.replace(args.output / f"{EVALUATION}.md", text)
         _results.replace(args.output / f"{EVALUATION}.png", png(summary.figure()))
-        _say(str(summary))
+        _say(f"{_accuracies([*tested.values()])}\n\n{summary}")
     else:
+        _say(f"{_accuracies([tested[args.seed]])}\n")
         _say("\n\n".join(f"On {part}: {r}" for part, r in found[args.seed].items()))
     _say("")
     _say(f"{args.output / f'{EVALUATION}.png'}: the picture to look at")
     _say(f"{args.output / f'{EVALUATION}.md'}: the tables")
     _say(f"{args.output / f'{EVALUATION}.json'}: all numbers; every image's in values.csv")
+
+
+def _accuracies(tested: Sequence[dict[str, Any]]) -> str:
+    """What share of the test images each model recognises, seed by seed."""
+    shares = [
+        f"{name} {', '.join(_percent(models[name]['accuracy']) for models in tested)}"
+        for name in tested[0]
+    ]
+    return f"Test images recognised: {'; '.join(shares)}."
 
 
 def _say(text: str) -> None:
@@ -900,7 +911,8 @@ def _evaluate(
             "reports": {part: report.to_dict() for part, report in reports.items()},
             **_environment(device),
         }
-        tables = [f"## On {part}\n\n{report.markdown()}" for part, report in reports.items()]
+        tables = [_accuracies([tested]) + "\n"]
+        tables += [f"## On {part}\n\n{report.markdown()}" for part, report in reports.items()]
         _results.replace(folder / f"{EVALUATION}.json", _results.to_json(content))
         _results.replace(folder / f"{EVALUATION}.md", "\n".join(tables))
         _results.replace(folder / f"{EVALUATION}.png", png(plot_comparison([*reports.values()])))

@@ -113,6 +113,11 @@ def test_summary(done, weights, capsys):
     assert score["mean"] == pytest.approx(np.mean(values))
     assert evaluate(weights, done) == 0  # all is there: the table comes again
     out, _ = capsys.readouterr()
+    assert f"Test images recognised: hybrid {100 * expected:.1f} %.\n" in out
+    assert (
+        f"Test images recognised: hybrid {100 * expected:.1f} %.\n"
+        in (done / "evaluation.md").read_text()
+    )
     assert "On images: 20 samples." in out
     assert "On mosaics: 20 samples." in out
     assert "average_drop  ↓" in out
@@ -314,6 +319,9 @@ def test_several_seeds(tmp_path, capsys, monkeypatch):
         assert spread["deviation"] == pytest.approx(np.std(means, ddof=1))
     assert [d["name"] for d in content["differences"]] == ["qgradcam - gradcam"] * 2
     assert "Mean ± standard deviation over 3 trainings (seeds 4, 5, 6)" in out
+    shares = [content["models"][s]["hybrid"]["accuracy"] for s in ("4", "5", "6")]
+    line = ", ".join(f"{100 * share:.1f} %" for share in shares)
+    assert f"Test images recognised: hybrid {line}." in out
     assert (tmp_path / "evaluation.md").read_text().count("| average_drop |") == 2
     assert (tmp_path / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "seed-5" / "evaluation.json").exists()
