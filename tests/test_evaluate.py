@@ -3,6 +3,7 @@
 import csv
 import errno
 import functools
+import gc
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import random
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import numpy as np
 import pytest
@@ -205,6 +207,12 @@ def test_a_map_that_is_not_finite_has_no_value():
         assert undefined.tolist() == [False, True, False, True, False]
         assert not np.isnan(report.values[metric]["good"]).any()
     np.testing.assert_allclose(report.values["energy"]["broken"][[0, 2, 4]], expected[[0, 2, 4]])
+    scores = model(images).gather(1, labels[:, None])[:, 0].detach()
+    np.testing.assert_allclose(
+        report.values["score"]["broken"][[0, 2, 4]], scores[[0, 2, 4]], rtol=1e-5
+    )
+    kept = report.values["inside"]
+    np.testing.assert_allclose(kept["broken"][[0, 2, 4]], kept["good"][[0, 2, 4]], rtol=1e-6)
     entry = next(s for s in report.scores if (s.metric, s.method) == ("energy", "broken"))
     assert (entry.n, entry.undefined) == (3, 2)
     assert entry.mean == pytest.approx(float(expected[[0, 2, 4]].mean()))
@@ -948,7 +956,10 @@ model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48,
 images, labels = torch.rand(300, 1, 6, 6), torch.randint(0, 4, (300,))
 batches = list(zip(images.split(4), labels.split(4)))
 
+calls = []
+
 def energy(attributions):
+    calls.append(len(attributions))
     time.sleep(pause)
     return attributions.flatten(1).abs().sum(dim=1)
 
@@ -1020,7 +1031,11 @@ for rank in range(size):
         distributed.init_process_group(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=size
         )
+        calls.clear()
         report = run(folder)
+        # 75 batches in turn, the metric once for each of two methods.
+        if len(calls) != 2 * len(range(rank, 75, size)):
+            os._exit(2)
         lone = run(None)
         same = all(
             np.array_equal(report.values[k][m], lone.values[k][m])
@@ -1059,6 +1074,30 @@ def test_a_run_of_several_processes_can_be_finished_by_one(tmp_path):
     report = run(folder)
     np.testing.assert_array_equal(everything(report), everything(whole))
     assert (folder / "values.csv").read_text() == "".join(lines)
+
+
+# --- memory does not grow ---------------------------------------------------------------------
+
+
+def test_batches_are_let_go(tmp_path):
+    model, seen, alive = small_model(), [], []
+
+    def loader():
+        for inputs, labels in batches(60):
+            inputs = inputs.clone()
+            seen.append(weakref.ref(inputs))
+            yield inputs, labels.clone()
+            del inputs, labels
+            gc.collect()
+            alive.append(sum(ref() is not None for ref in seen))
+
+    report = compare(
+        two_methods(model), loader(), {"energy": energy}, output=tmp_path, progress=False
+    )
+    assert len(report) == 60
+    assert len(seen) == 12
+    # The one at hand, and the first, which is looked at before.
+    assert max(alive) <= 2
 
 
 # --- loaders ------------------------------------------------------------------------------------
