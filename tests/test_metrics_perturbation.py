@@ -1,6 +1,7 @@
 """Infidelity and sensitivity: Captum's functions, with perturbations that belong to the images."""
 
 import math
+import warnings
 
 import captum.metrics
 import numpy as np
@@ -11,7 +12,7 @@ from test_metrics import TARGETS, random_maps, slow_resize
 from torch import nn
 
 from captum_quantum.metrics import infidelity, sensitivity_max
-from captum_quantum.metrics.perturbation import _Noise
+from captum_quantum.metrics.perturbation import _mixed, _Noise
 
 
 class Recorder:
@@ -201,7 +202,9 @@ def run_sensitivity(model, x, targets, **options):
 def test_values_belong_to_the_image_not_to_the_batch(run, model, inputs):
     values = run(model, inputs, TARGETS)
     for max_batch in (1, 6, 13, 1000):
-        again = run(model, inputs, TARGETS, max_batch=max_batch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Captum's, of batches that do not fit
+            again = run(model, inputs, TARGETS, max_batch=max_batch)
         assert again.tolist() == pytest.approx(values.tolist())
     some = [4, 1]
     parts = run(model, inputs[some], TARGETS[some])
@@ -233,6 +236,18 @@ def test_the_random_state_survives_errors(run, model, inputs):
     with pytest.raises(KeyError, match="broken"):
         run(model, inputs, TARGETS, perturb_func=broken)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_bits_are_mixed_as_in_splitmix64():
+    state = torch.arange(1, 6) * (0x9E3779B97F4A7C15 - 2**64)
+    expected = [  # the first five numbers of the generator started with 0
+        0xE220A8397B1DCDAF,
+        0x6E789E6AA1B965F4,
+        0x06C45D188009454F,
+        0xF88BB8A8724C81EC,
+        0x1B39896A51A8749B,
+    ]
+    assert [bits % 2**64 for bits in _mixed(state).tolist()] == expected
 
 
 def test_noise_is_uniform_and_independent():

@@ -170,8 +170,6 @@ def _units(model: nn.Module, quantum_layers: list[nn.Module], times: dict[int, i
     seen: set[int] = set()
     for name, module in model.named_modules():
         layer = inside.get(id(module))
-        if layer is not None and layer is not module:
-            continue
         modules = [module] if layer is None else list(layer.modules())
         own = [p for m in modules for p in m.parameters(recurse=False) if id(p) not in seen]
         if not own:
@@ -311,7 +309,6 @@ def parameter_randomization(
                     for key in _randomized(part, units, saved):
                         maps = explain(f"attribute's maps after randomising {key!r}")
                         results[key] = _similarity(original, maps, inputs.shape[2:])
-                saved.restore()
         finally:
             saved.restore()
     return results
