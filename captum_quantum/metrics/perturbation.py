@@ -174,10 +174,12 @@ def infidelity(
         return inside.expand_as(images).to(images), torch.where(inside, instead, images)
 
     with evaluation_mode(model), torch.no_grad():
-        index = read_target(target, check_scores(model, inputs[:1]).expand(len(inputs), -1))
+        whole = check_scores(model, inputs)
+        index = read_target(target, whole)
         with seeded(seed, inputs):
             values: Tensor = of_captum(
-                lambda images: check_scores(model, images),
+                # Captum asks about the images themselves again with every chunk of perturbations.
+                lambda images: whole if images is inputs else check_scores(model, images),
                 perturb_func or remove_square,
                 inputs,
                 maps.to(torch.promote_types(maps.dtype, inputs.dtype)),
