@@ -193,6 +193,20 @@ def test_the_seed_fixes_the_parameters_and_parts_do_not_disturb_each_other(model
     assert abs(torch.corrcoef(torch.stack([conv, head]))[0, 1]) < 0.9
 
 
+@pytest.mark.parametrize("parts", ["classical", "cascade", ["classical", "cascade"]])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_model_made_with_the_same_seed_does_not_get_its_first_weights_back(seed, parts):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(100, 4))
+    watch = Watch(net, Saliency(net).attribute)
+    parameter_randomization(net, watch, torch.rand(1, 1, 10, 10), 0, parts=parts, seed=seed)
+    for state in watch.states[1:]:
+        weights = torch.stack([s["1.weight"].flatten() for s in (watch.states[0], state)])
+        assert abs(torch.corrcoef(weights)[0, 1]) < 0.2
+        assert weights[1].abs().max() <= 0.1  # from nn.Linear's own distribution
+
+
 def test_random_methods_get_the_same_noise_each_time(model, inputs):
     noise = []
 
