@@ -300,6 +300,16 @@ def test_parameters_without_a_reset_are_drawn_from_their_own_distribution(inputs
     assert new.std().item() == pytest.approx(old.std().item(), rel=0.5)
 
 
+def test_every_part_starts_from_the_trained_model(inputs):
+    net = Attention().eval()
+    states = []
+    for parts in (["classical", "cascade"], "cascade"):
+        watch = Watch(net, Saliency(net).attribute)
+        parameter_randomization(net, watch, inputs, 1, parts=parts)
+        states.append(watch.states[-1])
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
 class ResetsAll(nn.Sequential):
     """A module whose reset reaches into its children and makes new parameters."""
 
