@@ -40,9 +40,8 @@ class _Adjoint(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weights: Tensor, simulator: FusedSimulator, dtype: torch.dtype
     ) -> Tensor:
-        call = simulator.call(inputs, weights, dtype, ctx.needs_input_grad[:2])
-        ctx.call = call
-        return call.values
+        values, ctx.call = simulator.call(inputs, weights, dtype, ctx.needs_input_grad[:2])
+        return values
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -254,7 +253,8 @@ class VQCLayer(nn.Module):
             leaf = inputs.detach().requires_grad_()
             given = self.amplitudes(leaf) if self.circuit.amplitude_encoding else leaf
             assert given is not None
-            call = self.fused.call(given, self._weight_angles(), self._complex(leaf), (True, False))
+            weights, dtype = self._weight_angles(), self._complex(leaf)
+            _, call = self.fused.call(given, weights, dtype, (True, False))
 
         def pull(grad: Tensor) -> Tensor:
             found = call.pull_inputs(grad)
@@ -302,7 +302,7 @@ class VQCLayer(nn.Module):
         inputs, weights, dtype = self._angles(rows), self._weight_angles(), self._complex(rows)
         if torch.is_grad_enabled():
             return self.fused.run(inputs, weights, dtype)
-        return self.fused.call(inputs, weights, dtype).values
+        return self.fused.call(inputs, weights, dtype)[0]
 
     def _by_adjoint(self, rows: Tensor) -> Tensor:
         node: Any = _Adjoint

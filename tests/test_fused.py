@@ -1,5 +1,6 @@
 """The fused simulator against the dense reference, gradcheck, and the promises of its plan."""
 
+import gc
 import math
 import random
 import threading
@@ -102,7 +103,7 @@ def fused_value_and_gradient(circuit, x, w, weights, dtype, adjoint):
             (values * grad).sum(), [xs, ws], allow_unused=True, materialize_grads=True
         )
         return values.detach(), *by
-    call = simulator.call(u, v, dtype, (True, True))
+    values, call = simulator.call(u, v, dtype, (True, True))
     by = torch.autograd.grad(
         [u, v],
         [xs, ws],
@@ -110,7 +111,7 @@ def fused_value_and_gradient(circuit, x, w, weights, dtype, adjoint):
         allow_unused=True,
         materialize_grads=True,
     )
-    return call.values, *by
+    return values, *by
 
 
 def check_random_circuit(seed):
@@ -144,8 +145,8 @@ def test_random_circuits_against_the_reference(part):
 def test_values_of_a_circuit_without_steps_carry_no_graph():
     gates = (Gate("ry", (0,), (Angle.of_weight(0),)), Gate("rz", (0,), (Angle.of_input(0),)))
     simulator = FusedSimulator(Circuit(1, gates, (Observable.of("Z0"),), 1, 1))
-    call = simulator.call(torch.rand(2, 1), torch.rand(1), torch.complex64, (True, True))
-    assert not call.values.requires_grad
+    values, _ = simulator.call(torch.rand(2, 1), torch.rand(1), torch.complex64, (True, True))
+    assert not values.requires_grad
     check_random_circuit(6640)
 
 
@@ -350,6 +351,33 @@ def test_depth_does_not_cost_memory():
 
     assert kept("adjoint", 12) == kept("adjoint", 2)
     assert kept("backprop", 12) > 3 * kept("backprop", 2)
+
+
+@pytest.mark.parametrize("name", ["default", "reupload", "amplitude"])
+def test_a_step_is_freed_without_the_cycle_collector(name):
+    """Else the states of many steps pile up in memory."""
+    layer = layer_of(name)
+    x = torch.rand(3, layer.n_inputs, requires_grad=True)
+    layer(x).sum().backward()
+    gc.collect()
+    gc.disable()
+    try:
+        layer(x).sum().backward()
+        assert not any(torch.is_tensor(found) for found in _unreachable())
+    finally:
+        gc.enable()
+
+
+def _unreachable():
+    """What only the cycle collector would free."""
+    before = gc.get_debug()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        return list(gc.garbage)
+    finally:
+        gc.set_debug(before)
+        gc.garbage.clear()
 
 
 def test_two_threads_and_two_runs_give_the_same_bits():

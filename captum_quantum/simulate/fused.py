@@ -92,7 +92,7 @@ class FusedSimulator:
         weights: Tensor,
         dtype: torch.dtype,
         needs: tuple[bool, bool] = (False, False),
-    ) -> "FusedCall":
+    ) -> "tuple[Tensor, FusedCall]":
         """Expectation values with adjoint differentiation.
 
         Args:
@@ -102,17 +102,15 @@ class FusedSimulator:
             needs (tuple[bool, bool]): Whether derivatives by inputs and by weights will be wanted.
 
         Returns:
-            FusedCall: Its ``values``, and the way back.
+            tuple[Tensor, FusedCall]: Values ``(batch, n_observables)``, and the way back. The call
+            does not hold the values: a graph whose node holds it would never be freed.
         """
-        return FusedCall(self._program(inputs.device, dtype), inputs, weights, needs)
+        call = FusedCall(self._program(inputs.device, dtype), inputs, weights, needs)
+        return call.run(), call
 
 
 class FusedCall:
-    """One evaluation of a batch, cut into parts where memory asks for it.
-
-    Attributes:
-        values (Tensor): Expectation values, ``(batch, n_observables)``.
-    """
+    """One evaluation of a batch, cut into parts where memory asks for it."""
 
     def __init__(
         self,
@@ -127,7 +125,11 @@ class FusedCall:
         self._parts = inputs.detach().split(self._size)
         # A batch in one part keeps its last state for the way back; else each part runs once more.
         self._kept: tuple[_Batched, Tensor] | None = None
-        keep = len(self._parts) == 1 and any(needs)
+
+    def run(self) -> Tensor:
+        """Expectation values, ``(batch, n_observables)``."""
+        program = self._program
+        keep = len(self._parts) == 1 and any(self._needs)
         values = []
         with torch.no_grad():
             for part in self._parts:
@@ -135,7 +137,7 @@ class FusedCall:
                 values.append(program.read(state))
         if keep:
             self._kept = (batched, state)
-        self.values = values[0] if len(values) == 1 else torch.cat(values)
+        return values[0] if len(values) == 1 else torch.cat(values)
 
     def _forward(self, inputs: Tensor, start: bool) -> "tuple[_Batched, Tensor]":
         batched = self._program.make_batched(inputs, self._static, start)
