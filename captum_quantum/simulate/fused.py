@@ -201,6 +201,32 @@ class _Batched:
     phases: dict[int, Tensor] = field(default_factory=dict)
 
 
+class _Turns:
+    """Where the next operation writes: two buffers in turn, or new memory while autograd records.
+
+    New memory for every operation would cost more than it computes: the system clears each page
+    of it when it is first touched.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._buffers: list[Tensor] = []
+        self._count = 0
+
+    def next(self) -> Tensor | None:
+        """The buffer that was not written last; None stands for new memory."""
+        if torch.is_grad_enabled():
+            return None
+        if len(self._buffers) < 2:
+            self._buffers.append(self._like.new_empty(self._like.shape))
+        self._count += 1
+        return self._buffers[(self._count - 1) % 2]
+
+
+def _viewed(out: Tensor | None, *shape: int) -> Tensor | None:
+    return None if out is None else out.view(*shape)
+
+
 def _multiply(left: Tensor, right: Tensor) -> Tensor:
     """Products of 2 x 2 matrices and vectors, a pair for each sample: ``(n, 2, 2, b), (n, 2, b)``.
 
@@ -328,32 +354,39 @@ class _Program:
     def evolve(self, static: Static, batched: _Batched) -> Tensor:
         """Takes the state through all steps."""
         state = batched.state
+        turns = _Turns(state)
         for number, step in enumerate(self.plan.steps):
             if isinstance(step, Dense):
                 if step.batched:
                     each = torch.bmm(batched.dense[number], self._by_sample(state[None], step))
-                    state = self._by_row(each, step)[0]
+                    state = self._by_row(each, step, turns.next())[0]
                 else:
-                    state = self._apply(static.dense[number], state, step.left)
+                    state = self._apply(static.dense[number], state, step.left, turns.next())
                 continue
             if number in self.tables.rows:
-                state = state.index_select(0, self.tables.rows[number][0])
+                rows = self.tables.rows[number][0]
+                state = torch.index_select(state, 0, rows, out=turns.next())
             if step.phases:
-                state = state * self._phases(number, static, batched)
+                phases = self._phases(number, static, batched)
+                state = torch.mul(state, phases, out=turns.next())
         return state
 
     def _phases(self, number: int, static: Static, batched: _Batched) -> Tensor:
         return batched.phases[number] if number in batched.phases else static.phases[number]
 
-    def _apply(self, matrix: Tensor, states: Tensor, left: int) -> Tensor:
+    def _apply(self, matrix: Tensor, states: Tensor, left: int, out: Tensor | None) -> Tensor:
         """Multiplies rows, seen as ``(left, d, ...)``, by a matrix ``(d, d)``."""
         size = len(matrix)
         if left == 1:
-            return (matrix @ states.reshape(size, -1)).reshape(states.shape)
+            found = torch.mm(matrix, states.reshape(size, -1), out=_viewed(out, size, -1))
+            return found.view(states.shape)
         seen = states.reshape(left, size, -1)
         if seen.shape[2] == 1:
-            return (seen[..., 0] @ matrix.mT).reshape(states.shape)
-        return torch.bmm(matrix.expand(left, -1, -1), seen).reshape(states.shape)
+            found = torch.mm(seen[..., 0], matrix.mT, out=_viewed(out, left, size))
+        else:
+            every = matrix.expand(left, -1, -1)
+            found = torch.bmm(every, seen, out=_viewed(out, left, size, -1))
+        return found.view(states.shape)
 
     def _by_sample(self, states: Tensor, step: Dense) -> Tensor:
         """``(s, 2**n, batch) -> (batch, d, s * 2**n / d)``."""
@@ -362,12 +395,14 @@ class _Program:
         seen = states.reshape(count, step.left, size, -1, batch)
         return seen.permute(4, 2, 0, 1, 3).reshape(batch, size, -1)
 
-    def _by_row(self, each: Tensor, step: Dense) -> Tensor:
+    def _by_row(self, each: Tensor, step: Dense, out: Tensor | None) -> Tensor:
         """The inverse of `_by_sample`."""
         batch, size = each.shape[:2]
         count = size * each.shape[2] >> self.n
-        seen = each.reshape(batch, size, count, step.left, -1)
-        return seen.permute(2, 3, 1, 4, 0).reshape(count, -1, batch)
+        seen = each.reshape(batch, size, count, step.left, -1).permute(2, 3, 1, 4, 0)
+        if out is not None:
+            seen = out.view(seen.shape).copy_(seen)
+        return seen.reshape(count, -1, batch)
 
     def read(self, state: Tensor) -> Tensor:
         """Expectation values of a state: ``(2**n, batch) -> (batch, n_observables)``."""
@@ -389,22 +424,20 @@ class _Program:
 
     # -- back ------------------------------------------------------------------------------------
 
-    def _readout_back(self, conjugate: Tensor, grad: Tensor) -> Tensor:
-        """The gradient at the last state: ``2 sum_k grad_k (O_k psi)*``."""
+    def _readout_back(self, conjugate: Tensor, grad: Tensor, W: Tensor) -> None:
+        """Writes the gradient at the last state: ``2 sum_k grad_k (O_k psi)*``."""
         grad = 2 * grad.T.to(self.real)
-        W: Tensor | None = None
         if self.signs is not None:
-            W = (self.signs.T @ grad) * conjugate
-        if self.parities is not None:
+            torch.mul(self.signs.T @ grad, conjugate, out=W)
+        elif self.parities is not None:
             first, last, combine = self.parities
             by_first = last.T @ (combine.T @ grad).unflatten(0, (len(first), len(last)))
-            W = (first.T @ by_first.flatten(1)).reshape(conjugate.shape) * conjugate
+            torch.mul((first.T @ by_first.flatten(1)).view(W.shape), conjugate, out=W)
+        else:
+            W.zero_()
         for partner, weights in self.pairs:
             coefficients = weights.mH @ grad.to(self.dtype)
-            part = (coefficients * conjugate).index_select(0, partner)
-            W = part if W is None else W + part
-        assert W is not None
-        return W
+            W += (coefficients * conjugate).index_select(0, partner)
 
     @torch.no_grad()
     def back(
@@ -420,57 +453,55 @@ class _Program:
         by = ByStatic()
         each: list[tuple[Tensor, Tensor]] = []  # batched matrices and their gradients
         steps = self.plan.steps
-        conjugate = torch.conj_physical(state)
-        W = self._readout_back(conjugate, grad)
         # The state is followed down to the first step that wants it, W down to the head; the state
         # before step 0 is still there.
         wanted = [k for k, step in enumerate(steps) if weights or step.batched]
         last = max(wanted[0], 1) if wanted else len(steps)
-        both = torch.stack([W, conjugate]) if last < len(steps) else W[None]
+        count = 2 if last < len(steps) else 1
+        both, spare = (state.new_empty(count, *state.shape) for _ in range(2))
+        conjugate = torch.conj_physical(state, out=both[1] if count == 2 else spare[0])
+        self._readout_back(conjugate, grad, both[0])
         for number in range(len(steps) - 1, -1, -1):
             step = steps[number]
-            after = both[0]
-            if len(both) == 2 and number < last:
-                both = both[:1]
+            if number < last:
+                both, spare = both[:1], spare[:1]
             if isinstance(step, Dense) and step.batched:
                 matrices = batched.dense[number]
-                seen = self._by_sample(both, step)
-                found = torch.bmm(matrices.mT, seen)
-                both = self._by_row(found, step)
-                before = self._state_before(number, batched, both)
-                W_each = self._by_sample(after[None], step)
-                each.append((matrices, torch.bmm(W_each, self._by_sample(before, step).mH)))
+                found = torch.bmm(matrices.mT, self._by_sample(both, step))
+                both, spare = self._by_row(found, step, spare), both
+                psi = self._state_before(number, batched, both, spare)
+                W_each = self._by_sample(spare[:1], step)
+                each.append((matrices, torch.bmm(W_each, self._by_sample(psi[None], step).mT)))
             elif isinstance(step, Dense):
-                size = 2 ** len(step.wires)
-                both = self._apply_all(static.dense[number].mT, both, step.left)
+                matrix = static.dense[number].mT
+                both, spare = self._apply(matrix, both, len(both) * step.left, spare), both
                 if weights:
-                    before = self._state_before(number, batched, both)[0]
-                    by.dense[number] = _outer(after, before, step.left, size)
+                    psi = self._state_before(number, batched, both, spare)
+                    by.dense[number] = _outer(spare[0], psi, step.left, len(matrix))
             else:
                 if step.phases:
                     phases = self._phases(number, static, batched)
-                    both = both * phases
+                    both, spare = torch.mul(both, phases, out=spare), both
                 if step.phases and (weights or step.batched):
-                    before = self._state_before(number, batched, both)[0]
+                    psi = self._state_before(number, batched, both, spare)
                     if number == 0 and number in self.tables.rows:
-                        before = before.index_select(0, self.tables.rows[number][0])
-                    W_phases = after * before.conj()
+                        psi = psi.index_select(0, self.tables.rows[number][0])
+                    W_phases = spare[0] * psi
                     if step.batched:
                         each.append((phases, W_phases))
                     else:
                         by.phases[number] = W_phases.sum(1, keepdim=True)
                 if number in self.tables.rows:
                     back = self.tables.rows[number][len(both)]
-                    both = both.flatten(0, 1).index_select(0, back).reshape(both.shape)
+                    torch.index_select(both.flatten(0, 1), 0, back, out=spare.flatten(0, 1))
+                    both, spare = spare, both
         return self._head_back(static, batched, both[0], each, by, inputs, weights)
 
-    def _state_before(self, number: int, batched: _Batched, both: Tensor) -> Tensor:
-        """The conjugate of the state before a step, ``(1, 2**n, batch)``."""
-        return batched.state.conj()[None] if number == 0 else both[1:]
-
-    def _apply_all(self, matrix: Tensor, both: Tensor, left: int) -> Tensor:
-        """Multiplies the rows of several states ``(s, 2**n, batch)`` by a matrix."""
-        return self._apply(matrix, both, len(both) * left)
+    def _state_before(
+        self, number: int, batched: _Batched, both: Tensor, scratch: Tensor
+    ) -> Tensor:
+        """The state before a step, ``(2**n, batch)``, written over the one after it."""
+        return batched.state if number == 0 else torch.conj_physical(both[1], out=scratch[1])
 
     def _head_back(
         self,
@@ -569,12 +600,10 @@ def _kron(entries: Tensor, levels: list[Links]) -> Tensor:
     return as_matrices(Product(pieces.flatten(1, 2)[None]).value)[0]
 
 
-def _outer(W: Tensor, conjugate: Tensor, left: int, size: int) -> Tensor:
+def _outer(W: Tensor, psi: Tensor, left: int, size: int) -> Tensor:
     """The gradient by a shared matrix: ``W psi^T``, summed over all but its rows."""
-    if left == 1:
-        return W.reshape(size, -1) @ conjugate.reshape(size, -1).mH
-    W = W.reshape(left, size, -1)
-    return torch.bmm(W, conjugate.reshape(left, size, -1).mH).sum(dim=0)
+    W, psi = W.reshape(left, size, -1), psi.reshape(left, size, -1)
+    return W[0] @ psi[0].mT if left == 1 else torch.bmm(W, psi.mT).sum(dim=0)
 
 
 def _by_autograd(pairs: list[tuple[Tensor, Tensor]], entries: Tensor) -> Tensor:
