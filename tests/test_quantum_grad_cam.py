@@ -407,6 +407,66 @@ def test_importance_is_the_mean_gradient():
     assert close(got, grad.mean((2, 3)))
 
 
+def path_weights(tail, activation, target, m):
+    """The importance averaged over the path, one example and one point at a time."""
+    weights = []
+    for own in activation:
+        total = torch.zeros(len(own))
+        for j in range(m):
+            point = ((j + 0.5) / m * own).requires_grad_()
+            (grad,) = torch.autograd.grad(tail(point[None])[0, target], point)
+            total += grad.mean((1, 2))
+        weights.append(total / m)
+    return torch.stack(weights)
+
+
+@pytest.mark.parametrize("m", [1, 5])
+def test_path_steps_average_the_importance_over_the_path(m):
+    model, x = hybrid(), 20 * images()  # large angles, so that the score is far from linear
+    activation = model[:2](x).detach()
+    weights = path_weights(model[2:], activation, 1, m)
+    grad_cam = QuantumLayerGradCam(model, model[1], path_steps=m)
+    expected = torch.einsum("bk,bkij->bij", weights, activation)[:, None]
+    assert close(grad_cam.importance(x, 1), weights)
+    maps = grad_cam.attribute(x, 1)
+    assert close(maps, expected)
+    assert not close(maps, QuantumLayerGradCam(model, model[1]).attribute(x, 1), 0.05)
+    assert close(grad_cam.attribute(x, 1, relu_attributions=True), expected.relu())
+    for share in (grad_cam.attribute_qubits, grad_cam.attribute_observables):
+        assert close(share(x, 1).sum(1, keepdim=True), expected)
+    assert close(grad_cam.attribute_classes(x, [0, 1])[:, 1:], expected)
+    each = grad_cam.attribute(x, 1, attr_dim_summation=False)
+    assert close(each, weights[..., None, None] * activation)
+
+
+def test_path_steps_of_a_skip_connection():
+    model, x = Skip(), images()
+    grad_cam = QuantumLayerGradCam(model, model.conv, path_steps=3)
+    shares, direct = grad_cam.attribute_qubits(x, 1, return_direct=True)
+    assert close(shares.sum(1, keepdim=True) + direct, grad_cam.attribute(x, 1))
+
+
+def test_path_steps_change_nothing_where_the_score_is_linear():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.append(nn.Linear(4, 3))
+    expected = LayerGradCam(model, model[0]).attribute(images(), 2)
+    got = QuantumLayerGradCam(model, model[0], path_steps=4).attribute(images(), 2)
+    assert close(got, expected.detach())
+
+
+def test_path_steps_keep_the_graph_when_asked():
+    model, x = hybrid(gradient="backprop").double(), 20 * images().double()
+    grad_cam = QuantumLayerGradCam(model, model[0], path_steps=2)
+    maps = grad_cam.attribute(x, 1, grad_kwargs={"create_graph": True})
+    assert close(maps.detach(), grad_cam.attribute(x, 1))
+    (by_bias,) = torch.autograd.grad(maps.square().sum(), model[0].bias)
+    sums = []
+    for step in (1e-5, -2e-5):
+        model[0].bias.data[2] += step
+        sums.append(float(grad_cam.attribute(x, 1).square().sum()))
+    assert (sums[0] - sums[1]) / 2e-5 == pytest.approx(float(by_bias[2]), rel=1e-4)
+
+
 class Twice(nn.Module):
     """A shared layer called twice; the second call sees other features."""
 
@@ -942,6 +1002,23 @@ BAD = {
         lambda: QuantumLayerGradCam(m := TwoTensors(), m.pair).importance(images(), 1),
         ValueError,
         "layer must be one of a single tensor",
+    ),
+    "no path steps": (
+        lambda: grad_cam(path_steps=0),
+        ValueError,
+        "path_steps must be an integer >= 1",
+    ),
+    "half a path step": (
+        lambda: grad_cam(path_steps=1.5),
+        TypeError,
+        "path_steps must be an integer",
+    ),
+    "path of a layer called twice": (
+        lambda: QuantumLayerGradCam(m := Twice(), m.conv, path_steps=2).attribute(
+            images(channels=2), 0
+        ),
+        ValueError,
+        "path_steps must be None for a layer that is called several times; got 2",
     ),
     "too few wires": (
         lambda: foreign().attribute_qubits(images(), 1, input_wires=[0, 1]),

@@ -18,11 +18,14 @@ class LayerCall:
     """The tensors of one call of the layer, each the start of the recorded graph.
 
     Attributes:
-        tensors (tuple[Tensor, ...]): What the layer got or gave.
+        tensors (tuple[Tensor, ...]): What the layer got or gave, times the recorder's scale: what
+            the gradients are taken by.
+        activations (tuple[Tensor, ...]): The same without the scale.
         in_tuple (bool): Whether the layer gave a tuple or list.
     """
 
     tensors: tuple[Tensor, ...]
+    activations: tuple[Tensor, ...]
     in_tuple: bool
 
     @property
@@ -38,10 +41,11 @@ class Recorder:
         layer (nn.Module): The layer.
         to_input (bool): Whether to take its inputs instead of its outputs.
         cut (bool): Whether to start the graph here, with gradients recorded from here on only.
+        scale (float): By what the layer's tensors are multiplied on their way through the model.
     """
 
-    def __init__(self, layer: nn.Module, to_input: bool, cut: bool) -> None:
-        self.layer, self.to_input, self.cut = layer, to_input, cut
+    def __init__(self, layer: nn.Module, to_input: bool, cut: bool, scale: float = 1.0) -> None:
+        self.layer, self.to_input, self.cut, self.scale = layer, to_input, cut, scale
         self.calls: list[LayerCall] = []
         self.on_call: Callable[[], None] = lambda: None
         self._thread = threading.get_ident()
@@ -72,11 +76,14 @@ class Recorder:
         # is a clone, and another goes on through the model, as either may be modified in place.
         start = self.cut and not self.calls
         saved = tuple(t.detach().clone() if start else t.clone() for t in tensors)
+        given = saved
+        if self.scale != 1:
+            saved = tuple((self.scale * t).detach() if start else self.scale * t for t in given)
         for tensor in saved:
             if not tensor.requires_grad:
                 tensor.requires_grad_()
         with self._lock:
-            self.calls.append(LayerCall(saved, in_tuple))
+            self.calls.append(LayerCall(saved, given, in_tuple))
         self.on_call()
         clones = [tensor.clone() for tensor in saved]
         if not in_tuple:

@@ -73,6 +73,14 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
     :class:`captum.attr.LayerGradCam`: same arguments, same results, on purely classical models too.
     As there, the map is signed and raw; ``relu_attributions=True`` gives the papers' map.
 
+    Where the score saturates, gradients at the activations alone say little. With ``path_steps=m``
+    the importance is averaged over m points between no activation and the activations, at the cost
+    of m forward and backward passes (Integrated Grad-CAM, arXiv:2102.07805, with weights averaged
+    over pixels as above):
+
+    .. math:: w_k = \frac{1}{m} \sum_{j=1}^m \frac{1}{W H} \sum_{ij} \left.\frac{\partial
+              y}{\partial A^k_{ij}}\right|_{s_j A}, \qquad s_j = \frac{j - 1/2}{m}.
+
     What it adds: gradient rules for quantum layers that autograd cannot differentiate, the share of
     every qubit and observable, several classes from one forward pass, nothing recorded for autograd
     before the layer, and errors that name the module at which a gradient path breaks. Of a layer
@@ -90,6 +98,8 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             given.
         gradient (str, optional): The rule for them, as in :func:`captum_quantum.quantum_gradient`.
             Default: each layer's own.
+        path_steps (int, optional): Number m of points over which the importance is averaged, for a
+            layer that is called once in a forward pass. Default: the activations alone, Grad-CAM.
 
     Raises:
         TypeError: If forward_func is not callable, or a layer is not a module.
@@ -123,6 +133,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
         *,
         quantum_layer: nn.Module | Sequence[nn.Module] | None = None,
         gradient: str | None = None,
+        path_steps: int | None = None,
     ) -> None:
         if not callable(forward_func):
             _checks.wrong_type("forward_func", "a module or a function", forward_func)
@@ -132,7 +143,9 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
         self._check_part("layer", layer)
         if gradient is not None:
             _checks.check_choice("gradient", gradient, RULES)
-        self.gradient = gradient
+        if path_steps is not None:
+            _checks.check_int("path_steps", path_steps, 1)
+        self.gradient, self.path_steps = gradient, path_steps
         self.quantum_layers = self._find_quantum_layers(quantum_layer)
         if gradient is not None and not self.quantum_layers:
             raise ValueError(
@@ -203,24 +216,25 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             GradientRuleError: If the gradient rule does not apply.
         """
         kwargs = dict(grad_kwargs or {})
-        with self._recorded(
+
+        def maps_of(graph: _Graph) -> Grads:
+            grads = self._gradients(graph, self._score(graph, target), kwargs)
+            maps = [
+                tuple(
+                    _grad_cam(grad, activation, attr_dim_summation)
+                    for grad, activation in zip(own, call.activations, strict=True)
+                )
+                for own, call in zip(grads, graph.calls, strict=True)
+            ]
+            return self._gather(graph, maps)
+
+        maps = self._explained(
+            maps_of,
             inputs,
             additional_forward_args,
             attribute_to_layer_input,
-            intercepted=self.gradient is not None,
             cut=not kwargs.get("create_graph", False),
-        ) as graph:
-            grads = self._gradients(graph, self._score(graph, target), kwargs)
-            maps = self._gather(
-                graph,
-                [
-                    tuple(
-                        _grad_cam(grad, tensor, attr_dim_summation)
-                        for grad, tensor in zip(own, call.tensors, strict=True)
-                    )
-                    for own, call in zip(grads, graph.calls, strict=True)
-                ],
-            )
+        )
         if relu_attributions:
             maps = tuple(torch.relu(one) for one in maps)
         if not kwargs.get("create_graph", False):
@@ -245,13 +259,17 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
         Returns:
             Tensor: Shape ``(batch, channels)``.
         """
-        with self._recorded(
-            inputs, additional_forward_args, attribute_to_layer_input, self.gradient is not None
-        ) as graph:
+
+        def weights_of(graph: _Graph) -> Grads:
             self._check_single_tensor(graph)
             grads = self._gradients(graph, self._score(graph, target), {})
             weights = [(_channel_weights(own[0]).flatten(1),) for own in grads]
-            return self._gather(graph, weights)[0].detach()
+            return self._gather(graph, weights)
+
+        (weights,) = self._explained(
+            weights_of, inputs, additional_forward_args, attribute_to_layer_input
+        )
+        return weights.detach()
 
     def attribute_classes(
         self,
@@ -278,16 +296,19 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             _checks.wrong_type("targets", "a sequence of targets", targets)
         if not targets:
             _checks.wrong_value("targets", "a sequence of at least one target", targets)
-        with self._recorded(
-            inputs, additional_forward_args, attribute_to_layer_input, self.gradient is not None
-        ) as graph:
+
+        def maps_of(graph: _Graph) -> Grads:
             self._check_single_tensor(graph)
             scores = [self._score(graph, target) for target in targets]
             columns = [
                 self._map(graph, self._gradients(graph, score, {"retain_graph": True}))
                 for score in scores
             ]
-        maps = torch.cat(columns, dim=1)
+            return (torch.cat(columns, dim=1),)
+
+        (maps,) = self._explained(
+            maps_of, inputs, additional_forward_args, attribute_to_layer_input
+        )
         return torch.relu(maps) if relu_attributions else maps
 
     def attribute_qubits(
@@ -334,9 +355,8 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
                 "one whose inputs are angles on qubits, as amplitude encoding has no qubit shares",
                 module,
             )
-        with self._recorded(
-            inputs, additional_forward_args, attribute_to_layer_input, True
-        ) as graph:
+
+        def shares_of(graph: _Graph) -> Grads:
             score = self._quantum_score(graph, target)
             pulled = torch.autograd.grad(
                 score,
@@ -361,7 +381,11 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
                 for qubit in membership
             ]
             direct = self._map(graph, self._pull(graph, [score], [torch.ones_like(score)]))
-        shares = torch.cat(columns, dim=1)
+            return torch.cat(columns, dim=1), direct
+
+        shares, direct = self._explained(
+            shares_of, inputs, additional_forward_args, attribute_to_layer_input, intercepted=True
+        )
         return (shares, direct) if return_direct else shares
 
     def attribute_observables(
@@ -394,9 +418,8 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             ValueError: If there is no single quantum layer behind the layer.
         """
         self._single_quantum_layer()
-        with self._recorded(
-            inputs, additional_forward_args, attribute_to_layer_input, True
-        ) as graph:
+
+        def shares_of(graph: _Graph) -> Grads:
             score = self._quantum_score(graph, target)
             calls = graph.quantum_calls
             pulled = torch.autograd.grad(
@@ -421,8 +444,42 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
                 call.open = False
                 shares = own if shares is None else shares + own
             direct = self._map(graph, self._pull(graph, [score], [torch.ones_like(score)]))
-        assert shares is not None
+            assert shares is not None
+            return shares, direct
+
+        shares, direct = self._explained(
+            shares_of, inputs, additional_forward_args, attribute_to_layer_input, intercepted=True
+        )
         return (shares, direct) if return_direct else shares
+
+    def _explained(
+        self,
+        explain: Callable[[_Graph], Grads],
+        inputs: Tensor | tuple[Tensor, ...],
+        additional_forward_args: object | None,
+        to_input: bool,
+        *,
+        intercepted: bool | None = None,
+        cut: bool = True,
+    ) -> Grads:
+        """What follows from a recorded forward pass; with ``path_steps`` the mean over the path."""
+        if intercepted is None:
+            intercepted = self.gradient is not None
+        m = self.path_steps
+        scales = [1.0] if m is None else [(j + 0.5) / m for j in range(m)]
+        total: Grads | None = None
+        for scale in scales:
+            with self._recorded(
+                inputs, additional_forward_args, to_input, intercepted, cut, scale
+            ) as graph:
+                if m is not None and len(graph.calls) != len({call.device for call in graph.calls}):
+                    _checks.wrong_value(
+                        "path_steps", "None for a layer that is called several times", m
+                    )
+                own = explain(graph)
+            total = own if total is None else tuple(map(torch.add, total, own))
+        assert total is not None
+        return total if m is None else tuple(each / m for each in total)
 
     @contextmanager
     def _recorded(
@@ -431,7 +488,8 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
         additional_forward_args: object | None,
         to_input: bool,
         intercepted: bool,
-        cut: bool = True,
+        cut: bool,
+        scale: float,
     ) -> Iterator[_Graph]:
         """Runs the model once, recorded from the layer on, with the gradient rules swapped in."""
         formatted = self._check_inputs(inputs)
@@ -442,7 +500,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
 
         # DataParallel gathers in this thread what its own threads recorded.
         parallel = self.device_ids is not None or isinstance(self.forward_func, nn.DataParallel)
-        recorder = Recorder(self.layer, to_input, cut and not parallel)
+        recorder = Recorder(self.layer, to_input, cut and not parallel, scale)
         swapped = self.quantum_layers if intercepted else []
         with recorder.hooked(), intercept(swapped, self.gradient) as quantum_calls:
             with self._angles_checked():
@@ -578,7 +636,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
     def _map(self, graph: _Graph, grads: list[Grads]) -> Tensor:
         """The signed map ``(batch, 1, *spatial)`` of a layer of one tensor."""
         maps = [
-            (_grad_cam(own[0], call.tensors[0]),)
+            (_grad_cam(own[0], call.activations[0]),)
             for own, call in zip(grads, graph.calls, strict=True)
         ]
         return self._gather(graph, maps)[0].detach()

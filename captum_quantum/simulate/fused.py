@@ -82,7 +82,7 @@ class FusedSimulator:
             Tensor: ``(batch, n_observables)``.
         """
         program = self._program(inputs.device, dtype)
-        static = program.tables.make_static(weights)
+        static = program.make_static(weights)
         batched = program.make_batched(inputs, static)
         return program.read(program.evolve(static, batched))
 
@@ -262,6 +262,22 @@ class _Program:
             first, last, combine = (part.to(device, self.real) for part in parts)
             self.parities = first, last, combine
         self.pairs = [(p.to(device), w.to(device, dtype)) for p, w in plan.readout.pairs]
+        self.in_reals = self._runs_in_reals()
+
+    def _runs_in_reals(self) -> bool:
+        """Whether the whole body is one matrix on a real state, of whose result moduli are read.
+
+        Then nothing needs complex numbers: real and imaginary parts are two real products.
+        """
+        steps, tables = self.plan.steps, self.tables
+        return (
+            len(steps) == 1
+            and isinstance(steps[0], Dense)
+            and not steps[0].batched
+            and len(steps[0].wires) == self.n
+            and not (self.amplitudes or tables.head or self.pairs)
+            and self.signs is not None
+        )
 
     def static(self, weights: Tensor) -> Static:
         """What depends on weights alone, from the last call if they are unchanged.
@@ -274,8 +290,15 @@ class _Program:
             return cached[1]
         with torch.inference_mode(False), torch.no_grad():
             own = weights.clone()
-            made = self.tables.make_static(own)
+            made = self.make_static(own)
             self._cached = (own, made)
+        return made
+
+    def make_static(self, weights: Tensor) -> Static:
+        """Makes what depends on weights alone; the matrix of a run in reals by its two parts."""
+        made = self.tables.make_static(weights)
+        if self.in_reals:
+            made.dense[0] = torch.cat([made.dense[0].real, made.dense[0].imag])
         return made
 
     # -- from inputs to the first state ----------------------------------------------------------
@@ -313,7 +336,8 @@ class _Program:
                     levels.append(static.head[number])
                     vectors.append(_turn(levels[-1], before))
             product = Product(vectors[-1][None])
-            state = product.value[0].to(self.dtype).expand(-1, len(inputs))
+            state = product.value[0] if self.in_reals else product.value[0].to(self.dtype)
+            state = state.expand(-1, len(inputs))
         if start and self.has_batched_steps:
             entries = entries.detach().requires_grad_()
         batched = _Batched(waves, entries, levels, vectors, product, state)
@@ -332,7 +356,9 @@ class _Program:
         tables = self.tables
         if not tables.has_waves:
             return self.zero_vectors
-        turns = angles.index_select(0, tables.wave_columns) * tables.wave_frequencies
+        if not tables.waves_in_order:
+            angles = angles.index_select(0, tables.wave_columns)
+        turns = angles * tables.wave_frequencies
         return torch.stack([torch.cos(turns), torch.sin(turns)], dim=1)
 
     def _batched_matrix(self, number: int, entries: Tensor) -> Tensor:
@@ -352,8 +378,10 @@ class _Program:
     # -- forward ---------------------------------------------------------------------------------
 
     def evolve(self, static: Static, batched: _Batched) -> Tensor:
-        """Takes the state through all steps."""
+        """Takes the state through all steps; in reals its parts, ``(2 * 2**n, batch)``."""
         state = batched.state
+        if self.in_reals:
+            return static.dense[0] @ state
         turns = _Turns(state)
         for number, step in enumerate(self.plan.steps):
             if isinstance(step, Dense):
@@ -407,6 +435,10 @@ class _Program:
     def read(self, state: Tensor) -> Tensor:
         """Expectation values of a state: ``(2**n, batch) -> (batch, n_observables)``."""
         values: Tensor | None = None
+        if self.in_reals:
+            assert self.signs is not None
+            real, imaginary = state.square().chunk(2)
+            return (self.signs @ (real + imaginary)).T
         squares = torch.view_as_real(state.resolve_conj()).square().flatten(1)
         if self.signs is not None:
             values = (self.signs @ squares).unflatten(1, (-1, 2)).sum(dim=-1)
@@ -453,6 +485,15 @@ class _Program:
         by = ByStatic()
         each: list[tuple[Tensor, Tensor]] = []  # batched matrices and their gradients
         steps = self.plan.steps
+        if self.in_reals:
+            assert self.signs is not None
+            by_square = 2 * (self.signs.T @ grad.T.to(self.real))
+            by_parts = state * by_square.repeat(2, 1)
+            if weights:
+                real, imaginary = (by_parts @ batched.state.T).chunk(2)
+                by.dense[0] = torch.complex(real, -imaginary)
+            W = static.dense[0].T @ by_parts
+            return self._head_back(static, batched, W, each, by, inputs, weights)
         # The state is followed down to the first step that wants it, W down to the head; the state
         # before step 0 is still there.
         wanted = [k for k, step in enumerate(steps) if weights or step.batched]
@@ -546,7 +587,7 @@ class _Program:
         assert batched.product is not None
         levels, vectors = batched.levels, batched.vectors
         if not levels:
-            return batched.product.back(W.real[None])[0]
+            return batched.product.back((W.real if W.is_complex() else W)[None])[0]
         W = batched.product.back(W[None])[0]
         for number in range(len(levels) - 1, -1, -1):
             matrices, before = levels[number], vectors[number]
