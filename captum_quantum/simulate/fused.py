@@ -488,7 +488,7 @@ class _Program:
         if self.in_reals:
             assert self.signs is not None
             by_square = 2 * (self.signs.T @ grad.T.to(self.real))
-            by_parts = state * by_square.repeat(2, 1)
+            by_parts = (state.view(2, *by_square.shape) * by_square).view(state.shape)
             if weights:
                 real, imaginary = (by_parts @ batched.state.T).chunk(2)
                 by.dense[0] = torch.complex(real, -imaginary)
