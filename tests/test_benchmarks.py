@@ -95,9 +95,10 @@ def test_passes_of_a_plan_counted_by_hand():
         return type(kind, (), attributes)()
 
     circuit = SimpleNamespace(n_qubits=3, observables=[None, None])
-    dense = step("Dense", wires=(0, 1), batched=False)
-    swap = step("Monomial", rows=torch.arange(8), phases=(), batched=False)
-    turn = step("Monomial", rows=None, phases=((0, None),), batched=True)
+    dense = step("Dense", wires=(0, 1))
+    swap = step("Monomial", rows=torch.arange(8), phases=())
+    phase = step("Monomial", rows=None, phases=((0, None),))
+    turn = step("Turn", own=((0, 0),), wide=())
     numbers = 2**3 * 5  # in the states of 5 samples
     ends = 6 + (3 + 2 * 2) + (2 * 2 + 2) + 8, 1 + 1 + 2 + 1  # operations, states read and written
 
@@ -112,10 +113,12 @@ def test_passes_of_a_plan_counted_by_hand():
     assert total([dense], True) == (4 * 32, 4 * 2)
     assert total([swap], False) == (0, 2 * 2)
     assert total([swap], True) == (0, 3 * 2)
-    # A step that depends on the inputs needs the state on the way back; its phases are read too.
-    assert total([dense, turn], False) == (3 * 32 + 4 * 6, 3 * 2 + 4 * 3)
+    assert total([phase], False) == (2 * 6, 2 * 2)
+    assert total([phase], True) == (4 * 6, 4 * 2)
+    # A turn depends on the inputs: the state is needed on the way back. Its two vectors are passes.
+    assert total([dense, turn], False) == (3 * 32 + 3 * 12 + 8, 3 * 2 + 3 * 4 + 2)
     with pytest.raises(TypeError, match="Other"):
-        total([step("Other", batched=False)], False)
+        total([step("Other")], False)
     for layer in (VQCLayer(7, reupload=True), VQCLayer(8, ansatz="qcnn")):  # real plans are known
         assert len(measure.plan_passes(layer.fused.plan, 2, True)) > len(layer.fused.plan.steps)
 

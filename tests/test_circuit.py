@@ -23,7 +23,7 @@ from captum_quantum.circuit import (
     gate_type,
     read_observables,
 )
-from captum_quantum.circuit.gates import ALIASES, FOUR_TERM, TWO_TERM
+from captum_quantum.circuit.gates import ALIASES, FOUR_TERM, TWO_TERM, extended_index
 
 X0, X1, W0 = Angle.of_input(0), Angle.of_input(1), Angle.of_weight(0)
 Z0 = Observable.of("Z0")
@@ -706,3 +706,26 @@ def test_wrong_circuits_are_refused(make, error, message):
 def test_wrong_observables_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize(("name", "n_wires"), [(n, k) for n, k in SIZED if GATE_TYPES[n].n_angles])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_factor_with_an_angle_is_diagonal_between_changes_of_basis(name, n_wires, inverse):
+    angles = random_angles(GATE_TYPES[name].n_angles)
+    for factor in GATE_TYPES[name].primitives(n_wires, inverse):
+        if factor.cosine is None:
+            continue
+        before, turn, after = factor.diagonalised()
+        places = {wire: k for k, wire in enumerate(factor.wires)}
+        product = torch.eye(2 ** len(places), dtype=torch.complex128)
+        for part in (*before, turn, *after):
+            own, others = extended_index([places[wire] for wire in part.wires], len(places))
+            large = part.matrix(angles, torch.complex128)[own[:, None], own[None, :]]
+            product = (large * (others[:, None] == others[None, :])) @ product
+        expected = factor.matrix(angles, torch.complex128)
+        torch.testing.assert_close(product, expected, rtol=0, atol=1e-14)
+        assert turn.is_diagonal
+        phases = torch.exp(1j * turn.exponents() * angles[factor.angle])
+        found = torch.diag(turn.matrix(angles, torch.complex128))
+        torch.testing.assert_close(found, phases, rtol=0, atol=1e-14)
+        assert all(len(part.wires) == 1 and part.cosine is None for part in (*before, *after))

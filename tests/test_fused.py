@@ -13,6 +13,7 @@ import torch
 from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.circuit import GATE_TYPES
 from captum_quantum.simulate import FusedSimulator, fused
+from captum_quantum.simulate.plan import Turn
 
 N_RANDOM, N_RANDOM_ALL = 120, 10_000
 
@@ -403,11 +404,39 @@ def test_the_plan_of_the_default_circuit():
     text = str(VQCLayer(8, 2).fused.plan)
     assert "wire 3: ry rx ry rz" in text
     assert "step 0: reorder the rows (cnot" in text
-    assert "step 1: 16 x 16 matrix on wires 0, 1, 2, 3, shared by the batch" in text
+    assert "step 1: 16 x 16 matrix on wires 0, 1, 2, 3 from 8 factors" in text
     assert "step 2: 16 x 16 matrix on wires 4, 5, 6, 7" in text
     assert "step 3" not in text  # the last ring is folded into the observables
     assert text.endswith("squared moduli of the rows, weighted: 8 values")
     assert len(VQCLayer(5, 9).fused.plan.steps) <= 2  # small circuits: one matrix
+
+
+def test_gates_that_take_inputs_are_turns_between_shared_matrices():
+    """One turn for each further layer, whatever the wires and the gate."""
+    for encoder in ("ry", "rx", "rz_after_h"):
+        layer = VQCLayer(7, 3, encoder=encoder, reupload=True)
+        steps = layer.fused.plan.steps
+        turns = [step for step in steps if isinstance(step, Turn)]
+        assert [len(turn.own) for turn in turns] == [7, 7]
+        assert len(steps) <= 2 + 3 * 5
+    assert "multiply the rows by phases, one for each sample (rz, " in str(layer.fused.plan)
+
+
+def test_layers_share_their_reorderings():
+    few, many = (VQCLayer(9, n_layers).fused for n_layers in (3, 30))
+    for simulator in (few, many):
+        simulator.run(
+            torch.zeros(1, 9),
+            torch.zeros(len(simulator.circuit.columns("weight"))),
+            torch.complex64,
+        )
+    distinct = [
+        {id(rows) for rows, _ in program.tables.rows.values()}
+        for simulator in (few, many)
+        for program in simulator._programs.values()
+    ]
+    assert len(distinct[0]) == len(distinct[1])
+    assert len(many.plan.steps) > 9 * len(few.plan.steps)
 
 
 def test_gates_that_no_observable_sees_are_dropped():

@@ -102,6 +102,69 @@ class Primitive:
         zero_or_one = (self.constant == 0) | (self.constant == 1)
         return self.cosine is None and bool(zero_or_one.all())
 
+    def exponents(self) -> Tensor:
+        """For a diagonal matrix the numbers s of its entries ``e^{i s t}``, ``(d,)``, float64."""
+        assert self.is_diagonal
+        assert self.cosine is not None
+        assert self.sine is not None
+        cosine, sine = torch.diag(self.cosine), torch.diag(self.sine)
+        assert bool((torch.diag(self.constant) + cosine == 1).all())
+        assert bool((sine.real == 0).all())
+        return self.frequency * sine.imag
+
+    def axes(self) -> str:
+        """For each of its wires a Pauli letter that the matrix commutes with there.
+
+        In the eigenbases of these letters the matrix is diagonal.
+        """
+        n_wires = len(self.wires)
+        parts = [m for m in (self.constant, self.cosine, self.sine) if m is not None]
+        letters = ""
+        for wire in range(n_wires):
+            for letter in "ZXY":
+                word = pauli_word("I" * wire + letter + "I" * (n_wires - wire - 1))
+                if all(torch.equal(word @ part, part @ word) for part in parts):
+                    letters += letter
+                    break
+        assert len(letters) == n_wires
+        return letters
+
+    def diagonalised(self) -> "tuple[tuple[Primitive, ...], Primitive, tuple[Primitive, ...]]":
+        """Fixed one-qubit gates, a diagonal matrix, and the inverses of the gates: their product.
+
+        The wires of all of them are those of this primitive.
+        """
+        before, after = [], []
+        change = torch.ones(1, 1, dtype=torch.complex128)
+        for wire, letter in zip(self.wires, self.axes(), strict=True):
+            own = _EIGENBASES[letter]
+            change = torch.kron(change, own)
+            if letter != "Z":
+                before.append(Primitive((wire,), own.mH.contiguous().resolve_conj()))
+                after.append(Primitive((wire,), own))
+        constant, cosine, sine = (
+            None if m is None else _clean(change.mH @ m @ change)
+            for m in (self.constant, self.cosine, self.sine)
+        )
+        assert constant is not None
+        middle = Primitive(self.wires, constant, cosine, sine, self.angle, self.frequency)
+        return tuple(before), middle, tuple(after)
+
+
+_EIGENBASES = {
+    "Z": torch.eye(2, dtype=torch.complex128),
+    "X": math.sqrt(0.5) * torch.tensor([[1, 1], [1, -1]], dtype=torch.complex128),
+    "Y": math.sqrt(0.5) * torch.tensor([[1, 1], [1j, -1j]], dtype=torch.complex128),
+}
+
+
+def _clean(matrix: Tensor) -> Tensor:
+    """Entries are 0, 1, -1, i or -i up to rounding: without it."""
+    parts = torch.view_as_real(matrix.resolve_conj().contiguous())
+    rounded = parts.round()
+    assert bool(((parts - rounded).abs() < 1e-12).all())
+    return torch.view_as_complex(rounded)
+
 
 def _fixed(matrix: Tensor, *wires: int) -> Primitive:
     return Primitive(wires or tuple(range(len(matrix).bit_length() - 1)), matrix)

@@ -11,7 +11,7 @@ so W and the conjugate state psi* go back together, through the same matrices, a
 the batch, is the gradient by the matrix. No state but the last is kept, whatever the depth.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,14 +20,12 @@ from torch import Tensor
 from captum_quantum.circuit import Circuit
 from captum_quantum.simulate.matrices import (
     ByStatic,
-    Links,
     Product,
     Static,
     Tables,
-    as_matrices,
     take,
 )
-from captum_quantum.simulate.plan import Dense, Plan, make_plan
+from captum_quantum.simulate.plan import Dense, Plan, Turn, make_plan
 
 BUDGET = 2**26
 """Bytes that one state of a batch may take; larger batches are cut into parts."""
@@ -133,14 +131,14 @@ class FusedCall:
         values = []
         with torch.no_grad():
             for part in self._parts:
-                batched, state = self._forward(part, start=keep)
+                batched, state = self._forward(part)
                 values.append(program.read(state))
         if keep:
             self._kept = (batched, state)
         return values[0] if len(values) == 1 else torch.cat(values)
 
-    def _forward(self, inputs: Tensor, start: bool) -> "tuple[_Batched, Tensor]":
-        batched = self._program.make_batched(inputs, self._static, start)
+    def _forward(self, inputs: Tensor) -> "tuple[_Batched, Tensor]":
+        batched = self._program.make_batched(inputs, self._static)
         return batched, self._program.evolve(self._static, batched).detach()
 
     def pull(self, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -153,7 +151,7 @@ class FusedCall:
         by_weights: Tensor | None = None
         for part, inputs in zip(grad.split(self._size), self._parts, strict=True):
             with torch.no_grad():
-                batched, state = self._kept or self._forward(inputs, start=True)
+                batched, state = self._kept or self._forward(inputs)
             one, other = self._program.back(self._static, batched, state, part, *self._needs)
             by_inputs += [] if one is None else [one]
             if other is not None:
@@ -180,25 +178,24 @@ class _Batched:
     """All that depends on the sample.
 
     Attributes:
-        waves (Tensor or None): 1, cosines and sines of all other input angles.
-        entries (Tensor): Entries that batched matrices read, shared ones first, ``(e, batch)``.
+        angles (Tensor): Input angles, ``(n, batch)``, or amplitudes.
+        waves (Tensor or None): 1, cosines and sines of input angles of the head but those that are
+            first on a wire.
+        entries (Tensor): Entries that the head's matrices read, shared ones first, ``(e, batch)``.
         levels (list[Tensor]): The head's matrices: shared ``(n, 2, 2)``, or ``(n, 2, 2, batch)``.
         vectors (list[Tensor]): The wires' vectors before the first level, real, and after each:
             ``(n, 2, batch or 1)``.
         product (Product or None): Their product; None under amplitude encoding.
         state (Tensor): The state after the head, ``(2**n, batch)``.
-        dense (dict): For each batched dense step its matrices, ``(batch, d, d)``.
-        phases (dict): For each batched monomial step its phases, ``(2**n, batch)``.
     """
 
+    angles: Tensor
     waves: Tensor | None
     entries: Tensor
     levels: list[Tensor]
     vectors: list[Tensor]
     product: Product | None
     state: Tensor
-    dense: dict[int, Tensor] = field(default_factory=dict)
-    phases: dict[int, Tensor] = field(default_factory=dict)
 
 
 class _Turns:
@@ -247,7 +244,6 @@ class _Program:
         self._cached: tuple[Tensor, Static] | None = None
         self.amplitudes = plan.circuit.amplitude_encoding
         self.n_inputs = len(plan.circuit.columns("input"))
-        self.has_batched_steps = any(step.batched for step in plan.steps)
         # The C library gives freed blocks of some MB back to the system, to fault every page in
         # anew at the next step, until a block of 32 MB was freed once. So one is, untouched.
         torch.empty(2**25 - 2**13, dtype=torch.uint8)
@@ -273,7 +269,6 @@ class _Program:
         return (
             len(steps) == 1
             and isinstance(steps[0], Dense)
-            and not steps[0].batched
             and len(steps[0].wires) == self.n
             and not (self.amplitudes or tables.head or self.pairs)
             and self.signs is not None
@@ -303,13 +298,12 @@ class _Program:
 
     # -- from inputs to the first state ----------------------------------------------------------
 
-    def make_batched(self, inputs: Tensor, static: Static, start: bool = False) -> _Batched:
+    def make_batched(self, inputs: Tensor, static: Static) -> _Batched:
         """Makes what depends on the sample.
 
         Args:
             inputs (Tensor): Input angles in radians ``(batch, n)``, or amplitudes.
             static (Static): What does not depend on it.
-            start (bool): Whether to record how the matrices of the steps come from their entries.
         """
         tables = self.tables
         angles = inputs.to(self.real).T
@@ -338,18 +332,7 @@ class _Program:
             product = Product(vectors[-1][None])
             state = product.value[0] if self.in_reals else product.value[0].to(self.dtype)
             state = state.expand(-1, len(inputs))
-        if start and self.has_batched_steps:
-            entries = entries.detach().requires_grad_()
-        batched = _Batched(waves, entries, levels, vectors, product, state)
-        if not self.has_batched_steps:
-            return batched
-        with torch.set_grad_enabled(torch.is_grad_enabled() or start):
-            for number, step in enumerate(self.plan.steps):
-                if step.batched and isinstance(step, Dense):
-                    batched.dense[number] = self._batched_matrix(number, entries)
-                elif step.batched:
-                    batched.phases[number] = take(entries, tables.phase_rows[number]).prod(dim=0)
-        return batched
+        return _Batched(angles, waves, entries, levels, vectors, product, state)
 
     def _head_waves(self, angles: Tensor) -> Tensor:
         """Cosine and sine of every wire's first input angle, ``(n, 2, batch)``; or (1, 0)."""
@@ -361,20 +344,6 @@ class _Program:
         turns = angles * tables.wave_frequencies
         return torch.stack([torch.cos(turns), torch.sin(turns)], dim=1)
 
-    def _batched_matrix(self, number: int, entries: Tensor) -> Tensor:
-        """A batched dense step's matrices: ``(n_entries, b) -> (b, d, d)``."""
-        result: Tensor | None = None
-        for layer in self.tables.layers[number]:
-            if layer.matrix is not None:
-                factor = layer.matrix
-            elif layer.index is not None:
-                factor = take(entries, layer.index).movedim(-1, 0)
-            else:
-                factor = _kron(entries, layer.links).movedim(-1, 0)
-            result = factor if result is None else factor @ result
-        assert result is not None
-        return result
-
     # -- forward ---------------------------------------------------------------------------------
 
     def evolve(self, static: Static, batched: _Batched) -> Tensor:
@@ -385,22 +354,17 @@ class _Program:
         turns = _Turns(state)
         for number, step in enumerate(self.plan.steps):
             if isinstance(step, Dense):
-                if step.batched:
-                    each = torch.bmm(batched.dense[number], self._by_sample(state[None], step))
-                    state = self._by_row(each, step, turns.next())[0]
-                else:
-                    state = self._apply(static.dense[number], state, step.left, turns.next())
+                state = self._apply(static.dense[number], state, step.left, turns.next())
+                continue
+            if isinstance(step, Turn):
+                state = self._turn(number, batched.angles, state, turns.next())
                 continue
             if number in self.tables.rows:
                 rows = self.tables.rows[number][0]
                 state = torch.index_select(state, 0, rows, out=turns.next())
             if step.phases:
-                phases = self._phases(number, static, batched)
-                state = torch.mul(state, phases, out=turns.next())
+                state = torch.mul(state, static.phases[number], out=turns.next())
         return state
-
-    def _phases(self, number: int, static: Static, batched: _Batched) -> Tensor:
-        return batched.phases[number] if number in batched.phases else static.phases[number]
 
     def _apply(self, matrix: Tensor, states: Tensor, left: int, out: Tensor | None) -> Tensor:
         """Multiplies rows, seen as ``(left, d, ...)``, by a matrix ``(d, d)``."""
@@ -416,21 +380,14 @@ class _Program:
             found = torch.bmm(every, seen, out=_viewed(out, left, size, -1))
         return found.view(states.shape)
 
-    def _by_sample(self, states: Tensor, step: Dense) -> Tensor:
-        """``(s, 2**n, batch) -> (batch, d, s * 2**n / d)``."""
-        count, _, batch = states.shape
-        size = 2 ** len(step.wires)
-        seen = states.reshape(count, step.left, size, -1, batch)
-        return seen.permute(4, 2, 0, 1, 3).reshape(batch, size, -1)
-
-    def _by_row(self, each: Tensor, step: Dense, out: Tensor | None) -> Tensor:
-        """The inverse of `_by_sample`."""
-        batch, size = each.shape[:2]
-        count = size * each.shape[2] >> self.n
-        seen = each.reshape(batch, size, count, step.left, -1).permute(2, 3, 1, 4, 0)
-        if out is not None:
-            seen = out.view(seen.shape).copy_(seen)
-        return seen.reshape(count, -1, batch)
+    def _turn(self, number: int, angles: Tensor, states: Tensor, out: Tensor | None) -> Tensor:
+        """Multiplies the rows of states ``(..., 2**n, batch)`` by a turn's phases."""
+        turning = self.tables.turns[number]
+        seen = turning.by_halves(states)
+        target = None if out is None else turning.by_halves(out)
+        for factor in turning.phases(angles):
+            seen = torch.mul(seen, factor, out=target)
+        return seen.flatten(-3, -2)
 
     def read(self, state: Tensor) -> Tensor:
         """Expectation values of a state: ``(2**n, batch) -> (batch, n_observables)``."""
@@ -483,8 +440,8 @@ class _Program:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients by input angles and weight angles, going back from the last state."""
         by = ByStatic()
-        each: list[tuple[Tensor, Tensor]] = []  # batched matrices and their gradients
         steps = self.plan.steps
+        by_angles = state.real.new_zeros(batched.angles.shape) if self.tables.turns else None
         if self.in_reals:
             assert self.signs is not None
             by_square = 2 * (self.signs.T @ grad.T.to(self.real))
@@ -493,10 +450,12 @@ class _Program:
                 real, imaginary = (by_parts @ batched.state.T).chunk(2)
                 by.dense[0] = torch.complex(real, -imaginary)
             W = static.dense[0].T @ by_parts
-            return self._head_back(static, batched, W, each, by, inputs, weights)
+            return self._head_back(static, batched, W, by_angles, by, inputs, weights)
         # The state is followed down to the first step that wants it, W down to the head; the state
         # before step 0 is still there.
-        wanted = [k for k, step in enumerate(steps) if weights or step.batched]
+        wanted = [
+            k for k, step in enumerate(steps) if (inputs if isinstance(step, Turn) else weights)
+        ]
         last = max(wanted[0], 1) if wanted else len(steps)
         count = 2 if last < len(steps) else 1
         both, spare = (state.new_empty(count, *state.shape) for _ in range(2))
@@ -506,13 +465,13 @@ class _Program:
             step = steps[number]
             if number < last:
                 both, spare = both[:1], spare[:1]
-            if isinstance(step, Dense) and step.batched:
-                matrices = batched.dense[number]
-                found = torch.bmm(matrices.mT, self._by_sample(both, step))
-                both, spare = self._by_row(found, step, spare), both
-                psi = self._state_before(number, batched, both, spare)
-                W_each = self._by_sample(spare[:1], step)
-                each.append((matrices, torch.bmm(W_each, self._by_sample(psi[None], step).mT)))
+            if isinstance(step, Turn):
+                both, spare = self._turn(number, batched.angles, both, spare), both
+                if inputs:
+                    assert by_angles is not None
+                    psi = self._state_before(number, batched, both, spare)
+                    product = torch.mul(both[0], psi, out=spare[0])
+                    self.tables.turns[number].back(product, by_angles)
             elif isinstance(step, Dense):
                 matrix = static.dense[number].mT
                 both, spare = self._apply(matrix, both, len(both) * step.left, spare), both
@@ -521,22 +480,18 @@ class _Program:
                     by.dense[number] = _outer(spare[0], psi, step.left, len(matrix))
             else:
                 if step.phases:
-                    phases = self._phases(number, static, batched)
-                    both, spare = torch.mul(both, phases, out=spare), both
-                if step.phases and (weights or step.batched):
+                    both, spare = torch.mul(both, static.phases[number], out=spare), both
+                if step.phases and weights:
                     psi = self._state_before(number, batched, both, spare)
                     if number == 0 and number in self.tables.rows:
                         psi = psi.index_select(0, self.tables.rows[number][0])
-                    W_phases = spare[0] * psi
-                    if step.batched:
-                        each.append((phases, W_phases))
-                    else:
-                        by.phases[number] = W_phases.sum(1, keepdim=True)
+                    by.phases[number] = (spare[0] * psi).sum(1, keepdim=True)
                 if number in self.tables.rows:
-                    back = self.tables.rows[number][len(both)]
-                    torch.index_select(both.flatten(0, 1), 0, back, out=spare.flatten(0, 1))
+                    back = self.tables.rows[number][1]
+                    for one, out in zip(both, spare, strict=True):
+                        torch.index_select(one, 0, back, out=out)
                     both, spare = spare, both
-        return self._head_back(static, batched, both[0], each, by, inputs, weights)
+        return self._head_back(static, batched, both[0], by_angles, by, inputs, weights)
 
     def _state_before(
         self, number: int, batched: _Batched, both: Tensor, scratch: Tensor
@@ -549,7 +504,7 @@ class _Program:
         static: Static,
         batched: _Batched,
         W: Tensor,
-        each: list[tuple[Tensor, Tensor]],
+        by_angles: Tensor | None,
         by: ByStatic,
         inputs: bool,
         weights: bool,
@@ -558,9 +513,7 @@ class _Program:
         tables = self.tables
         by_inputs: Tensor | None = None
         by_entries: Tensor | None = None
-        if each:
-            by_entries = _by_autograd(each, batched.entries)
-        elif batched.waves is not None:
+        if batched.waves is not None:
             by_entries = torch.zeros_like(batched.entries)
         if self.amplitudes:
             by_inputs = W.real
@@ -568,6 +521,8 @@ class _Program:
             by_waves = self._vectors_back(batched, W, by, by_entries, weights)
             if inputs:
                 by_inputs = self._waves_back(batched, by_waves)
+        if by_angles is not None and by_inputs is not None:
+            by_inputs = by_inputs + by_angles
         if by_entries is not None:
             if batched.waves is not None and inputs:
                 own = by_entries[len(tables.shared) :]
@@ -632,29 +587,7 @@ def _turn(matrices: Tensor, vectors: Tensor) -> Tensor:
     return torch.complex(parts[:, :2], parts[:, 2:])
 
 
-def _kron(entries: Tensor, levels: list[Links]) -> Tensor:
-    """Kronecker products of 2 x 2 matrices, one for each sample: ``(d, d, b)``."""
-    pieces = take(entries, levels[0].index)
-    for links in levels[1:]:
-        later = take(entries, links.index)
-        pieces = later[:, :, 0:1] * pieces[:, 0:1] + later[:, :, 1:2] * pieces[:, 1:2]
-    return as_matrices(Product(pieces.flatten(1, 2)[None]).value)[0]
-
-
 def _outer(W: Tensor, psi: Tensor, left: int, size: int) -> Tensor:
     """The gradient by a shared matrix: ``W psi^T``, summed over all but its rows."""
     W, psi = W.reshape(left, size, -1), psi.reshape(left, size, -1)
     return W[0] @ psi[0].mT if left == 1 else torch.bmm(W, psi.mT).sum(dim=0)
-
-
-def _by_autograd(pairs: list[tuple[Tensor, Tensor]], entries: Tensor) -> Tensor:
-    """Gradients by the entries of batched matrices, from pairs (matrix, its gradient)."""
-    (found,) = torch.autograd.grad(
-        [matrix for matrix, _ in pairs],
-        entries,
-        [W.conj() for _, W in pairs],  # autograd's gradients are the conjugates of ours
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    return found.conj().resolve_conj()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum.circuit.gates import extended_index
-from captum_quantum.simulate.plan import Chain, Dense, Factor, Plan
+from captum_quantum.simulate.plan import Chain, Dense, Factor, Monomial, Plan, Turn
 
 IDENTITY = torch.tensor([[1, 0], [0, 1]])
 """Entries 0 and 1 are the numbers 0 and 1: the places of the identity's entries."""
@@ -189,6 +189,94 @@ class Runs:
         return W.reshape(-1, 1)
 
 
+class Turning:
+    """A turn's phases from the inputs, and from gradients by rows back to the inputs.
+
+    With ``s_f(r)`` the exponent of factor f at row r, ``theta_r = sum_f s_f(r) x_f``. Of factors on
+    one wire it depends on one bit of r; the phases are then a product over the wires, of which the
+    first and the last half of the bits are multiplied to one vector each.
+
+    Args:
+        turn (Turn): The turn.
+        plan (Plan): Its plan.
+        device (torch.device): Where.
+        dtype (torch.dtype): Of the states.
+    """
+
+    def __init__(self, turn: Turn, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
+        real = dtype.to_real()
+        self.n = n = plan.circuit.n_qubits
+        self.n_first = n - n // 2
+        column = {place: k for k, place in enumerate(plan.circuit.columns("input"))}
+        exponents = torch.zeros(n, 2, len(column), dtype=torch.float64)
+        for position, place in turn.own:
+            factor = plan.factors[position]
+            exponents[place, :, column[factor.column]] += factor.primitive.exponents()
+        self.exponents = exponents.flatten(0, 1).to(device, real) if turn.own else None
+        self.wide = [
+            (
+                column[plan.factors[position].column],
+                plan.factors[position].primitive.exponents()[:, None].to(device, real),
+                places.to(device),
+            )
+            for position, places in turn.wide
+        ]
+        # Sums over all rows with a given bit, for the first and for the last half of the bits.
+        first, last = (_bits(bits).to(device, real) for bits in (self.n_first, n // 2))
+        self.bits = first, last
+
+    def phases(self, angles: Tensor) -> list[Tensor]:
+        """``(n_inputs, b)`` to vectors whose product the phases are.
+
+        Returns:
+            list[Tensor]: For rows seen by the halves of their bits, ``(2**n_first, 2**n_last)``:
+            ``(2**n_first, 1, b)`` and ``(1, 2**n_last, b)`` of the factors on one wire, if there
+            are any, then ``(2**n_first, 2**n_last, b)`` for each of the others.
+        """
+        found: list[Tensor] = []
+        if self.exponents is not None:
+            vectors = _on_circle(self.exponents @ angles).unflatten(0, (1, self.n, 2))
+            split = self.n_first
+            found.append(Product(vectors[:, :split]).value[0][:, None])
+            if split < self.n:
+                found.append(Product(vectors[:, split:]).value)
+        for column, exponents, places in self.wide:
+            rows = _on_circle(exponents * angles[column]).index_select(0, places)
+            found.append(self.by_halves(rows))
+        return found
+
+    def by_halves(self, rows: Tensor) -> Tensor:
+        """``(..., 2**n, b)`` to ``(..., 2**n_first, 2**n_last, b)``."""
+        halves: Tensor = rows.unflatten(-2, (2**self.n_first, -1))
+        return halves
+
+    def back(self, W: Tensor, by_angles: Tensor) -> None:
+        """Adds to the gradients by angles those from ``W_r psi_r``, ``(2**n, b)``.
+
+        A change of theta changes the state by ``i psi_r``, and so E by ``Re(i W_r psi_r)``, before
+        the turn as after it.
+        """
+        if self.exponents is not None:
+            rows = self.by_halves(W)
+            halves = zip(self.bits, (rows.sum(dim=1), rows.sum(dim=0)), strict=True)
+            by_bit = torch.cat([bits @ -sums.imag for bits, sums in halves])
+            by_angles += self.exponents.T @ by_bit
+        for column, exponents, places in self.wide:
+            sums = W.new_zeros(len(exponents), W.shape[1]).index_add_(0, places, W)
+            by_angles[column] -= (exponents * sums.imag).sum(dim=0)
+
+
+def _on_circle(theta: Tensor) -> Tensor:
+    """``e^{i theta}``."""
+    return torch.complex(torch.cos(theta), torch.sin(theta))
+
+
+def _bits(n_bits: int) -> Tensor:
+    """``(2 n_bits, 2**n_bits)``: for each bit where it is 0, then where it is 1."""
+    bits = torch.arange(2**n_bits) >> torch.arange(n_bits - 1, -1, -1)[:, None] & 1
+    return torch.stack([1 - bits, bits], dim=1).flatten(0, 1)
+
+
 @dataclass
 class Links:
     """2 x 2 matrices side by side: ``index (k, 2, 2)`` of entries; whether any is batched."""
@@ -202,9 +290,8 @@ class Layer:
     """A layer of a dense step's matrix; one of the following.
 
     Attributes:
-        kron (tuple[int, int] or None): A Kronecker product of shared 2 x 2 matrices: which group of
-            such, and its place there.
-        links (list[Links]): The same with batched ones: levels of 2 x 2 matrices to be multiplied.
+        kron (tuple[int, int] or None): A Kronecker product of 2 x 2 matrices: which group of such,
+            and its place there.
         index (Tensor or None): A factor: which entry stands where in the matrix, ``(d, d)``.
         rows (tuple[Tensor, Tensor] or None): Fixed: new row r is old row ``rows[0][r]``; the way
             back.
@@ -212,7 +299,6 @@ class Layer:
     """
 
     kron: tuple[int, int] | None = None
-    links: list[Links] = field(default_factory=list)
     index: Tensor | None = None
     rows: tuple[Tensor, Tensor] | None = None
     matrix: Tensor | None = None
@@ -231,9 +317,9 @@ class Static:
         entries (Tensor): 0, 1, fixed entries, then those of all factors and runs, ``(e, 1)``.
         shared (Tensor): Those entries that batched matrices read too, ``(e, 1)``.
         head (dict): For each shared level of the head its matrices, ``(n, 2, 2)``.
-        dense (dict): For each shared dense step its matrix.
+        dense (dict): For each dense step its matrix.
         partial (dict): For each of several layers the products of its first layers.
-        phases (dict): For each shared monomial step its phases, ``(2**n, 1)``.
+        phases (dict): For each monomial step its phases, ``(2**n, 1)``.
     """
 
     weights: Tensor
@@ -264,12 +350,14 @@ class Tables:
 
     Attributes:
         static_factors (Factors): Factors whose angles are weights or constants.
-        batched_factors (Factors): Factors whose angles are inputs, but those in ``wave_columns``.
+        batched_factors (Factors): Factors of the head whose angles are inputs, but those in
+            ``wave_columns``.
         wave_columns (Tensor): For each wire the input of its first gate, if that is a rotation of
             ``|0>``: the head starts from its cosine and sine.
         wave_frequencies (Tensor): Half its scale; 0 for the other wires, which start from (1, 0).
         head (list[Links]): What follows in the head.
-        rows (dict): For each reordering its index, its inverse, and the latter for two states.
+        rows (dict): For each reordering its index and its inverse.
+        turns (dict): For each turn how it is made of the inputs.
     """
 
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
@@ -315,7 +403,8 @@ class Tables:
         self.wave_frequencies = self.wave_frequencies[:, None]
         self.numbers = torch.cat(fixed).to(self.device, self.dtype)[:, None]
         static = [k for k, factor in enumerate(factors) if not factor.batched]
-        batched = [k for k, f in enumerate(factors) if f.batched and k not in self.start]
+        in_head = {k for chain in self.plan.head for k in chain.factors}
+        batched = [k for k in sorted(in_head) if factors[k].batched and k not in self.start]
         self.static_factors, self.batched_factors = (
             Factors([factors[k] for k in own], place, self.device, self.dtype)
             for own, place in (
@@ -383,18 +472,23 @@ class Tables:
     def _make_steps(self) -> None:
         self.head = self._levels(self.plan.head)
         self.layers: dict[int, list[Layer]] = {}
-        self.rows: dict[int, tuple[Tensor, ...]] = {}
+        self.rows: dict[int, tuple[Tensor, Tensor]] = {}
         self.phase_rows: dict[int, Tensor] = {}
+        self.turns: dict[int, Turning] = {}
         krons: dict[int, list[Tensor]] = {}
+        made: dict[int, tuple[Tensor, Tensor]] = {}  # layers of a circuit share their reorderings
         for number, step in enumerate(self.plan.steps):
             if isinstance(step, Dense):
                 self.layers[number] = self._dense_layers(step, krons)
                 continue
+            if isinstance(step, Turn):
+                self.turns[number] = Turning(step, self.plan, self.device, self.dtype)
+                continue
             if step.rows is not None:
-                back = torch.argsort(step.rows)
-                both = torch.cat([back, back + len(back)])
-                found = (step.rows, back, both)
-                self.rows[number] = tuple(index.to(self.device) for index in found)
+                if id(step.rows) not in made:
+                    back = torch.argsort(step.rows)
+                    made[id(step.rows)] = step.rows.to(self.device), back.to(self.device)
+                self.rows[number] = made[id(step.rows)]
             if step.phases:
                 diagonals = []
                 for position, places in step.phases:
@@ -412,15 +506,12 @@ class Tables:
         layers: list[Layer] = []
         for layer in step.layers:
             if not isinstance(layer, int):
+                # Without batched factors every chain has at most one link.
                 levels = self._levels(layer)
-                if not step.batched:
-                    # Without batched factors every chain has at most one link.
-                    identity = IDENTITY.repeat(len(layer), 1, 1)
-                    group = krons.setdefault(len(layer), [])
-                    layers.append(Layer(kron=(len(layer), len(group))))
-                    group.append(levels[0].index.cpu() if levels else identity)
-                else:
-                    layers.append(Layer(links=levels))
+                identity = IDENTITY.repeat(len(layer), 1, 1)
+                group = krons.setdefault(len(layer), [])
+                layers.append(Layer(kron=(len(layer), len(group))))
+                group.append(levels[0].index.cpu() if levels else identity)
                 continue
             factor = self.plan.factors[layer]
             places = [step.wires.index(wire) for wire in factor.wires]
@@ -439,7 +530,7 @@ class Tables:
         for made in layers:
             if made.matrix is None:
                 continue
-            if bool(((made.matrix == 0) | (made.matrix == 1)).all()) and not step.batched:
+            if bool(((made.matrix == 0) | (made.matrix == 1)).all()):
                 rows = made.matrix.real.argmax(dim=1)
                 made.rows = (rows.to(self.device), torch.argsort(rows).to(self.device))
                 made.matrix = None
@@ -449,19 +540,9 @@ class Tables:
 
     def _share_entries(self) -> None:
         """Lets batched matrices read their own entries and only the static ones they need."""
-        tables: list[Links | Layer] = [links for links in self.head if links.batched]
-        for number, step in enumerate(self.plan.steps):
-            if step.batched and isinstance(step, Dense):
-                for layer in self.layers[number]:
-                    tables += [*layer.links, *([layer] if layer.index is not None else [])]
-        phases = [number for number in self.phase_rows if self.plan.steps[number].batched]
-        read = [table.index for table in tables] + [self.phase_rows[number] for number in phases]
-        used = torch.cat(
-            [
-                torch.zeros(0, dtype=torch.long, device=self.device),
-                *(r.flatten() for r in read if r is not None),
-            ]
-        )
+        tables = [links for links in self.head if links.batched]
+        none = torch.zeros(0, dtype=torch.long, device=self.device)
+        used = torch.cat([none, *(links.index.flatten() for links in tables)])
         self.shared = torch.unique(used[used < self.n_static])
         place = torch.zeros(
             self.n_static + self.batched_factors.size, dtype=torch.long, device=self.device
@@ -469,11 +550,8 @@ class Tables:
         place[self.shared] = torch.arange(len(self.shared), device=self.device)
         own = torch.arange(self.batched_factors.size, device=self.device)
         place[self.n_static :] = len(self.shared) + own
-        for table in tables:
-            assert table.index is not None
-            table.index = place[table.index]
-        for number in phases:
-            self.phase_rows[number] = place[self.phase_rows[number]]
+        for links in tables:
+            links.index = place[links.index]
 
     # -- from weights to matrices, and back ------------------------------------------------------
 
@@ -496,15 +574,13 @@ class Tables:
             if not links.batched:
                 static.head[number] = take(entries, links.index)[..., 0]
         for number, step in enumerate(self.plan.steps):
-            if step.batched:
-                continue
             if isinstance(step, Dense):
                 partial: list[Tensor] = []
                 for layer in self.layers[number]:
                     partial.append(_apply_layer(layer, entries, squares, partial))
                 static.dense[number] = partial[-1]
                 static.partial[number] = partial
-            elif step.phases:
+            elif isinstance(step, Monomial) and step.phases:
                 static.phases[number] = take(entries, self.phase_rows[number]).prod(dim=0)
         return static
 

@@ -5,20 +5,24 @@ each sample. A plan has
 
 - a **head**: as long as a wire has seen only one-qubit gates, it holds a vector of two numbers. The
   state starts as the product of these vectors, and no gate of the head ever touches all rows;
-- **steps**, of two kinds. A *monomial* step reorders the rows (CNOT, SWAP, Toffoli, ...: a run of
-  such gates is one index) and multiplies them by phases (CZ, RZZ, CRZ, ...: a run of such gates is
-  one vector). A *dense* step multiplies the rows of a few wires by one matrix, into which all
-  neighbouring gates on these wires are multiplied beforehand;
+- **steps**, of three kinds. A *monomial* step reorders the rows (CNOT, SWAP, Toffoli, ...: a run
+  of such gates is one index) and multiplies them by phases (CZ, RZZ, CRZ, ...: a run of such gates
+  is one vector). A *dense* step multiplies the rows of a few wires by one matrix, into which all
+  neighbouring gates on these wires are multiplied beforehand. A *turn* multiplies the rows by
+  phases that differ from sample to sample: gates that take an input;
 - a **readout**: reorderings at the end of the circuit reorder the observables instead of the state,
   and phases at the end that no observable sees are dropped, as are gates outside the observables'
   light cone.
 
-Angles that depend on inputs make a matrix or a phase vector *batched*, one for each sample; all
-others are shared by the batch.
+All samples share the matrices of dense steps, and that is what makes them fast. A gate that takes
+an input is a rotation about a Pauli word, or a phase. In the eigenbases of its Pauli letters it is
+diagonal; so it becomes a turn between two changes of basis, one-qubit gates that are the same for
+all samples and vanish in the matrices of its neighbours. In the head, where a wire is only a vector
+of two numbers, it stays as it is.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -90,13 +94,11 @@ class Dense:
         left (int): Number of row groups before them.
         layers (tuple): What is multiplied into the matrix, in order: tuples of chains, one for each
             wire, or the position of a factor on several wires.
-        batched (bool): Whether the matrix depends on the sample.
     """
 
     wires: tuple[int, ...]
     left: int
     layers: tuple[tuple[Chain, ...] | int, ...]
-    batched: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +108,32 @@ class Monomial:
     Attributes:
         rows (Tensor or None): New row r is old row ``rows[r]``; None for no reordering.
         phases (tuple): Pairs (factor position, place ``(2**n,)`` of each row on its diagonal).
-        batched (bool): Whether the phases depend on the sample.
         names (tuple[str, ...]): The gates, for the printed plan.
     """
 
     rows: Tensor | None
     phases: tuple[tuple[int, Tensor], ...]
-    batched: bool
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """Multiplies the rows of each sample by phases ``e^{i s x}`` with its inputs x.
+
+    Attributes:
+        own (tuple): Of factors on one wire pairs (factor position, place of the wire among the
+            bits of a row, the first being the most significant).
+        wide (tuple): Of the others pairs (factor position, place ``(2**n,)`` of each row on its
+            diagonal).
+        names (tuple[str, ...]): The gates, for the printed plan.
+    """
+
+    own: tuple[tuple[int, int], ...]
+    wide: tuple[tuple[int, Tensor], ...]
+    names: tuple[str, ...]
+
+
+Step = Dense | Monomial | Turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,14 +177,14 @@ class Plan:
         circuit (Circuit): The circuit.
         factors (tuple[Factor, ...]): The factors of its gates that matter.
         head (tuple[Chain, ...]): One chain for each wire, possibly empty.
-        steps (tuple[Dense | Monomial, ...]): The steps in order.
+        steps (tuple[Step, ...]): The steps in order.
         readout (Readout): The end.
     """
 
     circuit: Circuit
     factors: tuple[Factor, ...]
     head: tuple[Chain, ...]
-    steps: tuple[Dense | Monomial, ...]
+    steps: tuple[Step, ...]
     readout: Readout
 
     def __str__(self) -> str:
@@ -183,7 +203,6 @@ class Plan:
             lines.append("head: product of one vector of 2 for each wire")
             lines += [f"  wire {c.wire}: {chain_text(c) or 'stays |0>'}" for c in self.head]
         for number, step in enumerate(self.steps):
-            shared = "one for each sample" if step.batched else "shared by the batch"
             if isinstance(step, Dense):
                 size = 2 ** len(step.wires)
                 count = sum(
@@ -192,14 +211,16 @@ class Plan:
                 )
                 lines.append(
                     f"step {number}: {size} x {size} matrix on wires "
-                    f"{', '.join(map(str, step.wires))}, {shared}, from {count} factors"
+                    f"{', '.join(map(str, step.wires))} from {count} factors"
                 )
+                continue
+            what = []
+            if isinstance(step, Turn):
+                what.append("multiply the rows by phases, one for each sample")
             else:
-                what = [
-                    *(["reorder the rows"] if step.rows is not None else []),
-                    *([f"multiply them by phases, {shared}"] if step.phases else []),
-                ]
-                lines.append(f"step {number}: {' and '.join(what)} ({', '.join(step.names)})")
+                what += ["reorder the rows"] if step.rows is not None else []
+                what += ["multiply them by phases"] if step.phases else []
+            lines.append(f"step {number}: {' and '.join(what)} ({', '.join(step.names)})")
         parts = []
         if self.readout.signs is not None or self.readout.parities is not None:
             parts.append("squared moduli of the rows, weighted")
@@ -228,6 +249,37 @@ def _factors(circuit: Circuit) -> list[Factor]:
     return result
 
 
+def _in_stages(factors: list[Factor], circuit: Circuit) -> list[Factor]:
+    """Makes turns of what takes inputs, outside the head, and brings those of a stage together.
+
+    Factors on different wires may change places. A stage is what can be done before the first, the
+    second, ... turn of its wires; then come the turns that end it.
+    """
+    in_head = [not circuit.amplitude_encoding] * circuit.n_qubits
+    stage = [0] * circuit.n_qubits
+    placed: list[tuple[int, Factor]] = []
+    for factor in factors:
+        wires = factor.wires
+        if len(wires) == 1 and in_head[wires[0]]:
+            placed.append((0, factor))
+            continue
+        now = max(stage[wire] for wire in wires)
+        for wire in wires:
+            in_head[wire] = False
+            stage[wire] = now + factor.batched
+        if not factor.batched:
+            placed.append((2 * now, factor))
+            continue
+        before, turn, after = factor.primitive.diagonalised()
+        name = f"{factor.name}'s basis"
+        for order, parts in ((2 * now, before), (2 * now + 2, after)):
+            for part in parts:
+                own = tuple(wires[k] for k in part.wires)
+                placed.append((order, Factor(name, part, own, -1, False)))
+        placed.append((2 * now + 1, replace(factor, primitive=turn)))
+    return [factor for _, factor in sorted(placed, key=lambda pair: pair[0])]
+
+
 @dataclass
 class _Open:
     """A dense step that still takes gates."""
@@ -240,19 +292,19 @@ class _Planner:
     def __init__(self, circuit: Circuit) -> None:
         self.circuit = circuit
         self.n = circuit.n_qubits
-        self.factors = tuple(self._relevant(_factors(circuit)))
+        self.factors = tuple(_in_stages(self._relevant(_factors(circuit)), circuit))
         self.head, self.body = self._split()
-        # A matrix for each sample is worth less: multiplying two of them costs more than a state.
-        batched = any(self.factors[position].batched for position in self.body)
-        self.whole = self.n <= WHOLE and not batched
+        self.whole = self.n <= WHOLE
         if self.whole and self.body:
             self._move_to_body()
-        groups = 1 if self.whole else max(-(-self.n // MAX_DENSE), 2 if batched else 1)
+        groups = 1 if self.whole else -(-self.n // MAX_DENSE)
         self.limit = max(-(-self.n // groups), min(self.n, 2))
         self.layout = list(range(self.n))
-        self.steps: list[Dense | Monomial] = []
+        self.steps: list[Step] = []
         self.open: list[_Open] = []
         self.monomial: list[int] = []
+        self.turn: list[int] = []
+        self._kept: dict[bytes, Tensor] = {}
         self.tail = len(self.factors)
         while self.tail > 0 and self.factors[self.tail - 1].primitive.is_permutation:
             self.tail -= 1
@@ -308,11 +360,14 @@ class _Planner:
     def plan(self) -> Plan:
         """Walks through the factors once."""
         for position in self.body:
-            if self._goes_monomial(position):
+            if self.factors[position].batched:
+                self._add_turn(position)
+            elif self._goes_monomial(position):
                 self._add_monomial(position)
             else:
                 self._add_dense(position)
         self._close_monomial()
+        self._close_turn()
         self._close_dense()
         readout = self._readout()
         return Plan(
@@ -326,8 +381,9 @@ class _Planner:
     def _is_monomial(self, position: int) -> bool:
         if not 0 <= position < len(self.factors):
             return False
-        own = self.factors[position].primitive
-        return len(own.wires) > 1 and (own.is_permutation or own.is_diagonal)
+        factor = self.factors[position]
+        own = factor.primitive
+        return not factor.batched and len(own.wires) > 1 and (own.is_permutation or own.is_diagonal)
 
     def _goes_monomial(self, position: int) -> bool:
         """Whether a gate is worth a step over all rows: in a run of such, or too wide for a matrix.
@@ -340,7 +396,7 @@ class _Planner:
             return True
         wires = set(self.factors[position].wires)
         if self.whole:
-            return not self.open  # before the only matrix
+            return not self.open  # before the matrix
         if any(wires <= set(block.wires) for block in self.open):
             return False
         in_run = self._is_monomial(position - 1) or self._is_monomial(position + 1)
@@ -350,32 +406,44 @@ class _Planner:
         own = tuple(factors)
         return Chain(wire, own, any(self.factors[f].batched for f in own))
 
-    def _add_monomial(self, position: int) -> None:
+    # What is open, in the monomial or in the turn are on different wires: they may change places.
+
+    def _meets(self, position: int, others: Iterable[int]) -> bool:
         wires = set(self.factors[position].wires)
-        if any(wires & set(block.wires) for block in self.open):
+        return any(wires & set(self.factors[f].wires) for f in others)
+
+    def _meets_open(self, position: int) -> bool:
+        return any(self._meets(position, block.factors) for block in self.open)
+
+    def _add_monomial(self, position: int) -> None:
+        if self._meets_open(position):
             self._close_monomial()
             self._close_dense()
+        if self._meets(position, self.turn):
+            self._close_turn()
         self.monomial.append(position)
+
+    def _add_turn(self, position: int) -> None:
+        if self._meets(position, self.monomial):
+            self._close_monomial()
+        if self._meets_open(position):
+            self._close_monomial()
+            self._close_dense()
+        self.turn.append(position)
 
     def _add_dense(self, position: int) -> None:
         wires = set(self.factors[position].wires)
-        if any(wires & set(self.factors[f].wires) for f in self.monomial):
+        if self._meets(position, self.monomial):
             self._close_monomial()
+        if self._meets(position, self.turn):
+            self._close_turn()
         touching = [block for block in self.open if wires & set(block.wires)]
         union = sorted(wires.union(*(block.wires for block in touching)))
-        if touching and (len(union) > self.limit or self._costs_more(position, touching, union)):
+        if touching and len(union) > self.limit:
             self._close_dense()
             touching, union = [], sorted(wires)
         merged = _Open(union, [f for block in touching for f in block.factors] + [position])
         self.open = [block for block in self.open if block not in touching] + [merged]
-
-    def _costs_more(self, position: int, touching: list[_Open], union: list[int]) -> bool:
-        """Whether a factor would make a wide matrix for each sample a product of several."""
-        if len(union) <= 2 or (len(self.factors[position].wires) == 1 and len(touching) == 1):
-            return False
-        own = [position, *(f for block in touching for f in block.factors)]
-        wide = any(len(self.factors[f].wires) > 1 for f in own)
-        return wide and any(self.factors[f].batched for f in own)
 
     def _close_dense(self) -> None:
         """Emits the open blocks, small ones side by side in one matrix."""
@@ -388,7 +456,7 @@ class _Planner:
                 wires_left -= len(packed[-1].wires)
                 room = self._room(wires_left, most)
                 packed.append(_Open(list(block.wires), list(block.factors)))
-            elif packed and self._side_by_side(packed[-1], block):
+            elif packed:
                 packed[-1].wires += block.wires
                 packed[-1].factors += block.factors
             else:
@@ -401,11 +469,6 @@ class _Planner:
         """The size of the next of as few steps as possible, all about the same."""
         steps = -(-wires // most)
         return -(-wires // steps) if wires else 0
-
-    def _side_by_side(self, first: _Open, second: _Open) -> bool:
-        """Whether two open blocks become one matrix: not a batched one that is a product."""
-        both = [self.factors[f] for f in first.factors + second.factors]
-        return not (any(f.batched for f in both) and any(len(f.wires) > 1 for f in both))
 
     def _emit_dense(self, block: _Open, following: list[int]) -> None:
         """Emits a block; where rows must move for it, those that follow it come along."""
@@ -433,8 +496,7 @@ class _Planner:
                 flush()
                 layers.append(position)
         flush()
-        batched = any(self.factors[f].batched for f in block.factors)
-        self.steps.append(Dense(wires, 2 ** places[0], tuple(layers), batched))
+        self.steps.append(Dense(wires, 2 ** places[0], tuple(layers)))
 
     def _relayout(self, layout: list[int]) -> None:
         """Reorders the rows so that the wires stand in another order."""
@@ -444,7 +506,7 @@ class _Planner:
             bit = new_rows >> (self.n - 1 - place) & 1
             old |= bit << (self.n - 1 - self.layout.index(wire))
         self.layout = layout
-        self._append_monomial(old, (), False, ("bring wires together",))
+        self._append_monomial(old, (), ("bring wires together",))
 
     def _close_monomial(self) -> None:
         if not self.monomial:
@@ -465,17 +527,34 @@ class _Planner:
                 moved = moved | bit << (self.n - 1 - place)
             rows = rows[moved]
             phases = [(before, place[moved]) for before, place in phases]
-        batched = any(self.factors[position].batched for position, _ in phases)
         names = tuple(self.factors[position].name for position in self.monomial)
         changed = None if torch.equal(rows, torch.arange(2**self.n)) else rows
-        self._append_monomial(changed, tuple(phases), batched, names)
+        self._append_monomial(changed, tuple(phases), names)
         self.monomial = []
+
+    def _close_turn(self) -> None:
+        if not self.turn:
+            return
+        own: list[tuple[int, int]] = []
+        wide: list[tuple[int, Tensor]] = []
+        for position in self.turn:
+            places = [self.layout.index(wire) for wire in self.factors[position].wires]
+            if len(places) == 1:
+                own.append((position, places[0]))
+            else:
+                wide.append((position, self._keep(extended_index(places, self.n)[0])))
+        names = tuple(self.factors[position].name for position in self.turn)
+        self.steps.append(Turn(tuple(own), tuple(wide), names))
+        self.turn = []
+
+    def _keep(self, index: Tensor) -> Tensor:
+        """The same tensor for the same numbers: layers of a circuit reorder rows alike."""
+        return self._kept.setdefault(index.numpy().tobytes(), index)
 
     def _append_monomial(
         self,
         rows: Tensor | None,
         phases: tuple[tuple[int, Tensor], ...],
-        batched: bool,
         names: tuple[str, ...],
     ) -> None:
         last = self.steps[-1] if self.steps else None
@@ -484,7 +563,9 @@ class _Planner:
             names = last.names + names
             self.steps.pop()
         if rows is not None or phases:
-            self.steps.append(Monomial(rows, phases, batched, names))
+            rows = None if rows is None else self._keep(rows)
+            phases = tuple((position, self._keep(places)) for position, places in phases)
+            self.steps.append(Monomial(rows, phases, names))
 
     def _readout(self) -> Readout:
         """Folds the last reordering and the order of the wires into the observables."""

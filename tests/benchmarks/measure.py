@@ -474,7 +474,7 @@ def plan_passes(plan: Any, batch: int, train: bool) -> list[tuple[float, float]]
     n = plan.circuit.n_qubits
     numbers = 2**n * batch
     size = 8 * numbers
-    follow = train or any(step.batched for step in plan.steps)
+    follow = train or any(type(step).__name__ == "Turn" for step in plan.steps)
     n_observables = len(plan.circuit.observables)
     passes: list[tuple[float, float]] = []
 
@@ -484,24 +484,28 @@ def plan_passes(plan: Any, batch: int, train: bool) -> list[tuple[float, float]]
     add(6 * numbers, 1)  # head
     for step in plan.steps:
         kind = type(step).__name__
-        gradient = train or step.batched
         if kind == "Dense":
             product = 8 * 2 ** len(step.wires) * numbers
             add(product, 2)  # forwards
             add(product, 2)  # the gradient, backwards
             if follow:
                 add(product, 2)  # the state, backwards
-            if gradient:
+            if train:
                 add(product, 2)  # the matrix's gradient: reads both
         elif kind == "Monomial":
             times = 6 * numbers if step.phases else 0
-            phases = 1 if step.phases and step.batched else 0
-            add(times, 2 + phases)
-            add(times, 2 + phases)
+            add(times, 2)
+            add(times, 2)
             if follow:
-                add(times, 2 + phases)
-            if step.phases and gradient:
-                add(times, 2 + phases)
+                add(times, 2)
+            if step.phases and train:
+                add(times, 2)
+        elif kind == "Turn":
+            # The phases of either half of the bits, then those of each factor on several wires.
+            factors = 2 * bool(step.own) + len(step.wide)
+            for _ in range(3):  # forwards, the gradient, the state
+                add(6 * factors * numbers, 2 * factors)
+            add(8 * numbers, 2)  # the gradient by the phases: reads both
         else:
             raise TypeError(f"plan_passes does not know what a step of kind {kind} costs")
     add(3 * numbers + 2 * n_observables * numbers, 1)  # readout
