@@ -500,13 +500,17 @@ class _Planner:
 
     def _relayout(self, layout: list[int]) -> None:
         """Reorders the rows so that the wires stand in another order."""
+        self._append_monomial(self._rows_of(layout), (), ("bring wires together",))
+        self.layout = layout
+
+    def _rows_of(self, layout: list[int]) -> Tensor:
+        """Where each row of another order of the wires stands in the present one."""
         new_rows = torch.arange(2**self.n)
         old = torch.zeros_like(new_rows)
         for place, wire in enumerate(layout):
             bit = new_rows >> (self.n - 1 - place) & 1
             old |= bit << (self.n - 1 - self.layout.index(wire))
-        self.layout = layout
-        self._append_monomial(old, (), ("bring wires together",))
+        return old
 
     def _close_monomial(self) -> None:
         if not self.monomial:
@@ -529,6 +533,11 @@ class _Planner:
             phases = [(before, place[moved]) for before, place in phases]
         names = tuple(self.factors[position].name for position in self.monomial)
         changed = None if torch.equal(rows, torch.arange(2**self.n)) else rows
+        if changed is not None:
+            # Rows move anyway: wires return to their places, so that every layer is like the others.
+            home = self._rows_of(list(range(self.n)))
+            changed, phases = rows[home], [(own, place[home]) for own, place in phases]
+            self.layout = list(range(self.n))
         self._append_monomial(changed, tuple(phases), names)
         self.monomial = []
 
