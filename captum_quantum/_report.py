@@ -377,6 +377,38 @@ class Spread:
         return cls(metric, name, higher_is_better, float(np.mean(per_seed)), deviation, per_seed)
 
 
+@dataclass(frozen=True)
+class SeedDifference(Spread):
+    """How two methods differ over several trainings: the spread, and who is ahead how often.
+
+    Attributes:
+        above (int): Number of seeds whose mean difference is above 0.
+        below (int): Number of seeds where it is below 0.
+        tied (int): Number of seeds where all samples are ties: equal up to rounding, hence neither.
+    """
+
+    above: int
+    below: int
+    tied: int
+
+    @classmethod
+    def between(
+        cls, higher_is_better: bool | None, per_seed: Sequence[Difference]
+    ) -> "SeedDifference":
+        """Sums up each seed's difference of the same two methods by the same metric."""
+        pair = per_seed[0]
+        name = f"{pair.first} - {pair.second}"
+        means = [difference.mean for difference in per_seed]
+        spread = Spread.of(pair.metric, name, higher_is_better, means)
+        tied = [difference.n > 0 and difference.ties == difference.n for difference in per_seed]
+        return cls(
+            **vars(spread),
+            above=sum(m > 0 and not tie for m, tie in zip(means, tied, strict=True)),
+            below=sum(m < 0 and not tie for m, tie in zip(means, tied, strict=True)),
+            tied=sum(tied),
+        )
+
+
 class SeedReport:
     """How methods do over several seeds, each with its own split and training.
 
@@ -391,7 +423,7 @@ class SeedReport:
         seeds (list[int]): The seeds.
         methods (tuple[str, ...]): Names of the methods.
         scores (list[Spread]): For each metric and method.
-        differences (list[Spread]): For each metric and pair of methods.
+        differences (list[SeedDifference]): For each metric and pair of methods.
     """
 
     def __init__(self, reports: Mapping[int, Sequence[Report]]) -> None:
@@ -399,7 +431,7 @@ class SeedReport:
         columns = list(zip(*reports.values(), strict=True))
         self.methods = columns[0][0].methods
         self.scores: list[Spread] = []
-        self.differences: list[Spread] = []
+        self.differences: list[SeedDifference] = []
         for same in columns:
             for scores in zip(*(report.scores for report in same), strict=True):
                 first = scores[0]
@@ -412,15 +444,8 @@ class SeedReport:
                     )
                 )
             for pairs in zip(*(report.differences for report in same), strict=True):
-                pair = pairs[0]
-                self.differences.append(
-                    Spread.of(
-                        pair.metric,
-                        f"{pair.first} - {pair.second}",
-                        same[0].metrics[pair.metric],
-                        [difference.mean for difference in pairs],
-                    )
-                )
+                direction = same[0].metrics[pairs[0].metric]
+                self.differences.append(SeedDifference.between(direction, pairs))
 
     def to_dict(self) -> dict[str, Any]:
         """All that the table says, in plain types."""
@@ -457,10 +482,11 @@ class SeedReport:
         for score in self.scores:
             start = [score.metric, _ARROWS[score.higher_is_better]]
             rows.setdefault(score.metric, start).append(_spread(score))
-        differences = [["metric", "difference", "mean", "seeds above 0", "seeds below 0"]]
-        for d in self.differences:
-            above, below = (sum(sign * v > 0 for v in d.per_seed) for sign in (1, -1))
-            differences.append([d.metric, d.name, _spread(d), str(above), str(below)])
+        differences = [["metric", "difference", "mean", "seeds above 0", "below 0", "tied"]]
+        differences += [
+            [d.metric, d.name, _spread(d), str(d.above), str(d.below), str(d.tied)]
+            for d in self.differences
+        ]
         return [["metric", "", *self.methods], *rows.values()], differences
 
     def figure(self) -> "Figure":
@@ -474,7 +500,10 @@ class SeedReport:
         return plot_seeds(self)
 
 
-_SEED_DIFFERENCES = "Differences of the means over the same samples, seed by seed."
+_SEED_DIFFERENCES = (
+    "Differences of the means over the same samples, seed by seed; a seed is tied if all its "
+    "samples are equal up to rounding."
+)
 
 
 def _spread(entry: Spread) -> str:

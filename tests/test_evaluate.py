@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_quantum import QuantumLayerGradCam, VQCLayer, _results, compare
-from captum_quantum._report import Report, bootstrap_mean, paired_p_value
+from captum_quantum._report import Report, SeedReport, bootstrap_mean, paired_p_value
 from captum_quantum.models import HybridClassifier
 
 METHODS, METRICS = ("a", "b"), {"high": True, "low": False}
@@ -587,6 +587,22 @@ def test_rounding_is_no_difference():
     assert scipy.stats.wilcoxon(values, near).pvalue < 1e-6
     assert report.differences[0].p_value == 1.0
     assert report.differences[0].ties == 50
+
+
+def test_seeds_that_differ_by_rounding_count_for_neither_method():
+    values = np.random.default_rng(0).normal(size=(2, 30, 1))
+    reports = {}
+    for seed, away in enumerate([1e-9, 1e-9, 1e-9, -1e-9, -1e-9, 0.5, np.nan]):
+        both = np.stack([values[0] + away, values[0]])
+        reports[seed] = [Report(["a", "b"], {"m": None}, [batch(0, both)])]
+    found = SeedReport(reports)
+    pair = found.differences[0]
+    assert (pair.above, pair.below, pair.tied) == (1, 0, 5)
+    assert found.to_dict()["differences"][0]["tied"] == 5
+    header, _, row = str(found).splitlines()[-3:]
+    assert header.endswith("seeds above 0  below 0  tied")
+    assert row.split()[-3:] == ["1", "0", "5"]
+    assert found.markdown().rstrip().endswith("| 1 | 0 | 5 |")
 
 
 def test_report_of_known_numbers(tmp_path):
