@@ -205,8 +205,8 @@ def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
     path = folder / CONFIGURATION
     asked = json.loads(json.dumps(configuration))
     if not path.exists():
-        if found := sorted(p.name for p in _result_files(folder)):
-            _refuse_folder(folder, f"{found[0]} but no {CONFIGURATION}")
+        if files := sorted(p.name for p in _result_files(folder)):
+            _refuse_folder(folder, f"{files[0]} but no {CONFIGURATION}")
         replace(path, json.dumps(asked, indent=2) + "\n")
         return
     try:
@@ -215,13 +215,32 @@ def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
         _refuse_folder(folder, f"a {CONFIGURATION} that is not JSON")
     if not isinstance(there, dict):
         _refuse_folder(folder, f"a {CONFIGURATION} that is no JSON object")
-    for key in [*asked, *(k for k in there if k not in asked)]:
-        before, now = there.get(key), asked.get(key)
-        if before != now:
-            _refuse_folder(
-                folder,
-                f"{key} = {_short(before)} in {CONFIGURATION}, now {key} = {_short(now)}",
-            )
+    if found := difference(there, asked):
+        name, before, now = found
+        _refuse_folder(folder, f"{name} = {before} in {CONFIGURATION}, now {name} = {now}")
+
+
+def difference(one: Any, other: Any, name: str = "") -> tuple[str, str, str] | None:
+    """The first place where two configurations differ, the order of their entries included.
+
+    Args:
+        one (Any): What JSON can hold.
+        other (Any): Likewise.
+        name (str): What to call the place at hand.
+
+    Returns:
+        tuple[str, str, str] or None: The place's name and what stands there; None if they are the
+        same.
+    """
+    if json.dumps(one) == json.dumps(other):
+        return None
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return name, _short(one), _short(other)
+    for key in [*other, *(k for k in one if k not in other)]:
+        place = f"{name}.{key}" if name else key
+        if found := difference(one.get(key), other.get(key), place):
+            return found
+    return f"order of {name or 'configuration'}", _short(list(one)), _short(list(other))
 
 
 def _short(value: Any) -> str:

@@ -6,14 +6,16 @@ import hashlib
 import inspect
 import itertools
 import re
+import types
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
+import captum
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
@@ -28,6 +30,8 @@ __all__ = ["Difference", "Report", "Score", "SeedReport", "compare", "named_metr
 
 Attribute = Callable[[Tensor, Tensor], Any]
 Result = TypeVar("Result")
+
+_VERSIONED = ("captum_quantum", "captum", "torch")
 
 GIVEN = ("attribute", "attributions", "inputs", "masks", "model", "target")
 """What a metric may ask for, by the names of its parameters."""
@@ -129,13 +133,14 @@ def compare(
     first, loader = _peek(loader)
     _check_masks(read_metrics, first)
     configuration = {
-        "format": 1,
+        "format": 2,
+        "versions": versions(),
         "methods": {m.name: m.describe(place) for m in read_methods},
         "metrics": {m.name: m.description for m in read_metrics},
         "target": target,
         "seed": seed,
         "n_batches": total,
-        "first_batch": _fingerprint(first),
+        "first_batch": _checksum(first),
         **(notes or {}),
     }
     world.check_same(configuration)
@@ -183,6 +188,14 @@ def compare(
     )
 
 
+def versions() -> dict[str, str]:
+    """The packages that results depend on, with their versions."""
+    from captum_quantum import __version__
+
+    found = (__version__, captum.__version__, torch.__version__)
+    return dict(zip(_VERSIONED, map(str, found), strict=True))
+
+
 # --- methods ------------------------------------------------------------------------------------
 
 
@@ -192,6 +205,7 @@ class _Method:
 
     name: str
     kind: str
+    options: dict[str, Any]
     run: Attribute
     model: Callable[..., Any]
     modules: tuple[nn.Module, ...]
@@ -222,14 +236,16 @@ class _Method:
         """What must be the same when a run goes on."""
         digest = hashlib.sha256()
         for module in self.modules:
+            digest.update(_without_addresses(repr(module)).encode())
             for name, value in sorted(module.state_dict().items()):
                 if isinstance(value, Tensor):
                     digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
                     flat = value.detach().cpu().contiguous().flatten()
-                    digest.update(flat.view(torch.uint8).numpy().tobytes())
+                    digest.update(flat.view(torch.uint8).numpy().data)
         return {
             "kind": self.kind,
-            "weights": digest.hexdigest()[:16],
+            "options": self.options,
+            "model": digest.hexdigest()[:16],
             "device": (place or self.device).type,
         }
 
@@ -255,7 +271,8 @@ def _check_name(argument: str, name: Any) -> str:
 def _read_method(name: str, given: Any) -> _Method:
     if isinstance(given, tuple) and len(given) == 2 and all(callable(part) for part in given):
         function, model = given
-        return _method(name, _plain(function), function, model)
+        options = {} if isinstance(model, nn.Module) else {"model": _plain(model)}
+        return _method(name, _plain(function), options, function, model)
     if callable(getattr(given, "attribute", None)) and hasattr(given, "forward_func"):
         return _captum_method(name, given, given.attribute, {})
     if callable(given) and hasattr(given, "target_layers") and hasattr(given, "model"):
@@ -276,13 +293,15 @@ def _read_method(name: str, given: Any) -> _Method:
     return _captum_method(name, owner, function, keywords)
 
 
-def _method(name: str, kind: str, run: Attribute, model: Any, *others: Any) -> _Method:
+def _method(
+    name: str, kind: str, options: dict[str, Any], run: Attribute, model: Any, *others: Any
+) -> _Method:
     modules: list[nn.Module] = []
     for candidate in (model, getattr(model, "__self__", None), *others):
         known = (part for module in modules for part in module.modules())
         if isinstance(candidate, nn.Module) and all(candidate is not part for part in known):
             modules.append(candidate)
-    return _Method(name, kind, run, model, tuple(modules))
+    return _Method(name, kind, options, run, model, tuple(modules))
 
 
 def _captum_method(
@@ -302,14 +321,31 @@ def _captum_method(
         kind += f" of {type(inner).__name__}"
     layer = getattr(owner, "layer", getattr(inner, "layer", None))
     if isinstance(layer, nn.Module):
-        model = owner.forward_func
-        named = model.named_modules() if isinstance(model, nn.Module) else []
-        kind += f" at {next((n for n, m in named if m is layer), type(layer).__name__)}"
+        kind += f" at {_name_in(owner.forward_func, layer)}"
     if getattr(function, "__name__", "attribute") != "attribute":
         kind += f".{function.__name__}"
     if keywords:
-        kind += f" {_without_addresses(repr(keywords))}"
-    return _method(name, kind, run, owner.forward_func, layer)
+        kind += f" {{{', '.join(f'{key!r}: {_words(value)}' for key, value in keywords.items())}}}"
+    options: dict[str, Any] = {**_options(owner)}
+    if inner is not None:
+        options[type(inner).__name__] = _options(inner)
+    return _method(name, kind, options, run, owner.forward_func, layer)
+
+
+def _name_in(model: Any, layer: nn.Module) -> str:
+    """What the model calls one of its layers."""
+    named = model.named_modules() if isinstance(model, nn.Module) else []
+    return next((name for name, module in named if module is layer), type(layer).__name__)
+
+
+def _options(thing: Any) -> dict[str, str]:
+    """An object's plain attributes, which tell how it was constructed, and its functions."""
+    plain = (bool, int, float, str, types.FunctionType, types.NoneType)
+    return {
+        name: _words(value)
+        for name, value in sorted(getattr(thing, "__dict__", {}).items())
+        if isinstance(value, plain)
+    }
 
 
 @dataclass(frozen=True)
@@ -334,17 +370,65 @@ def _cam_method(name: str, cam: Any) -> _Method:
             cam.device = before
         return maps.to(inputs.dtype)[:, None]
 
-    return _method(name, type(cam).__name__, run, cam.model)
+    layers = ", ".join(_name_in(cam.model, layer) for layer in cam.target_layers)
+    return _method(name, f"{type(cam).__name__} at {layers}", _options(cam), run, cam.model)
 
 
 def _plain(function: Any) -> str:
-    """A function's name and the arguments bound to it, the same in every process."""
+    """A function's name, what it does and the arguments bound to it, the same in every process.
+
+    Functions of packages whose versions the configuration names go by their names alone.
+    """
     if isinstance(function, functools.partial):
-        bound = [*map(repr, function.args)]
-        bound += [f"{key}={value!r}" for key, value in function.keywords.items()]
-        return f"{_plain(function.func)}({_without_addresses(', '.join(bound))})"
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
+        bound = [*map(_words, function.args)]
+        bound += [f"{key}={_words(value)}" for key, value in function.keywords.items()]
+        return f"{_plain(function.func)}({', '.join(bound)})"
+    owner = getattr(function, "__self__", None)
+    named = function
+    if not hasattr(function, "__qualname__"):
+        owner, named = function, type(function)
+        function = named.__call__
+    text = f"{named.__module__}.{named.__qualname__}"
+    if text.split(".")[0] in _VERSIONED:
+        return text
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    if isinstance(function, types.FunctionType):
+        text += f" {_hash_of(function)}"
+    if owner is not None and not isinstance(owner, (type, nn.Module)) and _options(owner):
+        text += f" {_options(owner)}"
+    return text
+
+
+def _hash_of(function: types.FunctionType) -> str:
+    """Changes with what a function does, its defaults and the values that it encloses."""
+    words = [*_words_of_code(function.__code__)]
+    words += [_words(value) for value in function.__defaults__ or ()]
+    words += [f"{k}={_words(value)}" for k, value in (function.__kwdefaults__ or {}).items()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # not filled yet
+            if isinstance(cell.cell_contents, (bool, int, float, str, Tensor)):
+                words.append(_words(cell.cell_contents))
+    return f"{zlib.crc32('; '.join(words).encode()):08x}"
+
+
+def _words_of_code(code: types.CodeType) -> Iterator[str]:
+    yield from (code.co_code.hex(), *code.co_names)
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield from _words_of_code(value)
+        else:
+            yield _words(value)
+
+
+def _words(value: Any) -> str:
+    """A value in words that are the same in every process."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype!s} {tuple(value.shape)} {_crc(value):08x}"
+    if callable(value) and not isinstance(value, (type, nn.Module)):
+        return _plain(value)
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(_words, value)))}}}"
+    return _without_addresses(repr(value))
 
 
 def _without_addresses(text: str) -> str:
@@ -567,13 +651,19 @@ def _first(raw: Any) -> _Batch:
     return _read_batch(raw)
 
 
-def _fingerprint(batch: _Batch) -> str:
-    """Tells data sets and orders apart."""
-    crc = zlib.crc32(str((batch.inputs.dtype, tuple(batch.inputs.shape))).encode())
-    for tensor in (batch.inputs, batch.labels):
-        flat = tensor.cpu().contiguous().flatten()
-        crc = zlib.crc32(flat.view(torch.uint8).numpy().tobytes(), crc)
+def _checksum(batch: _Batch) -> str:
+    """Tells batches apart: inputs, labels and masks."""
+    crc = 0
+    for tensor in batch:
+        if tensor is not None:
+            crc = zlib.crc32(str((tensor.dtype, tuple(tensor.shape))).encode(), crc)
+            crc = _crc(tensor, crc)
     return f"{crc:08x}"
+
+
+def _crc(tensor: Tensor, start: int = 0) -> int:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return zlib.crc32(flat.view(torch.uint8).numpy().data, start)
 
 
 def _can_pick(loader: Any) -> bool:
@@ -918,18 +1008,16 @@ class World:
             return
         everyone: list[Any] = [None] * self.size
         distributed.all_gather_object(everyone, configuration)
-        first = everyone[0]
         for rank, other in enumerate(everyone):
-            for key in sorted({*first, *other}):
-                here, there = first.get(key), other.get(key)
-                if here != there:
-                    raise ValueError(
-                        _checks.sentence(
-                            "compare's arguments",
-                            "the same in all processes",
-                            f"{key} = {here!r} in process 0, {there!r} in process {rank}",
-                        )
+            if found := _results.difference(everyone[0], other):
+                name, here, there = found
+                raise ValueError(
+                    _checks.sentence(
+                        "compare's arguments",
+                        "the same in all processes",
+                        f"{name} = {here} in process 0, {there} in process {rank}",
                     )
+                )
 
     def gather(self, found: dict[int, _results.Batch]) -> dict[int, _results.Batch]:
         """All processes' batches, in every process."""

@@ -260,8 +260,10 @@ def test_captum_methods_of_all_kinds():
     np.testing.assert_allclose(
         report.values["energy"]["quantum"], report.values["energy"]["layer"], rtol=1e-5
     )
-    kinds = {name: m["kind"] for name, m in report.configuration["methods"].items()}
-    assert kinds == {
+    described = report.configuration["methods"]
+    assert described["primary"]["options"]["_multiply_by_inputs"] == "True"
+    assert described["noise"]["options"]["Saliency"]
+    assert {name: m["kind"] for name, m in described.items()} == {
         "quantum": "QuantumLayerGradCam at 1",
         "layer": "LayerGradCam at 1",
         "no target": "LayerActivation at 1",
@@ -815,7 +817,8 @@ def test_two_files_that_disagree_are_an_error(tmp_path):
     [
         ({"seed": 1}, r"seed = 0 in configuration.json, now seed = 1"),
         ({"target": "predicted"}, r'target = "label" in configuration.json, now'),
-        ({"metrics": {"energy": energy}}, r"metrics = .* now metrics = "),
+        ({"metrics": {"energy": energy}}, r'metrics.noisy = ".*" in .* now metrics.noisy = null'),
+        ({"metrics": {"noisy": noisy, "energy": energy}}, r"order of metrics = .* now order of"),
         ({"loader": batches(seed=2)}, r"first_batch = .* now first_batch = "),
         ({"loader": batches()[:3]}, r"n_batches = 5 in .* now n_batches = 3"),
         ({"notes": {"limit": 3}}, r"limit = null in configuration.json, now limit = 3"),
@@ -833,10 +836,134 @@ def test_another_configuration_is_refused_and_results_stay(change, message, tmp_
 def test_other_weights_are_another_configuration(tmp_path):
     run(tmp_path)
     other = two_methods(small_model(5))
-    with pytest.raises(FileExistsError, match="methods = "):
+    with pytest.raises(FileExistsError, match=r"methods.gradcam.model = "):
         compare(
             other, batches(), {"energy": energy, "noisy": noisy}, output=tmp_path, progress=False
         )
+
+
+def scaled(by):
+    return lambda attributions: energy(attributions) * by
+
+
+def largest(attributions):
+    return attributions.flatten(1).abs().amax(dim=1)
+
+
+def total(attributions):
+    return attributions.flatten(1).abs().sum(dim=1)
+
+
+class Power:
+    def __init__(self, exponent):
+        self.exponent = exponent
+
+    def __call__(self, attributions):
+        return energy(attributions) ** self.exponent
+
+
+def renamed(function):
+    function.__qualname__ = function.__name__ = "metric"
+    return function
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda attributions: energy(attributions), lambda attributions: 2 * energy(attributions)),
+        (renamed(largest), renamed(total)),
+        (renamed(torch.no_grad()(largest)), renamed(torch.no_grad()(total))),
+        (scaled(1), scaled(2)),
+        (scaled(torch.ones(1)), scaled(torch.zeros(1))),
+        (Power(1), Power(2)),
+        (functools.partial(inside, masks=torch.ones(1)), functools.partial(inside, masks=-1)),
+        (
+            functools.partial(inside, masks=torch.arange(5000.0).reshape(-1, 1, 1, 1)[:1]),
+            functools.partial(inside, masks=torch.arange(5000.0).reshape(-1, 1, 1, 1)[1:2]),
+        ),
+    ],
+)
+def test_a_metric_that_computes_something_else_is_another_configuration(one, other, tmp_path):
+    arguments = {"output": tmp_path, "progress": False}
+    methods = {"s": Saliency(small_model())}
+    compare(methods, batches(), {"m": one}, **arguments)
+    compare(methods, batches(), {"m": one}, **arguments)
+    with pytest.raises(FileExistsError, match=r"metrics.m = "):
+        compare(methods, batches(), {"m": other}, **arguments)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model, changed: IntegratedGradients(model, multiply_by_inputs=not changed),
+        lambda model, changed: LayerGradCam(model, model[0] if changed else model[1]),
+        lambda model, changed: NoiseTunnel(IntegratedGradients(model, not changed)),
+        lambda model, changed: Cam(model, [model[0] if changed else model[1]]),
+        lambda model, changed: functools.partial(
+            IntegratedGradients(model).attribute, baselines=torch.full((1, 1, 6, 6), int(changed))
+        ),
+        lambda model, changed: Saliency(
+            (lambda x: model(x)) if changed else (lambda x: model(x) ** 2)
+        ),
+        lambda model, changed: Saliency(nn.Sequential(model, nn.Softmax(0 if changed else 1))),
+        lambda model, changed: (
+            (lambda inputs, target: inputs + 1) if changed else (lambda inputs, target: inputs),
+            model,
+        ),
+    ],
+)
+def test_a_method_made_otherwise_is_another_configuration(make, tmp_path):
+    model = small_model()
+    arguments = {"loader": batches(), "metrics": {"e": energy}, "output": tmp_path}
+    compare({"m": make(model, False)}, **arguments, progress=False)
+    compare({"m": make(model, False)}, **arguments, progress=False)
+    with pytest.raises(FileExistsError, match=r"methods.m.(kind|options|model)"):
+        compare({"m": make(model, True)}, **arguments, progress=False)
+
+
+def test_the_gradient_rule_of_a_quantum_method_is_part_of_the_configuration(tmp_path):
+    backbone = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    hybrid = HybridClassifier(backbone, VQCLayer(2), n_features=4, n_classes=4)
+    arguments = {"loader": batches(6), "metrics": {"e": energy}, "output": tmp_path}
+    compare({"q": QuantumLayerGradCam(hybrid, backbone)}, **arguments, progress=False)
+    other = QuantumLayerGradCam(hybrid, backbone, gradient="parameter-shift")
+    with pytest.raises(FileExistsError, match=r"methods.q.options.gradient = "):
+        compare({"q": other}, **arguments, progress=False)
+
+
+def test_other_versions_are_another_configuration(tmp_path, monkeypatch):
+    run(tmp_path)
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    with pytest.raises(FileExistsError, match=r'now versions.torch = "0.1"'):
+        run(tmp_path)
+
+
+def test_methods_in_another_order_are_another_configuration(tmp_path):
+    run(tmp_path)
+    gradcam, saliency = two_methods(small_model()).items()
+    metrics = {"energy": energy, "noisy": noisy}
+    with pytest.raises(FileExistsError, match=r'order of methods = \["gradcam", "saliency"\] in'):
+        compare(dict([saliency, gradcam]), batches(), metrics, output=tmp_path, progress=False)
+
+
+FUNCTIONS = """
+from captum_quantum.evaluate import _plain
+print(_plain(lambda x, k={"b", "a"}: x.sum() if k in {"c", "d", "e", "f"} else [y for y in x]))
+"""
+
+
+def test_functions_have_the_same_description_in_every_process():
+    words = set()
+    for seed in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", FUNCTIONS],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+        )
+        words.add(done.stdout)
+    assert len(words) == 1
 
 
 def test_results_without_configuration_are_refused(tmp_path):
@@ -1129,19 +1256,20 @@ class Counting(TensorDataset):
         return super().__getitem__(index)
 
 
-def test_a_data_loader_loads_only_what_is_still_to_be_done(tmp_path):
+def test_a_data_loader_loads_only_what_is_still_to_be_done(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     data = Counting(*samples())
 
-    def failing(attributions):
+    def failing(self, batch):
         if len(data.loaded) > 5 + 14:  # the first batch is read twice
             raise KeyError
-        return energy(attributions)
+        append(self, batch)
 
-    failing.__qualname__ = energy.__qualname__
-    metrics = {"energy": failing, "noisy": noisy}
-    with pytest.raises(KeyError):
-        run(tmp_path / "cut", loader=DataLoader(data, batch_size=5), metrics=metrics)
+    append = _results.Part.append
+    with monkeypatch.context() as patch:
+        patch.setattr(_results.Part, "append", failing)
+        with pytest.raises(KeyError):
+            run(tmp_path / "cut", loader=DataLoader(data, batch_size=5))
     data.loaded.clear()
     report = run(tmp_path / "cut", loader=DataLoader(data, batch_size=5))
     assert data.loaded == [0, 1, 2, 3, 4, *range(10, 23)]
