@@ -1,5 +1,6 @@
 """Methods x metrics over a data set: batches, devices, processes, and runs that can be resumed."""
 
+import dataclasses
 import functools
 import gc
 import hashlib
@@ -10,7 +11,6 @@ import types
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar, cast
@@ -156,6 +156,9 @@ def compare(
             stack.callback(part.close)
         run = _Run(read_methods, read_metrics, target == "predicted", seed)
         stack.enter_context(_prepared(read_methods, place))
+        for method in read_methods:
+            if method.hooks is not None:
+                stack.enter_context(method.hooks.taken())
         done = frozenset(found)
         bar = tqdm(
             total=None if total is None else len(range(world.rank, total, world.size)),
@@ -199,7 +202,7 @@ def versions() -> dict[str, str]:
 # --- methods ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Method:
     """One method: how to get maps from it, and the model that it explains."""
 
@@ -209,6 +212,7 @@ class _Method:
     run: Attribute
     model: Callable[..., Any]
     modules: tuple[nn.Module, ...]
+    hooks: "_Hooks | None" = None
 
     @property
     def device(self) -> torch.device:
@@ -348,7 +352,7 @@ def _options(thing: Any) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _ClassScore:
     """What pytorch-grad-cam calls a target: the score to explain of one sample's output."""
 
@@ -358,20 +362,75 @@ class _ClassScore:
         return output[..., self.category]
 
 
+class _Hooks:
+    """The hooks that a CAM of pytorch-grad-cam leaves on its layers from when it is made.
+
+    They keep the activations, and hooks on them, of every forward pass, be it the CAM's or not.
+    """
+
+    def __init__(self, cam: Any) -> None:
+        self._places: list[tuple[dict[int, Any], int, Any]] = []
+        for handle in getattr(getattr(cam, "activations_and_grads", None), "handles", ()):
+            hooks = handle.hooks_dict_ref()
+            if hooks is not None and handle.id in hooks:
+                self._places.append((hooks, handle.id, hooks[handle.id]))
+
+    def _put(self) -> None:
+        for hooks, key, hook in self._places:
+            hooks[key] = hook
+
+    def _take(self) -> None:
+        for hooks, key, _ in self._places:
+            hooks.pop(key, None)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Takes the hooks off; in the end they are on again."""
+        self._take()
+        try:
+            yield
+        finally:
+            self._put()
+
+    @contextmanager
+    def put(self) -> Iterator[None]:
+        """Puts them on; in the end they are off again."""
+        self._put()
+        try:
+            yield
+        finally:
+            self._take()
+
+
+@contextmanager
+def _attributes_kept(*things: Any) -> Iterator[None]:
+    """Objects come back with the attributes that they had."""
+    before = [dict(vars(thing)) for thing in things]
+    try:
+        yield
+    finally:
+        for thing, attributes in zip(things, before, strict=True):
+            vars(thing).clear()
+            vars(thing).update(attributes)
+
+
 def _cam_method(name: str, cam: Any) -> _Method:
+    hooks = _Hooks(cam)
+    store = getattr(cam, "activations_and_grads", None)
+    things = [cam] if store is None else [cam, store]
+
     def run(inputs: Tensor, target: Tensor) -> Tensor:
         scores = [_ClassScore(category) for category in target.tolist()]
-        before = getattr(cam, "device", None)
-        # It moves the inputs to where its model was when it was made.
-        cam.device = inputs.device
-        try:
+        with hooks.put(), _attributes_kept(*things):
+            # It moves the inputs to where its model was when it was made.
+            cam.device = inputs.device
             maps = torch.as_tensor(np.asarray(cam(input_tensor=inputs, targets=scores)))
-        finally:
-            cam.device = before
         return maps.to(inputs.dtype)[:, None]
 
     layers = ", ".join(_name_in(cam.model, layer) for layer in cam.target_layers)
-    return _method(name, f"{type(cam).__name__} at {layers}", _options(cam), run, cam.model)
+    kind = f"{type(cam).__name__} at {layers}"
+    method = _method(name, kind, _options(cam), run, cam.model)
+    return dataclasses.replace(method, hooks=hooks)
 
 
 def _plain(function: Any) -> str:
@@ -438,7 +497,7 @@ def _without_addresses(text: str) -> str:
 # --- metrics ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Metric:
     """One metric, and which of `GIVEN` it asks for."""
 

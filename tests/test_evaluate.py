@@ -273,43 +273,75 @@ def test_captum_methods_of_all_kinds():
     }
 
 
-class Cam:
-    """What `compare` uses of pytorch-grad-cam's classes, with its habits: Grad-CAM, rectified,
+class Keeper:
+    """`ActivationsAndGradients` of pytorch-grad-cam."""
 
-    scaled to the image, from 0 to 1, as a NumPy array; gradients by `backward` into the model.
+    def __init__(self, model, target_layers):
+        self.model = model
+        self.activations, self.gradients, self.handles = [], [], []
+        for layer in target_layers:
+            self.handles.append(layer.register_forward_hook(self.save_activation))
+            self.handles.append(layer.register_forward_hook(self.save_gradient))
+
+    def save_activation(self, module, inputs, output):
+        self.activations.append(output.cpu().detach())
+
+    def save_gradient(self, module, inputs, output):
+        def store(grad):
+            self.gradients = [grad.cpu().detach(), *self.gradients]
+
+        if output.requires_grad:
+            output.register_hook(store)
+
+    def __call__(self, inputs):
+        self.activations, self.gradients = [], []
+        return self.model(inputs)
+
+    def release(self):
+        self.activations.clear()
+        self.gradients.clear()
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+
+class Cam:
+    """What `compare` uses of pytorch-grad-cam's classes, with their habits: Grad-CAM, rectified,
+
+    scaled to the image, from 0 to 1, as a NumPy array; gradients by `backward` into the model;
+    hooks that stay on the layers and keep all that comes by.
     """
 
     def __init__(self, model, target_layers):
         self.model = model.eval()
         self.target_layers = target_layers
         self.device = next(model.parameters()).device
+        self.activations_and_grads = Keeper(model, target_layers)
 
     def __call__(self, input_tensor, targets=None):
-        kept = []
-        handle = self.target_layers[0].register_forward_hook(lambda m, i, o: kept.append(o))
-        outputs = self.model(input_tensor.to(self.device))
-        handle.remove()
-        kept[0].retain_grad()
+        self.outputs = outputs = self.activations_and_grads(input_tensor.to(self.device))
         self.model.zero_grad()
-        sum(t(o) for t, o in zip(targets, outputs, strict=True)).backward()
-        weights = kept[0].grad.mean(dim=(2, 3), keepdim=True)
-        maps = (weights * kept[0]).sum(dim=1, keepdim=True).relu()
+        sum(t(o) for t, o in zip(targets, outputs, strict=True)).backward(retain_graph=True)
+        activations = self.activations_and_grads.activations[0]
+        weights = self.activations_and_grads.gradients[0].mean(dim=(2, 3), keepdim=True)
+        maps = (weights * activations).sum(dim=1, keepdim=True).relu()
         maps = nn.functional.interpolate(maps, input_tensor.shape[2:], mode="bilinear")
         maps = maps - maps.amin(dim=(1, 2, 3), keepdim=True)
         maps = maps / (1e-7 + maps.amax(dim=(1, 2, 3), keepdim=True))
         return maps[:, 0].detach().cpu().numpy()
 
 
+def note(seen, attributions):
+    seen.append(attributions)
+    return energy(attributions)
+
+
 def test_cams_of_pytorch_grad_cam():
     model = small_model().train()
     cam = Cam(model, [model[1]])
     seen = []
-
-    def note(attributions):
-        seen.append(attributions)
-        return energy(attributions)
-
-    compare({"cam": cam}, batches(), {"note": note}, progress=False)
+    metrics = {"note": functools.partial(note, seen)}
+    compare({"cam": cam}, batches(), metrics, progress=False)
     images, labels = samples()
     expected = LayerGradCam(model, model[1]).attribute(images, labels, relu_attributions=True)
     expected = nn.functional.interpolate(expected, (6, 6), mode="bilinear")
@@ -317,6 +349,63 @@ def test_cams_of_pytorch_grad_cam():
     expected = expected / (1e-7 + expected.amax(dim=(1, 2, 3), keepdim=True))
     torch.testing.assert_close(torch.cat(seen), expected.detach(), atol=1e-5, rtol=1e-4)
     assert all(p.grad is None for p in model.parameters())
+
+
+def real_cam():
+    return pytest.importorskip("pytorch_grad_cam").GradCAM
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("find", [lambda: Cam, real_cam], ids=["ours", "theirs"])
+def test_a_cam_keeps_nothing_of_what_metrics_do(find, fails):
+    model = small_model()
+    cam = find()(model=model, target_layers=[model[1]])
+    store, images = cam.activations_and_grads, samples()[0]
+    before = cam(images[:2], [lambda o: o[0]] * 2)
+    kept, hooks = list(store.activations), list(model[1]._forward_hooks)
+    seen = []
+
+    def busy(model, inputs, attribute, target):
+        again = attribute(inputs, target)
+        for _ in range(5):
+            model(inputs)
+        seen.append((len(store.activations), len(model[1]._forward_hooks)))
+        if fails:
+            raise KeyError("broken metric")
+        return again.flatten(1).sum(dim=1)
+
+    methods = {"cam": cam, "twice": cam, "other": Saliency(model)}
+    if fails:
+        with pytest.raises(KeyError, match="broken metric"):
+            compare(methods, batches(), {"busy": busy}, progress=False)
+    else:
+        compare(methods, batches(), {"busy": busy}, progress=False)
+    assert set(seen) == {(1, 0)}  # what the user's own call has left
+    assert [a is b for a, b in zip(store.activations, kept, strict=True)] == [True]
+    assert list(model[1]._forward_hooks) == hooks
+    np.testing.assert_array_equal(cam(images[:2], [lambda o: o[0]] * 2), before)
+    store.release()
+    assert not model[1]._forward_hooks
+
+
+def test_maps_of_the_real_pytorch_grad_cam():
+    real = pytest.importorskip("pytorch_grad_cam")
+    model = small_model()
+    maps = []
+    for kind in (Cam, real.GradCAM):
+        seen = []
+        metrics = {"note": functools.partial(note, seen)}
+        compare({"c": kind(model, [model[1]])}, batches(), metrics, progress=False)
+        maps.append(torch.cat(seen))
+    assert maps[1].shape == (23, 1, 6, 6)
+    torch.testing.assert_close(maps[1], maps[0], atol=1e-4, rtol=1e-3)
+    others = {
+        name: getattr(real, name)(model=model, target_layers=[model[1]])
+        for name in ("ScoreCAM", "GradCAMPlusPlus", "EigenCAM", "AblationCAM", "LayerCAM")
+    }
+    report = compare(others, batches(6), {"energy": energy}, progress=False)
+    assert not np.isnan(everything(report)).any()
+    assert report.configuration["methods"]["AblationCAM"]["options"]["batch_size"] == "32"
 
 
 def test_hybrid_and_its_twin_side_by_side():
@@ -421,7 +510,7 @@ def test_models_are_moved_to_the_gpu_for_the_duration(output, tmp_path):
     assert all(a is b for a, b in zip(model.buffers(), buffers, strict=True))
     assert [p.data_ptr() for p in model.parameters()] == pointers
     if output:
-        with pytest.raises(FileExistsError, match='"device": "cuda"'):
+        with pytest.raises(FileExistsError, match=r'methods.s.device = "cuda" in'):
             compare({"s": Saliency(model)}, **arguments, output=folder)
 
 
