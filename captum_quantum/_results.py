@@ -22,7 +22,7 @@ from captum_quantum import _checks
 
 CONFIGURATION, VALUES = "configuration.json", "values.csv"
 _LOCK = ".lock"
-_COLUMNS = ("batch", "batch_size", "index", "label", "target", "method")
+_COLUMNS = ("batch", "batch_size", "checksum", "index", "label", "target", "method")
 
 
 class Batch(NamedTuple):
@@ -30,6 +30,7 @@ class Batch(NamedTuple):
 
     Attributes:
         number (int): The batch's place in the loader.
+        checksum (str): Of its inputs, labels and masks: eight hexadecimal digits.
         start (int): The index of its first sample in the whole data set.
         labels (ndarray): Shape ``(size,)``, int64.
         targets (ndarray): Shape ``(size,)``, int64: the classes that were explained.
@@ -37,6 +38,7 @@ class Batch(NamedTuple):
     """
 
     number: int
+    checksum: str
     start: int
     labels: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
@@ -44,9 +46,9 @@ class Batch(NamedTuple):
 
     def same(self, other: "Batch") -> bool:
         """Whether all numbers are the same; NaN equals NaN."""
-        return self[:2] == other[:2] and all(
+        return self[:3] == other[:3] and all(
             np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-            for a, b in zip(self[2:], other[2:], strict=True)
+            for a, b in zip(self[3:], other[3:], strict=True)
         )
 
 
@@ -72,8 +74,9 @@ class Table(NamedTuple):
         size = len(batch.labels)
         for method, values in zip(self.methods, batch.values.tolist(), strict=True):
             for i, numbers in enumerate(values):
-                place = (batch.number, size, batch.start + i, batch.labels[i], batch.targets[i])
-                rows.append(",".join([*map(str, place), method, *map(repr, numbers)]))
+                place = (batch.number, size, batch.checksum, batch.start + i)
+                classes = (batch.labels[i], batch.targets[i])
+                rows.append(",".join([*map(str, place + classes), method, *map(repr, numbers)]))
         return "\n".join(rows) + "\n"
 
     def read(self, lines: Sequence[str]) -> Batch | None:
@@ -83,21 +86,21 @@ class Table(NamedTuple):
             ValueError: If a line is not one of this table, or not the next of the batch.
         """
         first = lines[0].split(",")
-        number, size, start = (int(text) for text in first[:3])
+        number, size, start, checksum = int(first[0]), int(first[1]), int(first[3]), first[2]
         if size < 1:
             raise ValueError(f"batch_size {size}")
         labels, targets, values = [], [], []
         for row, line in enumerate(lines[: size * len(self.methods)]):
             cells = line.split(",")
             method, i = divmod(row, size)
-            expected = [str(number), str(size), str(start + i)]
-            if cells[:3] != expected or cells[5] != self.methods[method]:
+            expected = [str(number), str(size), checksum, str(start + i)]
+            if cells[:4] != expected or cells[6] != self.methods[method]:
                 raise ValueError("not the next line of its batch")
             if len(cells) != len(_COLUMNS) + len(self.metrics):
                 raise ValueError(f"{len(cells)} columns")
-            labels.append(int(cells[3]))
-            targets.append(int(cells[4]))
-            values.append([float(cell) for cell in cells[6:]])
+            labels.append(int(cells[4]))
+            targets.append(int(cells[5]))
+            values.append([float(cell) for cell in cells[7:]])
         if len(values) < size * len(self.methods):
             return None
         if labels != labels[:size] * len(self.methods) or targets != targets[:size] * len(
@@ -106,6 +109,7 @@ class Table(NamedTuple):
             raise ValueError("another label or target than for the first method")
         return Batch(
             number,
+            checksum,
             start,
             np.array(labels[:size], dtype=np.int64),
             np.array(targets[:size], dtype=np.int64),

@@ -11,15 +11,23 @@ import types
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
-import captum
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 from tqdm import tqdm
 
 from captum_quantum import _checks, _results
@@ -170,7 +178,7 @@ def compare(
         stack.enter_context(bar)
         for number, start, batch in _mine(loader, world, done):
             if number in done:
-                _check_again(found[number], batch, number)
+                _check_again(found[number], batch)
                 continue
             found[number] = run(number, start, batch)
             if part is not None:
@@ -195,8 +203,8 @@ def versions() -> dict[str, str]:
     """The packages that results depend on, with their versions."""
     from captum_quantum import __version__
 
-    found = (__version__, captum.__version__, torch.__version__)
-    return dict(zip(_VERSIONED, map(str, found), strict=True))
+    found = (__version__, metadata.version("captum"), str(torch.__version__))
+    return dict(zip(_VERSIONED, found, strict=True))
 
 
 # --- methods ------------------------------------------------------------------------------------
@@ -686,19 +694,25 @@ def _length(loader: Any) -> int | None:
 def _check_order(loader: Any, repeated: bool) -> None:
     if not isinstance(loader, Iterable):
         _checks.wrong_type("loader", "an iterable of batches", loader)
-    sampler = getattr(loader, "sampler", None)
-    if repeated and isinstance(sampler, torch.utils.data.RandomSampler):
-        _checks.wrong_value(
-            "loader",
-            "one that gives the same batches each time, for output or several processes",
-            "a DataLoader with shuffle=True",
-        )
+    if not repeated or not isinstance(loader, DataLoader):
+        return
+    for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
+        if isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)):
+            raise ValueError(
+                _checks.sentence(
+                    "loader",
+                    "one that gives the same batches each time, for output or several processes",
+                    f"a DataLoader with shuffle=True or a {type(sampler).__name__}",
+                )
+            )
 
 
 def _peek(loader: Iterable[Any]) -> tuple[_Batch, Iterable[Any]]:
     """The first batch, read, and what still gives all batches."""
     if _can_pick(loader):
-        return _first(next(iter(_picked(cast("DataLoader[Any]", loader), [0])), None)), loader
+        picked = cast("DataLoader[Any]", loader)
+        rows = list(itertools.islice(cast("Iterable[list[int]]", picked.batch_sampler), 1))
+        return _first(next(iter(_picked(picked, rows)), None)), loader
     iterator = iter(loader)
     raw = next(iterator, None)
     return _first(raw), itertools.chain([raw], iterator)
@@ -730,18 +744,17 @@ def _can_pick(loader: Any) -> bool:
     return (
         isinstance(loader, DataLoader)
         and not isinstance(loader.dataset, IterableDataset)
-        and loader.batch_sampler is not None
-        and isinstance(loader.sampler, SequentialSampler)
+        and type(loader.batch_sampler) is BatchSampler
+        and type(loader.batch_sampler.sampler) is SequentialSampler
     )
 
 
-def _picked(loader: "DataLoader[Any]", numbers: Sequence[int]) -> "DataLoader[Any]":
+def _picked(loader: "DataLoader[Any]", batches: Sequence[list[int]]) -> "DataLoader[Any]":
     """A loader of some of the batches."""
-    batches = list(cast("Iterable[list[int]]", loader.batch_sampler))
-    many = loader.num_workers > 0 and len(numbers) > 1
+    many = loader.num_workers > 0 and len(batches) > 1
     return DataLoader(
         loader.dataset,
-        batch_sampler=[batches[number] for number in numbers if number < len(batches)],
+        batch_sampler=batches,
         num_workers=loader.num_workers if many else 0,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
@@ -762,28 +775,35 @@ def _mine(
     """
     if _can_pick(loader):
         picked = cast("DataLoader[Any]", loader)
-        sizes = [len(batch) for batch in cast("Iterable[list[int]]", picked.batch_sampler)]
-        starts = [0, *itertools.accumulate(sizes)]
-        numbers = [n for n in range(world.rank, len(sizes), world.size) if n not in done]
+        batches = list(cast("Iterable[list[int]]", picked.batch_sampler))
+        starts = [0, *itertools.accumulate(map(len, batches))]
+        numbers = [n for n in range(world.rank, len(batches), world.size) if n not in done]
         if numbers:
-            for number, raw in zip(numbers, _picked(picked, numbers), strict=True):
+            loaded = _picked(picked, [batches[number] for number in numbers])
+            for number, raw in zip(numbers, loaded, strict=True):
                 yield number, starts[number], _read_batch(raw)
         return
-    start = 0
-    for number, raw in enumerate(loader):
+    start = number = 0
+    for number, raw in enumerate(loader, start=1):
         batch = _read_batch(raw)
-        if number % world.size == world.rank:
-            yield number, start, batch
+        if (number - 1) % world.size == world.rank:
+            yield number - 1, start, batch
         start += len(batch)
+    if done and max(done) >= number:
+        _not_resumed(f"{number} batches, and results of batch {max(done)}")
 
 
-def _check_again(before: _results.Batch, batch: _Batch, number: int) -> None:
-    if not np.array_equal(before.labels, batch.labels.cpu().numpy()):
-        _checks.wrong_value(
-            "loader",
-            "one that gives the same batches as the run that is resumed",
-            f"other labels in batch {number}",
+def _check_again(before: _results.Batch, batch: _Batch) -> None:
+    if before.checksum != _checksum(batch):
+        _not_resumed(f"another batch {before.number}")
+
+
+def _not_resumed(got: str) -> NoReturn:
+    raise ValueError(
+        _checks.sentence(
+            "loader", "one that gives the same batches as the run that is resumed", got
         )
+    )
 
 
 def _check_whole(found: Mapping[int, _results.Batch], total: int | None) -> None:
@@ -824,8 +844,9 @@ class _Run:
     def __call__(self, number: int, start: int, batch: _Batch) -> _results.Batch:
         targets = self._targets(number, batch)
         values = np.stack([self._values(m, number, start, batch, targets) for m in self._methods])
+        labels = batch.labels.cpu().numpy()
         return _results.Batch(
-            number, start, batch.labels.cpu().numpy(), targets.cpu().numpy(), values
+            number, _checksum(batch), start, labels, targets.cpu().numpy(), values
         )
 
     def _targets(self, number: int, batch: _Batch) -> Tensor:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -26,7 +27,15 @@ from captum.attr import (
     Saliency,
 )
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from captum_quantum import QuantumLayerGradCam, VQCLayer, _results, compare
 from captum_quantum._report import Report, SeedReport, bootstrap_mean, paired_p_value
@@ -668,7 +677,8 @@ def batch(number, values, start=None):
     values = np.asarray(values, dtype=float)
     size = values.shape[1]
     labels = np.arange(size) % 3
-    return _results.Batch(number, size * number if start is None else start, labels, labels, values)
+    start = size * number if start is None else start
+    return _results.Batch(number, f"{number:08x}", start, labels, labels, values)
 
 
 def test_rounding_is_no_difference():
@@ -748,9 +758,9 @@ def run(folder, *, seed=0, loader=None, metrics=None, **options):
     )
 
 
-def stop_after(n_batches, error=KeyboardInterrupt):
+def stop_after(n_batches, error=KeyboardInterrupt, among=None):
     """A loader that breaks off."""
-    for number, one in enumerate(batches()):
+    for number, one in enumerate(among or batches()):
         if number == n_batches:
             raise error
         yield one
@@ -875,7 +885,8 @@ def test_a_kill_between_the_merged_file_and_the_removal_of_the_parts(tmp_path):
     ("damage", "message"),
     [
         (lambda t: t.replace("gradcam", "gradcan", 1), "line 2 or one after it is wrong"),
-        (lambda t: t.replace("\n0,5,1,", "\n0,5,2,", 1), "not the next line of its batch"),
+        (lambda t: re.sub(r"\n0,5,(\w+),1,", r"\n0,5,\1,2,", t), "not the next line of its batch"),
+        (lambda t: re.sub(r"\n0,5,\w+,1,", "\n0,5,0,1,", t), "not the next line of its batch"),
         (lambda t: t.replace("energy", "ennui", 1), "other columns than those asked for"),
         (lambda t: t.replace("\n", "\nx", 2), "line 2 or one after it is wrong"),
     ],
@@ -1066,13 +1077,32 @@ def test_results_without_configuration_are_refused(tmp_path):
         run(tmp_path)
 
 
-def test_other_labels_later_in_the_data_are_noticed(tmp_path):
+def test_other_data_later_on_are_noticed(tmp_path):
+    for place in (0, 1, 2):
+        changed = [(*one, one[0] > 0.5) for one in batches()]
+        folder = tmp_path / str(place)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, loader=Sized(stop_after(3, among=changed)))
+        changed[1] = tuple(part.clone() for part in changed[1])
+        if place == 0:
+            changed[1][0][4, 0, 5, 5] += 0.1
+        elif place == 1:
+            changed[1][1][4] = (changed[1][1][4] + 1) % 4
+        else:
+            changed[1][2][4, 0, 5, 5] = ~changed[1][2][4, 0, 5, 5]
+        before = (folder / "part-0.csv").read_bytes()
+        with pytest.raises(ValueError, match="as the run that is resumed; got another batch 1"):
+            run(folder, loader=changed)
+        assert (folder / "part-0.csv").read_bytes() == before
+
+
+def test_a_loader_that_has_become_shorter_is_noticed(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, loader=Sized(stop_after(3)))
-    changed = batches()
-    changed[1] = (changed[1][0], (changed[1][1] + 1) % 4)
-    with pytest.raises(ValueError, match="other labels in batch 1"):
-        run(tmp_path, loader=changed)
+        run(tmp_path, loader=stop_after(3))
+    with pytest.raises(ValueError, match="resumed; got 2 batches, and results of batch 2"):
+        run(tmp_path, loader=iter(batches()[:2]))
+    assert not (tmp_path / "values.csv").exists()
+    assert len(run(tmp_path, loader=iter(batches()))) == 23
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -1436,11 +1466,54 @@ def test_iterators_and_generators():
 
 
 def test_a_shuffled_loader_is_refused_where_order_counts(tmp_path):
-    loader = DataLoader(TensorDataset(*samples()), batch_size=5, shuffle=True)
-    assert len(run(None, loader=loader)) == 23
-    with pytest.raises(ValueError, match="a DataLoader with shuffle=True"):
-        run(tmp_path / "new", loader=loader)
-    assert not (tmp_path / "new").exists()
+    data = TensorDataset(*samples())
+    shuffled = RandomSampler(data)
+    for loader in (
+        DataLoader(data, batch_size=5, shuffle=True),
+        DataLoader(data, batch_sampler=BatchSampler(shuffled, 5, False)),
+        DataLoader(data, batch_size=5, sampler=SubsetRandomSampler(range(23))),
+        DataLoader(data, batch_size=5, sampler=WeightedRandomSampler([1] * 23, 23)),
+    ):
+        assert len(run(None, loader=loader)) == 23
+        with pytest.raises(ValueError, match="a DataLoader with shuffle=True or a .*RandomSampler"):
+            run(tmp_path / "new", loader=loader)
+        assert not (tmp_path / "new").exists()
+
+
+class Backwards(BatchSampler):
+    def __iter__(self):
+        return iter([*super().__iter__()][::-1])
+
+
+class Last(SequentialSampler):
+    def __iter__(self):
+        return iter(range(len(self.data_source) - 1, -1, -1))
+
+
+def test_samplers_of_ones_own_are_asked_themselves(tmp_path):
+    images, labels = samples()
+    data = TensorDataset(images, labels)
+    whole = run(None)
+    for number, (loader, order) in enumerate(
+        [
+            (DataLoader(data, batch_sampler=[[3, 1], [0, 7, 22]]), [3, 1, 0, 7, 22]),
+            (
+                DataLoader(data, batch_sampler=BatchSampler(range(22, -1, -1), 5, False)),
+                range(22, -1, -1),
+            ),
+            (
+                DataLoader(data, batch_sampler=Backwards(SequentialSampler(data), 20, False)),
+                [*range(20, 23), *range(20)],
+            ),
+            (DataLoader(data, batch_size=5, sampler=Last(data)), range(22, -1, -1)),
+        ]
+    ):
+        for _ in range(2):
+            report = run(tmp_path / str(number), loader=loader)
+            np.testing.assert_array_equal(report.labels, labels[list(order)])
+            expected = whole.values["energy"]["saliency"][list(order)]
+            found = report.values["energy"]["saliency"]
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_progress_bar(capsys):
