@@ -129,61 +129,64 @@ def compare(
         >>> report.values["top"]["saliency"].shape
         (10,)
     """
-    _checks.check_int("seed", seed, 0)
-    _checks.check_choice("target", target, ("label", "predicted"))
-    check_confidence(confidence)
-    read_methods = _read_methods(methods)
-    read_metrics = _read_metrics(metrics)
-    place = _read_device(device)
     world = World()
-    _check_order(loader, output is not None or world.size > 1)
-    total = _length(loader)
-    first, loader = _peek(loader)
-    _check_masks(read_metrics, first)
-    configuration = {
-        "format": 2,
-        "versions": versions(),
-        "methods": {m.name: m.describe(place) for m in read_methods},
-        "metrics": {m.name: m.description for m in read_metrics},
-        "target": target,
-        "seed": seed,
-        "n_batches": total,
-        "first_batch": _checksum(first),
-        **(notes or {}),
-    }
+    with world.failing_together():
+        _checks.check_int("seed", seed, 0)
+        _checks.check_choice("target", target, ("label", "predicted"))
+        check_confidence(confidence)
+        read_methods = _read_methods(methods)
+        read_metrics = _read_metrics(metrics)
+        place = _read_device(device)
+        _check_order(loader, output is not None or world.size > 1)
+        total = _length(loader)
+        first, loader = _peek(loader)
+        _check_masks(read_metrics, first)
+        configuration = {
+            "format": 2,
+            "versions": versions(),
+            "methods": {m.name: m.describe(place) for m in read_methods},
+            "metrics": {m.name: m.description for m in read_metrics},
+            "target": target,
+            "seed": seed,
+            "n_batches": total,
+            "first_batch": _checksum(first),
+            **(notes or {}),
+        }
     world.check_same(configuration)
     table = _results.Table([m.name for m in read_methods], [m.name for m in read_metrics])
     with ExitStack() as stack:
         folder = None if output is None else Path(output)
         found: dict[int, _results.Batch] = {}
-        part = None
         if folder is not None:
             opened = stack.enter_context(_opened(folder, world, configuration, table))
             found.update(opened)
-            part = _results.Part(folder, table, world.rank)
-            stack.callback(part.close)
-        run = _Run(read_methods, read_metrics, target == "predicted", seed)
-        stack.enter_context(_prepared(read_methods, place))
-        for method in read_methods:
-            if method.hooks is not None:
-                stack.enter_context(method.hooks.taken())
-        done = frozenset(found)
-        bar = tqdm(
-            total=None if total is None else len(range(world.rank, total, world.size)),
-            initial=sum(number % world.size == world.rank for number in done),
-            desc="evaluation",
-            unit="batch",
-            disable=not progress or world.rank != 0,
-        )
-        stack.enter_context(bar)
-        for number, start, batch in _mine(loader, world, done):
-            if number in done:
-                _check_again(found[number], batch)
-                continue
-            found[number] = run(number, start, batch)
-            if part is not None:
-                part.append(found[number])
-            bar.update()
+        with world.failing_together():
+            part = None
+            if folder is not None:
+                part = _results.Part(folder, table, world.rank)
+                stack.callback(part.close)
+            run = _Run(read_methods, read_metrics, target == "predicted", seed)
+            stack.enter_context(_prepared(read_methods, place))
+            for method in read_methods:
+                if method.hooks is not None:
+                    stack.enter_context(method.hooks.taken())
+            done = frozenset(found)
+            bar = tqdm(
+                total=None if total is None else len(range(world.rank, total, world.size)),
+                initial=sum(number % world.size == world.rank for number in done),
+                desc="evaluation",
+                unit="batch",
+                disable=not progress or world.rank != 0,
+            )
+            stack.enter_context(bar)
+            for number, start, batch in _mine(loader, world, done):
+                if number in done:
+                    _check_again(found[number], batch)
+                    continue
+                found[number] = run(number, start, batch)
+                if part is not None:
+                    part.append(found[number])
+                bar.update()
         found = world.gather(found)
         _check_whole(found, total)
         if folder is not None:
@@ -1059,6 +1062,22 @@ def _read_device(device: Any) -> torch.device | None:
 # --- processes ----------------------------------------------------------------------------------
 
 
+class _Failure(NamedTuple):
+    """What a process says instead of its results."""
+
+    words: str
+
+
+def _in_short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _failed(rank: int, words: str) -> str:
+    return _checks.sentence(
+        "all processes", "able to do their parts", f"{words}, in process {rank}"
+    )
+
+
 class World:
     """The processes that share the work: those of torch.distributed, or this one alone."""
 
@@ -1075,19 +1094,39 @@ class World:
         if self.rank == 0:
             try:
                 outcome[0] = work()
-            except (OSError, ValueError, TypeError) as error:
-                outcome[1] = error
+            except BaseException as error:
+                known = isinstance(error, Exception) and type(error).__module__ == "builtins"
+                outcome[1] = error if known else RuntimeError(_failed(0, _in_short(error)))
+                distributed.broadcast_object_list(outcome, src=0)
+                raise
         distributed.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise outcome[1]
         return cast("Result", outcome[0])
 
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """If one process fails here, the others fail where they next wait for it."""
+        try:
+            yield
+        except BaseException as error:
+            if self.size > 1:
+                distributed.all_gather_object([None] * self.size, _Failure(_in_short(error)))
+            raise
+
+    def _exchange(self, own: Any) -> list[Any]:
+        everyone: list[Any] = [None] * self.size
+        distributed.all_gather_object(everyone, own)
+        for rank, other in enumerate(everyone):
+            if isinstance(other, _Failure):
+                raise RuntimeError(_failed(rank, other.words))
+        return everyone
+
     def check_same(self, configuration: dict[str, Any]) -> None:
         """Raises ValueError in all processes if they were not asked for the same."""
         if self.size == 1:
             return
-        everyone: list[Any] = [None] * self.size
-        distributed.all_gather_object(everyone, configuration)
+        everyone = self._exchange(configuration)
         for rank, other in enumerate(everyone):
             if found := _results.difference(everyone[0], other):
                 name, here, there = found
@@ -1103,8 +1142,7 @@ class World:
         """All processes' batches, in every process."""
         if self.size == 1:
             return found
-        everyone: list[Any] = [None] * self.size
-        distributed.all_gather_object(everyone, found)
+        everyone = self._exchange(found)
         return {number: batch for part in everyone for number, batch in part.items()}
 
 

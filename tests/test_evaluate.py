@@ -1330,6 +1330,75 @@ def test_several_processes_give_the_numbers_of_one(tmp_path):
     assert one == many
 
 
+FAILING = """
+from datetime import timedelta
+from torch import distributed
+from captum_quantum import _results
+
+where, victim, folder, store, rank = sys.argv[1], int(sys.argv[2]), *sys.argv[3:5], int(sys.argv[5])
+pause = 0.0
+distributed.init_process_group(
+    "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(days=30)
+)
+
+def faulty(attributions):
+    calls.append(len(attributions))
+    if rank == victim and len(calls) == 7:
+        raise KeyError("broken metric")
+    return attributions.flatten(1).abs().sum(dim=1)
+
+class Odd(Exception):
+    pass
+
+def fail(*arguments):
+    raise Odd("no such thing")
+
+if where == "metric":
+    energy = faulty
+elif rank == victim:
+    if where == "loader":
+        batches = map(fail, batches)
+    else:
+        setattr(_results, where, fail)
+try:
+    run(folder)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}", flush=True)
+    sys.stdin.read()  # the process goes on, so that nobody hears of its end
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "victim", "message"),
+    [
+        ("metric", 1, "KeyError: 'broken metric'"),
+        ("loader", 0, "Odd: no such thing"),
+        ("Part", 1, "Odd: no such thing"),
+        ("recover", 0, "Odd: no such thing"),
+        ("merge", 0, "Odd: no such thing"),
+    ],
+)
+def test_if_one_process_fails_the_others_do_not_wait(where, victim, message, tmp_path):
+    arguments = [where, str(victim), str(tmp_path / "out"), str(tmp_path / "store")]
+    command = [sys.executable, "-c", SETUP + FAILING, *arguments]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, rank], **pipes) for rank in "01"]
+    try:
+        other = processes[1 - victim].communicate(timeout=30)[0]
+        own = processes[victim].communicate(timeout=30)[0]
+    finally:
+        for process in processes:
+            process.kill()
+    assert own == f"{message}\n"
+    assert other == (
+        "RuntimeError: all processes must be able to do their parts; "
+        f"got {message}, in process {victim}\n"
+    )
+    if where == "metric":  # what was found before is there
+        size = len((tmp_path / "out" / "part-1.csv").read_text().splitlines())
+        assert size == 1 + 3 * 8
+
+
 RANK = """
 import numpy as np
 from datetime import timedelta
