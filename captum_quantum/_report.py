@@ -23,7 +23,11 @@ Array = npt.NDArray[np.float64]
 
 N_RESAMPLES = 2000
 ROUNDING = 1e-6
-"""Differences up to this share of the largest value are rounding of float32 and count as ties."""
+"""Differences up to this share of the values are rounding of float32 and count as ties.
+
+Of the larger value of a pair, or of what a pair's larger value typically is (the median of those
+that are not 0) if that is more: values near 0 are often small differences of large numbers.
+"""
 
 _ARROWS = {True: "↑", False: "↓", None: " "}
 
@@ -65,7 +69,8 @@ class Difference:
             about 0; 1 if all are ties, NaN without samples. Not corrected for several tests.
         n (int): Number of samples on which both have a value.
         undefined (int): Number of the others.
-        ties (int): Number of samples on which both are the same up to rounding.
+        ties (int): Number of samples on which both are the same up to rounding: within a millionth
+            of the larger of the two values, or of the typical one (the median).
     """
 
     metric: str
@@ -129,6 +134,13 @@ def bootstrap_mean(
     shifted = bias + ndtri(np.array([1 - confidence, 1 + confidence]) / 2)
     low, high = np.quantile(means, ndtr(bias + shifted / (1 - acceleration * shifted)))
     return float(low), float(high)
+
+
+def _scale(a: Array, b: Array) -> Array:
+    """What `ROUNDING` is a share of, for each pair."""
+    larger = np.maximum(np.abs(a), np.abs(b))
+    known = larger[larger > 0]
+    return np.maximum(larger, np.median(known) if len(known) else 0.0)
 
 
 def paired_p_value(differences: Array, ties: npt.NDArray[np.bool_]) -> float:
@@ -252,8 +264,7 @@ class Report:
         a, b = a[known], b[known]
         away = a - b
         n = len(away)
-        scale = max(np.abs(a).max(), np.abs(b).max()) if n else 0.0
-        ties = np.abs(away) <= ROUNDING * scale
+        ties = np.abs(away) <= ROUNDING * _scale(a, b)
         low, high = bootstrap_mean(away, self.confidence, self._seed)
         mean = float(away.mean()) if n else math.nan
         p_value = paired_p_value(away, ties)
@@ -337,10 +348,12 @@ class Report:
             folder (str or PathLike): Made if need be.
 
         Raises:
+            FileExistsError: If the folder holds results of `compare` of another configuration.
             OSError: If a file cannot be written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        _results.refuse_other(folder, self.configuration)
         table = _results.Table(self.methods, tuple(self.metrics))
         _results.replace(folder / _results.VALUES, _results.csv_text(table, self._batches))
         _results.replace(folder / "report.json", _results.to_json(self.to_dict()))

@@ -207,11 +207,27 @@ def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
         OSError: If the file cannot be read or written.
     """
     path = folder / CONFIGURATION
-    asked = json.loads(json.dumps(configuration))
     if not path.exists():
         if files := sorted(p.name for p in _result_files(folder)):
             _refuse_folder(folder, f"{files[0]} but no {CONFIGURATION}")
-        replace(path, json.dumps(asked, indent=2) + "\n")
+        replace(path, json.dumps(configuration, indent=2) + "\n")
+        return
+    refuse_other(folder, configuration)
+
+
+def refuse_other(folder: Path, configuration: Mapping[str, Any]) -> None:
+    """Compares a configuration with that of the folder's results, if there are any.
+
+    Args:
+        folder (Path): The folder.
+        configuration (Mapping): What JSON can hold.
+
+    Raises:
+        FileExistsError: If they differ.
+        OSError: If the file cannot be read.
+    """
+    path = folder / CONFIGURATION
+    if not path.exists():
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -219,7 +235,7 @@ def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
         _refuse_folder(folder, f"a {CONFIGURATION} that is not JSON")
     if not isinstance(there, dict):
         _refuse_folder(folder, f"a {CONFIGURATION} that is no JSON object")
-    if found := difference(there, asked):
+    if found := difference(there, configuration):
         name, before, now = found
         _refuse_folder(folder, f"{name} = {before} in {CONFIGURATION}, now {name} = {now}")
 

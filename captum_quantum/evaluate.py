@@ -60,7 +60,6 @@ def compare(
     target: str = "label",
     confidence: float = 0.95,
     progress: bool = True,
-    notes: Mapping[str, Any] | None = None,
 ) -> Report:
     """Evaluates attribution methods over the same batches and targets, by any metrics.
 
@@ -101,8 +100,6 @@ def compare(
             that the first method's model holds for the most probable; the same for all methods.
         confidence (float): Level of the report's intervals, in (0, 1).
         progress (bool): Whether to show a progress bar on stderr.
-        notes (Mapping[str, Any], optional): Written into the configuration, in which a resumed run
-            must agree; what JSON can hold.
 
     Returns:
         Report: Table, paired differences, every sample's values.
@@ -150,7 +147,6 @@ def compare(
             "seed": seed,
             "n_batches": total,
             "first_batch": _checksum(first),
-            **(notes or {}),
         }
     world.check_same(configuration)
     table = _results.Table([m.name for m in read_methods], [m.name for m in read_metrics])
@@ -678,6 +674,8 @@ def _read_batch(raw: Any) -> _Batch:
         _checks.wrong_value("the loader's inputs", "at least one sample", inputs)
     if labels.shape != inputs.shape[:1]:
         _checks.wrong_value("the loader's labels", f"of shape ({len(inputs)},)", labels)
+    if bool((labels < 0).any()):
+        _checks.wrong_value("the loader's labels", "classes, none negative", int(labels.min()))
     masks = raw[2] if len(raw) == 3 else None
     if masks is not None:
         if not isinstance(masks, Tensor):

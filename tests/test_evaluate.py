@@ -691,6 +691,19 @@ def test_rounding_is_no_difference():
     assert report.differences[0].ties == 50
 
 
+def test_ties_are_a_matter_of_each_pair_and_of_the_typical_value():
+    #          typical  equal     outlier       tiny: rounding   zero   differs
+    a = np.array([1.0, 2.0 + 1e-7, 1e9 + 100.0, 1e-9, 0.0, 1.0 + 1e-4, 0.0])
+    b = np.array([1.0, 2.0, 1e9, 2e-9, 0.0, 1.0, 1e-4])
+    values = np.stack([a, b])[:, :, None]
+    report = Report(["a", "b"], {"m": None}, [batch(0, values)])
+    assert report.differences[0].ties == 5
+    # Without a typical value other than 0 there is still one of those that are not.
+    few = np.zeros((2, 9, 1))
+    few[:, 0, 0], few[:, 1, 0], few[:, 2, 0] = (5.0, 5.0), (3.0, 4.0), (1e-8, 0.0)
+    assert Report(["a", "b"], {"m": None}, [batch(0, few)]).differences[0].ties == 8
+
+
 def test_seeds_that_differ_by_rounding_count_for_neither_method():
     values = np.random.default_rng(0).normal(size=(2, 30, 1))
     reports = {}
@@ -738,6 +751,16 @@ def test_report_of_known_numbers(tmp_path):
         rows = list(csv.DictReader(file))
     assert [float(r["high"]) for r in rows if r["method"] == "a"][:4] == [1, 2, 3, 4]
     assert len(rows) == 12
+
+
+def test_a_report_is_not_saved_among_the_results_of_another(tmp_path):
+    run(tmp_path / "one").save(tmp_path / "one")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "one").iterdir()}
+    other = run(None, seed=1)
+    with pytest.raises(FileExistsError, match="seed = 0 in configuration.json, now seed = 1"):
+        other.save(tmp_path / "one")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "one").iterdir()} == before
+    other.save(tmp_path / "two")
 
 
 def test_a_single_method_has_no_differences():
@@ -922,7 +945,6 @@ def test_two_files_that_disagree_are_an_error(tmp_path):
         ({"metrics": {"noisy": noisy, "energy": energy}}, r"order of metrics = .* now order of"),
         ({"loader": batches(seed=2)}, r"first_batch = .* now first_batch = "),
         ({"loader": batches()[:3]}, r"n_batches = 5 in .* now n_batches = 3"),
-        ({"notes": {"limit": 3}}, r"limit = null in configuration.json, now limit = 3"),
     ],
 )
 def test_another_configuration_is_refused_and_results_stay(change, message, tmp_path):
@@ -1635,6 +1657,11 @@ def good():
             {"loader": [(torch.ones(3, 1), torch.ones(2).long())]},
             ValueError,
             "the loader's labels must be of shape (3,); got",
+        ),
+        (
+            {"loader": [(torch.ones(3, 1), torch.tensor([0, -2, 1]))]},
+            ValueError,
+            "the loader's labels must be classes, none negative; got -2 (int)",
         ),
         (
             {"loader": [(torch.ones(3, 1).long(), torch.ones(3).long())]},
