@@ -355,7 +355,7 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         _results.refuse_other(folder, self.configuration)
         table = _results.Table(self.methods, tuple(self.metrics))
-        _results.replace(folder / _results.VALUES, _results.csv_text(table, self._batches))
+        _results.replace(folder / _results.VALUES, _results.csv_pieces(table, self._batches))
         _results.replace(folder / "report.json", _results.to_json(self.to_dict()))
         _results.replace(folder / "report.md", self.markdown())
         _results.replace(folder / "report.png", png(self.figure()))

@@ -117,17 +117,22 @@ class Table(NamedTuple):
         )
 
 
-def replace(path: Path, content: str | bytes) -> None:
+def replace(path: Path, content: str | bytes | Iterable[str]) -> None:
     """Writes a file such that it is either the old or the new one, never a part.
+
+    Args:
+        path (Path): The file.
+        content (str, bytes or Iterable[str]): What to write, as a whole or piece by piece.
 
     Raises:
         OSError: If that fails; the old file is then as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
+    pieces = (content,) if isinstance(content, (str, bytes)) else content
     new = path.with_name(f".{path.name}.new")
     try:
         with new.open("wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece.encode() if isinstance(piece, str) else piece)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
@@ -399,12 +404,12 @@ def merge(folder: Path, table: Table, batches: Iterable[Batch]) -> None:
     Raises:
         OSError: If it cannot be written; the parts are then as they were.
     """
-    replace(folder / VALUES, csv_text(table, batches))
+    replace(folder / VALUES, csv_pieces(table, batches))
     for path in folder.glob("part-*.csv"):
         path.unlink()
 
 
-def csv_text(table: Table, batches: Iterable[Batch]) -> str:
-    """The whole CSV file, in the order of the data set."""
-    ordered = sorted(batches, key=lambda batch: batch.number)
-    return table.header + "\n" + "".join(table.lines(batch) for batch in ordered)
+def csv_pieces(table: Table, batches: Iterable[Batch]) -> Iterator[str]:
+    """The CSV file, piece by piece, in the order of the data set."""
+    yield table.header + "\n"
+    yield from map(table.lines, sorted(batches, key=lambda batch: batch.number))

@@ -67,9 +67,12 @@ def compare(
     model, so that a hybrid model and its classical twin can be compared. Models are evaluated in
     evaluation mode and come back as they were: mode, device, ``.grad``, global random state.
 
-    Batches that do not fit in memory are halved until they do. A map with NaN or infinite values
-    has no score: its sample is counted as undefined. What a method or metric draws from torch's
-    generators is fixed by ``seed`` and the batch; the same for all methods.
+    Batches that do not fit in memory are halved until they do. Of a batch nothing is kept but its
+    results, some 8 bytes for each sample, method and metric: only they grow with the data set. A
+    map with NaN or infinite values has no score: its sample is counted as undefined. What a method
+    or metric draws from torch's generators is fixed by ``seed`` and the batch; the same for all
+    methods. (Where a batch had to be halved, it also depends on where that was, and a run that goes
+    on finds that out anew: what is random may then differ from that of an undisturbed run.)
 
     With ``output``, every batch's results are appended to a file there before the next batch
     begins, and the same call goes on where a killed one has stopped. Under ``torchrun`` (or in any

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -1509,6 +1510,63 @@ def test_batches_are_let_go(tmp_path):
     assert len(seen) == 12
     # The one at hand, and the first, which is looked at before.
     assert max(alive) <= 2
+
+
+MEMORY = """
+import resource, sys
+import torch
+from torch import nn
+from captum_quantum import compare
+
+torch.set_num_threads(1)
+folder, keep = sys.argv[1], sys.argv[2] == "keep"
+kept = []
+
+def maps(inputs, target):
+    if keep:
+        kept.append(inputs)
+    return inputs
+
+def loader(n):
+    for _ in range(n):
+        yield torch.rand(4, 1, 256, 256), torch.arange(4)  # 1 MB
+
+def first(attributions):
+    return attributions[:, 0, 0, 0]
+
+def peak(n):
+    compare({"m": (maps, nn.Flatten())}, loader(n), {"first": first}, output=f"{folder}/{n}",
+            progress=False)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+before = peak(10)
+print((peak(200) - before) / 2**20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs the module resource")
+@pytest.mark.parametrize("keep", ["keep", "let go"])
+def test_twenty_times_the_data_need_no_more_memory(keep, tmp_path):
+    command = [sys.executable, "-c", MEMORY, str(tmp_path), keep]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    if keep == "keep":  # the measurement would see it
+        assert float(done.stdout) > 150
+    else:
+        assert float(done.stdout) < 20
+
+
+def test_a_merged_file_is_never_whole_in_memory(tmp_path):
+    table = _results.Table(METHODS, tuple(METRICS))
+    one = batch(0, np.random.default_rng(0).normal(size=(2, 50, 2)))
+    many = (one._replace(number=number, start=50 * number) for number in range(400))
+    tracemalloc.start()
+    try:
+        _results.merge(tmp_path, table, many)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (tmp_path / "values.csv").stat().st_size / 5
 
 
 # --- loaders ------------------------------------------------------------------------------------
