@@ -6,6 +6,7 @@ import gc
 import hashlib
 import inspect
 import itertools
+import os
 import re
 import types
 import zlib
@@ -65,7 +66,9 @@ def compare(
 
     A method computes its maps once for each batch, for all metrics. Each method brings its own
     model, so that a hybrid model and its classical twin can be compared. Models are evaluated in
-    evaluation mode and come back as they were: mode, device, ``.grad``, global random state.
+    evaluation mode and come back as they were: mode, device, ``.grad``, global random state. A
+    module that a plain function hides is not seen: neither switched, nor moved, nor told apart from
+    another one when a run goes on; give the module itself where that matters.
 
     Batches that do not fit in memory are halved until they do. Of a batch nothing is kept but its
     results, some 8 bytes for each sample, method and metric: only they grow with the data set. A
@@ -95,8 +98,9 @@ def compare(
             function ``(inputs, target) -> attributions``); it returns a number for each sample,
             ``(batch,)``. Its attribute ``higher_is_better`` is the direction. Options go in by
             ``functools.partial``.
-        device (str or torch.device, optional): Where models and batches are moved for the duration.
-            Default: batches go to each model's own device.
+        device (str or torch.device, optional): Where models and batches are moved for the duration;
+            of several processes of ``torchrun``, ``"cuda"`` gives each its own GPU. Default:
+            batches go to each model's own device.
         output (str or PathLike, optional): A folder for the results.
         seed (int): Fixes all that is random.
         target (str): The classes to explain: ``"label"``, the true ones, or ``"predicted"``, those
@@ -578,6 +582,8 @@ def randomization_quantum(
         Tensor: Shape ``(batch,)``; NaN for a model without quantum layers. See
         `captum_quantum.metrics.parameter_randomization`.
     """
+    if not isinstance(model, nn.Module):
+        _checks.wrong_type("model", "an nn.Module, for randomization_quantum", model)
     if not any(isinstance(getattr(m, "circuit", None), Circuit) for m in model.modules()):
         return torch.full((len(inputs),), torch.nan)
     return _randomization("quantum", model, attribute, inputs, target)
@@ -848,10 +854,10 @@ class _Run:
     def __call__(self, number: int, start: int, batch: _Batch) -> _results.Batch:
         targets = self._targets(number, batch)
         values = np.stack([self._values(m, number, start, batch, targets) for m in self._methods])
-        labels = batch.labels.cpu().numpy()
-        return _results.Batch(
-            number, _checksum(batch), start, labels, targets.cpu().numpy(), values
-        )
+        # Copies: kept themselves, the loader's small tensors would lie scattered between its large
+        # ones, and C's allocator could then not use the memory of those that are gone again.
+        labels, classes = (tensor.cpu().numpy().copy() for tensor in (batch.labels, targets))
+        return _results.Batch(number, _checksum(batch), start, labels, classes, values)
 
     def _targets(self, number: int, batch: _Batch) -> Tensor:
         if not self._predicted:
@@ -1050,6 +1056,8 @@ def _read_device(device: Any) -> torch.device | None:
         _checks.wrong_type("device", must, device)
     try:
         place = torch.device(device)
+        if place == torch.device("cuda") and World().size > 1 and "LOCAL_RANK" in os.environ:
+            place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(

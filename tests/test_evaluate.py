@@ -40,6 +40,7 @@ from torch.utils.data import (
 
 from captum_quantum import QuantumLayerGradCam, VQCLayer, _results, compare
 from captum_quantum._report import Report, SeedReport, bootstrap_mean, paired_p_value
+from captum_quantum.evaluate import World, _read_device, randomization_quantum
 from captum_quantum.models import HybridClassifier
 
 METHODS, METRICS = ("a", "b"), {"high": True, "low": False}
@@ -523,6 +524,44 @@ def test_models_are_moved_to_the_gpu_for_the_duration(output, tmp_path):
     if output:
         with pytest.raises(FileExistsError, match=r'methods.s.device = "cuda" in'):
             compare({"s": Saliency(model)}, **arguments, output=folder)
+
+
+def test_each_process_has_its_own_gpu(monkeypatch):
+    tried = []
+
+    def empty(*size, device):
+        tried.append(device)
+        raise RuntimeError("no GPU here")
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 5)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for device in ("cuda", "cuda:3", "cpu"):
+        with pytest.raises(ValueError, match="device must be a device that torch knows"):
+            _read_device(device)
+    assert tried == [torch.device("cuda", 1), torch.device("cuda", 3), torch.device("cpu")]
+
+
+@pytest.mark.gpu
+def test_nccl(tmp_path):
+    alone = run(tmp_path / "alone", device="cuda")
+    torch.distributed.init_process_group(
+        "nccl", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        world = World()
+        world.size = 2  # so that nothing is skipped
+        assert world.first_does(lambda: {"a": 1}) == {"a": 1}
+        with pytest.raises(KeyError, match="broken"), world.failing_together():
+            raise KeyError("broken")
+        world.size = 1
+        world.check_same({"seed": 0})
+        report = run(tmp_path / "nccl", device="cuda")
+    finally:
+        torch.distributed.destroy_process_group()
+    np.testing.assert_array_equal(everything(report), everything(alone))
 
 
 @pytest.mark.gpu
@@ -1204,6 +1243,26 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         run(tmp_path / "file")
 
 
+@pytest.mark.parametrize("function", ["open", "write"])
+def test_a_folder_without_permission(function, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, loader=Sized(stop_after(3)))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    real = getattr(os, function)
+
+    def refuse(file, *arguments):
+        if function == "write" or str(file).endswith("part-0.csv"):
+            raise PermissionError(errno.EACCES, "Permission denied", "part-0.csv")
+        return real(file, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, refuse)
+        with pytest.raises(PermissionError, match="Permission denied"):
+            run(tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert len(run(tmp_path)) == 23
+
+
 LOCK = """
 import sys
 from pathlib import Path
@@ -1781,6 +1840,12 @@ def rest():
 def test_wrong_values_of_a_metric(values):
     with pytest.raises(ValueError, match=r"what metric 'm' returns must be 5 numbers, of shape"):
         compare(good()["methods"], batches(), {"m": values}, progress=False)
+
+
+def test_randomization_of_what_is_no_module():
+    images, labels = samples(3)
+    with pytest.raises(TypeError, match="model must be an nn.Module, for randomization_quantum"):
+        randomization_quantum(lambda x: x, lambda x, target: x, images, labels)
 
 
 def test_figure_of_reports_of_other_methods():

@@ -262,6 +262,16 @@ def test_an_unwritable_folder(weights, tmp_path, capsys):
         check_refused(arguments, "--output must be a folder that can be written to", capsys)
 
 
+def test_a_folder_without_permission(weights, tmp_path, monkeypatch, capsys):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    arguments = ["--weights", str(weights), *SMALL, "--output", str(tmp_path)]
+    message = "--output must be a folder that can be written to; got"
+    check_refused(arguments, message, capsys)
+
+
 def test_a_folder_that_another_process_writes_to(weights, done, capsys):
     code = (
         "import sys; from pathlib import Path; from captum_quantum import _results\n"
