@@ -74,8 +74,8 @@ def compare(
     results, some 8 bytes for each sample, method and metric: only they grow with the data set. A
     map with NaN or infinite values has no score: its sample is counted as undefined. What a method
     or metric draws from torch's generators is fixed by ``seed`` and the batch; the same for all
-    methods. (Where a batch had to be halved, it also depends on where that was, and a run that goes
-    on finds that out anew: what is random may then differ from that of an undisturbed run.)
+    methods. (Where a batch was halved, also by where: on a device with more memory free, other
+    numbers are drawn.)
 
     With ``output``, every batch's results are appended to a file there before the next batch
     begins, and the same call goes on where a killed one has stopped. Under ``torchrun`` (or in any
@@ -849,7 +849,7 @@ class _Run:
         self._metrics = metrics
         self._predicted = predicted
         self._seed = seed
-        self._sizes: dict[tuple[str, str], int] = {}
+        self._sizes: dict[tuple[str, str, int], int] = {}
 
     def __call__(self, number: int, start: int, batch: _Batch) -> _results.Batch:
         targets = self._targets(number, batch)
@@ -942,14 +942,19 @@ class _Run:
 
     def _in_pieces(
         self,
-        key: tuple[str, str],
+        what: tuple[str, str],
         number: int,
         batch: _Batch,
         device: torch.device,
         work: Callable[[slice], Tensor],
     ) -> list[Tensor]:
-        """Works on a batch in as many pieces as memory asks for; pieces that fit are remembered."""
+        """Works on a batch in as many pieces as memory asks for; pieces that fit are remembered.
+
+        For batches of the same size only: so a batch is cut the same whichever came before it, and
+        a run that goes on, or that is shared, draws the numbers of an undisturbed one.
+        """
         n, start = len(batch), 0
+        key = (*what, n)
         pieces = []
         while start < n:
             rows = slice(start, min(start + self._sizes.get(key, n), n))

@@ -603,7 +603,7 @@ def test_batches_are_cut_until_they_fit(error):
     images, labels = samples(23)
     report = compare(
         {"m": (method, model)},
-        [(images[:12], labels[:12]), (images[12:], labels[12:])],
+        [(images[i:j], labels[i:j]) for i, j in ((0, 9), (9, 18), (18, 23))],
         {"hungry": hungry, "energy": energy},
         progress=False,
     )
@@ -611,8 +611,27 @@ def test_batches_are_cut_until_they_fit(error):
         report.values["hungry"]["m"], images.flatten(1).sum(dim=1), rtol=1e-6
     )
     np.testing.assert_allclose(report.values["energy"]["m"], energy(images), rtol=1e-6)
-    # Halved from 12 to 6 to 3, and 3 is remembered for the next batch.
-    assert sizes == [12, 6, 3, 3, 3, 3, 3, 3, 3, 2]
+    # Halved from 9 to 5 to 3, and 3 is remembered for the next batch of 9.
+    assert sizes == [9, 5, 3, 3, 3, 3, 3, 3, 5, 3, 2]
+
+
+def test_a_run_that_goes_on_cuts_batches_as_an_undisturbed_one(tmp_path):
+    def hungry(attributions):
+        if len(attributions) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.rand(len(attributions))
+
+    images, labels = samples(24)
+    cut = [*zip(images[:20].split(10), labels[:20].split(10), strict=True)]
+    cut.append((images[20:], labels[20:]))  # after pieces of 3, one of 4 that fits
+    metrics = {"hungry": hungry}
+    whole = run(None, loader=cut, metrics=metrics)
+    for n_done in (1, 2):
+        folder = tmp_path / str(n_done)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, loader=Sized(stop_after(n_done, among=cut), 3), metrics=metrics)
+        report = run(folder, loader=cut, metrics=metrics)
+        np.testing.assert_array_equal(everything(report), everything(whole))
 
 
 def test_a_sample_that_does_not_fit_alone():
@@ -849,16 +868,16 @@ def test_results_are_written_as_they_come_and_merged(tmp_path):
 
 
 class Sized:
-    """An iterator of as many batches as `batches` gives."""
+    """An iterator that has a length: by default that of `batches`."""
 
-    def __init__(self, iterator):
-        self._iterator = iterator
+    def __init__(self, iterator, length=5):
+        self._iterator, self._length = iterator, length
 
     def __iter__(self):
         return self._iterator
 
     def __len__(self):
-        return len(batches())
+        return self._length
 
 
 def count_maps(monkeypatch):
