@@ -155,9 +155,11 @@ def compare(
             "n_batches": total,
             "first_batch": _checksum(first),
         }
-    world.check_same(configuration)
     table = _results.Table([m.name for m in read_methods], [m.name for m in read_metrics])
     with ExitStack() as stack:
+        if place is not None and place.type == "cuda":
+            stack.enter_context(torch.cuda.device(place))  # nccl talks through the current one
+        world.check_same(configuration)
         folder = None if output is None else Path(output)
         found: dict[int, _results.Batch] = {}
         if folder is not None:
