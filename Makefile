@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+METRICS_STAMP := $(VENV)/.installed-metrics
 PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11 python3.10)
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
@@ -20,7 +21,7 @@ demo: $(STAMP)  ## Train and explain the digits model; results in demo-output/
 test: lint  ## Check style and types and run the tests (not the slow ones)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
-test-all: lint  ## The same with the slow tests
+test-all: lint $(METRICS_STAMP)  ## The same with the slow tests and those against Quantus
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
 lint: $(STAMP)  ## Check style and types only
@@ -48,6 +49,11 @@ $(STAMP): pyproject.toml constraints.txt
 	exit 1
 	@echo "Installing into $(VENV), this once. It takes a few minutes."
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[demo,test]'
+	@touch $@
+
+$(METRICS_STAMP): $(STAMP)
+	@echo "Installing what the metrics are tested against into $(VENV), this once."
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[demo,metrics-test,test]'
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)

@@ -155,8 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--weights",
         type=Path,
-        help=f"a {WEIGHTS} of the demo, run with the same --seed: it fixes which images are test "
-        "images (default: train the model)",
+        help=f"a {WEIGHTS} of the demo, made with the same --seed, which fixes what are test "
+        "images: another seed is refused (default: train the model)",
     )
     evaluate.add_argument(
         "--epochs", type=int, default=40, help="of the training, where one is needed (default: 40)"
@@ -313,6 +313,7 @@ def _demo(
         model, digits.train_images, digits.train_labels, **settings, seed=seed, progress=True
     )
     model.eval()
+    model.trained = {"seed": seed, "epochs": epochs}
     timings = {"training_s": clock.lap()}
 
     images, labels = digits.test_images.to(device), digits.test_labels.to(device)
@@ -677,18 +678,18 @@ def _prepare_evaluate(args: argparse.Namespace) -> Work:
     if args.weights is not None and args.seeds > 1:
         _checks.wrong_value("--seeds", "1 with --weights, which are of one seed", args.seeds)
     device = _check_device(args.device)
-    from captum_quantum.evaluate import World, named_metrics
+    from captum_quantum.evaluate import World, named_metrics, versions
 
     metrics = _read_list("--metrics", args.metrics, named_metrics())
     if "random" in methods and any(name.startswith("randomization_") for name in metrics):
         _checks.wrong_value("--methods", "without random, which no model randomises", args.methods)
     from captum_quantum.datasets import load_digits
-    from captum_quantum.models import load_model
 
     load_digits(args.seed)
-    given = None if args.weights is None else load_model(args.weights)
+    given = None if args.weights is None else _read_hybrid(args, "twin-gradcam" in methods)
     # What a run that goes on must have in common with the one before.
     configuration = {
+        "versions": versions(),
         "dataset": args.dataset,
         "methods": methods,
         "metrics": metrics,
@@ -729,6 +730,35 @@ def _prepare_evaluate(args: argparse.Namespace) -> Work:
             _evaluate_seeds(args, methods, metrics, given, device, world)
 
     return work
+
+
+def _read_hybrid(args: argparse.Namespace, twin_needed: bool) -> "HybridClassifier":
+    """The model of --weights, if it is one that --seed and --epochs fit."""
+    from captum_quantum import _checks
+    from captum_quantum.models import ClassicalLayer, load_model
+
+    model = load_model(args.weights)
+    if isinstance(model.vqc, ClassicalLayer):
+        _checks.wrong_value(
+            "--weights",
+            "the file of a hybrid model (its classical twin is trained here)",
+            f"{args.weights}, a classical twin",
+        )
+    trained = model.trained or {}
+    if args.seed != trained.get("seed", args.seed):
+        _checks.wrong_value(
+            "--seed",
+            f"{trained['seed']}, that of the weights (another seed's test images are among the "
+            "images that they were trained on)",
+            args.seed,
+        )
+    if twin_needed and args.epochs != trained.get("epochs", args.epochs):
+        _checks.wrong_value(
+            "--epochs",
+            f"{trained['epochs']}, that of the weights, for a twin that is trained alike",
+            args.epochs,
+        )
+    return model
 
 
 def _read_list(option: str, text: str, known: Iterable[str]) -> list[str]:
@@ -969,6 +999,7 @@ def _make_weights(
             seed=seed,
             progress=True,
         )
+        model.trained = {"seed": seed, "epochs": epochs}
         return model
 
     config = {} if given is None else given.config or {}

@@ -23,7 +23,11 @@ Array = npt.NDArray[np.float64]
 
 N_RESAMPLES = 2000
 ROUNDING = 1e-6
-"""Differences up to this share of the largest value are rounding of float32 and count as ties."""
+"""Differences up to this share of the values are rounding of float32 and count as ties.
+
+Of the larger value of a pair, or of what a pair's larger value typically is (the median of those
+that are not 0) if that is more: values near 0 are often small differences of large numbers.
+"""
 
 _ARROWS = {True: "↑", False: "↓", None: " "}
 
@@ -65,7 +69,8 @@ class Difference:
             about 0; 1 if all are ties, NaN without samples. Not corrected for several tests.
         n (int): Number of samples on which both have a value.
         undefined (int): Number of the others.
-        ties (int): Number of samples on which both are the same up to rounding.
+        ties (int): Number of samples on which both are the same up to rounding: within a millionth
+            of the larger of the two values, or of the typical one (the median).
     """
 
     metric: str
@@ -131,6 +136,13 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
+def _scale(a: Array, b: Array) -> Array:
+    """What `ROUNDING` is a share of, for each pair."""
+    larger = np.maximum(np.abs(a), np.abs(b))
+    known = larger[larger > 0]
+    return np.maximum(larger, np.median(known) if len(known) else 0.0)
+
+
 def paired_p_value(differences: Array, ties: npt.NDArray[np.bool_]) -> float:
     """Wilcoxon's signed-rank test, two-sided; ties are left out (Wilcoxon's own treatment).
 
@@ -189,8 +201,8 @@ class Report:
         ... )
         >>> report.values["insertion"]["qgradcam"].shape
         (8,)
-        >>> [(d.metric, d.ties) for d in report.differences]  # both are the same map
-        [('average_drop', 8), ('insertion', 8)]
+        >>> [(d.metric, d.ties == d.n) for d in report.differences]  # both are the same map
+        [('average_drop', True), ('insertion', True)]
     """
 
     def __init__(
@@ -252,8 +264,7 @@ class Report:
         a, b = a[known], b[known]
         away = a - b
         n = len(away)
-        scale = max(np.abs(a).max(), np.abs(b).max()) if n else 0.0
-        ties = np.abs(away) <= ROUNDING * scale
+        ties = np.abs(away) <= ROUNDING * _scale(a, b)
         low, high = bootstrap_mean(away, self.confidence, self._seed)
         mean = float(away.mean()) if n else math.nan
         p_value = paired_p_value(away, ties)
@@ -337,12 +348,14 @@ class Report:
             folder (str or PathLike): Made if need be.
 
         Raises:
+            FileExistsError: If the folder holds results of `compare` of another configuration.
             OSError: If a file cannot be written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        _results.refuse_other(folder, self.configuration)
         table = _results.Table(self.methods, tuple(self.metrics))
-        _results.replace(folder / _results.VALUES, _results.csv_text(table, self._batches))
+        _results.replace(folder / _results.VALUES, _results.csv_pieces(table, self._batches))
         _results.replace(folder / "report.json", _results.to_json(self.to_dict()))
         _results.replace(folder / "report.md", self.markdown())
         _results.replace(folder / "report.png", png(self.figure()))
@@ -377,6 +390,38 @@ class Spread:
         return cls(metric, name, higher_is_better, float(np.mean(per_seed)), deviation, per_seed)
 
 
+@dataclass(frozen=True)
+class SeedDifference(Spread):
+    """How two methods differ over several trainings: the spread, and who is ahead how often.
+
+    Attributes:
+        above (int): Number of seeds whose mean difference is above 0.
+        below (int): Number of seeds where it is below 0.
+        tied (int): Number of seeds where all samples are ties: equal up to rounding, hence neither.
+    """
+
+    above: int
+    below: int
+    tied: int
+
+    @classmethod
+    def between(
+        cls, higher_is_better: bool | None, per_seed: Sequence[Difference]
+    ) -> "SeedDifference":
+        """Sums up each seed's difference of the same two methods by the same metric."""
+        pair = per_seed[0]
+        name = f"{pair.first} - {pair.second}"
+        means = [difference.mean for difference in per_seed]
+        spread = Spread.of(pair.metric, name, higher_is_better, means)
+        tied = [difference.n > 0 and difference.ties == difference.n for difference in per_seed]
+        return cls(
+            **vars(spread),
+            above=sum(m > 0 and not tie for m, tie in zip(means, tied, strict=True)),
+            below=sum(m < 0 and not tie for m, tie in zip(means, tied, strict=True)),
+            tied=sum(tied),
+        )
+
+
 class SeedReport:
     """How methods do over several seeds, each with its own split and training.
 
@@ -391,7 +436,7 @@ class SeedReport:
         seeds (list[int]): The seeds.
         methods (tuple[str, ...]): Names of the methods.
         scores (list[Spread]): For each metric and method.
-        differences (list[Spread]): For each metric and pair of methods.
+        differences (list[SeedDifference]): For each metric and pair of methods.
     """
 
     def __init__(self, reports: Mapping[int, Sequence[Report]]) -> None:
@@ -399,7 +444,7 @@ class SeedReport:
         columns = list(zip(*reports.values(), strict=True))
         self.methods = columns[0][0].methods
         self.scores: list[Spread] = []
-        self.differences: list[Spread] = []
+        self.differences: list[SeedDifference] = []
         for same in columns:
             for scores in zip(*(report.scores for report in same), strict=True):
                 first = scores[0]
@@ -412,15 +457,8 @@ class SeedReport:
                     )
                 )
             for pairs in zip(*(report.differences for report in same), strict=True):
-                pair = pairs[0]
-                self.differences.append(
-                    Spread.of(
-                        pair.metric,
-                        f"{pair.first} - {pair.second}",
-                        same[0].metrics[pair.metric],
-                        [difference.mean for difference in pairs],
-                    )
-                )
+                direction = same[0].metrics[pairs[0].metric]
+                self.differences.append(SeedDifference.between(direction, pairs))
 
     def to_dict(self) -> dict[str, Any]:
         """All that the table says, in plain types."""
@@ -457,10 +495,11 @@ class SeedReport:
         for score in self.scores:
             start = [score.metric, _ARROWS[score.higher_is_better]]
             rows.setdefault(score.metric, start).append(_spread(score))
-        differences = [["metric", "difference", "mean", "seeds above 0", "seeds below 0"]]
-        for d in self.differences:
-            above, below = (sum(sign * v > 0 for v in d.per_seed) for sign in (1, -1))
-            differences.append([d.metric, d.name, _spread(d), str(above), str(below)])
+        differences = [["metric", "difference", "mean", "seeds above 0", "below 0", "tied"]]
+        differences += [
+            [d.metric, d.name, _spread(d), str(d.above), str(d.below), str(d.tied)]
+            for d in self.differences
+        ]
         return [["metric", "", *self.methods], *rows.values()], differences
 
     def figure(self) -> "Figure":
@@ -474,7 +513,10 @@ class SeedReport:
         return plot_seeds(self)
 
 
-_SEED_DIFFERENCES = "Differences of the means over the same samples, seed by seed."
+_SEED_DIFFERENCES = (
+    "Differences of the means over the same samples, seed by seed; a seed is tied if all its "
+    "samples are equal up to rounding."
+)
 
 
 def _spread(entry: Spread) -> str:

@@ -22,7 +22,7 @@ from captum_quantum import _checks
 
 CONFIGURATION, VALUES = "configuration.json", "values.csv"
 _LOCK = ".lock"
-_COLUMNS = ("batch", "batch_size", "index", "label", "target", "method")
+_COLUMNS = ("batch", "batch_size", "checksum", "index", "label", "target", "method")
 
 
 class Batch(NamedTuple):
@@ -30,6 +30,7 @@ class Batch(NamedTuple):
 
     Attributes:
         number (int): The batch's place in the loader.
+        checksum (str): Of its inputs, labels and masks: eight hexadecimal digits.
         start (int): The index of its first sample in the whole data set.
         labels (ndarray): Shape ``(size,)``, int64.
         targets (ndarray): Shape ``(size,)``, int64: the classes that were explained.
@@ -37,6 +38,7 @@ class Batch(NamedTuple):
     """
 
     number: int
+    checksum: str
     start: int
     labels: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
@@ -44,9 +46,9 @@ class Batch(NamedTuple):
 
     def same(self, other: "Batch") -> bool:
         """Whether all numbers are the same; NaN equals NaN."""
-        return self[:2] == other[:2] and all(
+        return self[:3] == other[:3] and all(
             np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-            for a, b in zip(self[2:], other[2:], strict=True)
+            for a, b in zip(self[3:], other[3:], strict=True)
         )
 
 
@@ -72,8 +74,9 @@ class Table(NamedTuple):
         size = len(batch.labels)
         for method, values in zip(self.methods, batch.values.tolist(), strict=True):
             for i, numbers in enumerate(values):
-                place = (batch.number, size, batch.start + i, batch.labels[i], batch.targets[i])
-                rows.append(",".join([*map(str, place), method, *map(repr, numbers)]))
+                place = (batch.number, size, batch.checksum, batch.start + i)
+                classes = (batch.labels[i], batch.targets[i])
+                rows.append(",".join([*map(str, place + classes), method, *map(repr, numbers)]))
         return "\n".join(rows) + "\n"
 
     def read(self, lines: Sequence[str]) -> Batch | None:
@@ -83,21 +86,21 @@ class Table(NamedTuple):
             ValueError: If a line is not one of this table, or not the next of the batch.
         """
         first = lines[0].split(",")
-        number, size, start = (int(text) for text in first[:3])
+        number, size, start, checksum = int(first[0]), int(first[1]), int(first[3]), first[2]
         if size < 1:
             raise ValueError(f"batch_size {size}")
         labels, targets, values = [], [], []
         for row, line in enumerate(lines[: size * len(self.methods)]):
             cells = line.split(",")
             method, i = divmod(row, size)
-            expected = [str(number), str(size), str(start + i)]
-            if cells[:3] != expected or cells[5] != self.methods[method]:
+            expected = [str(number), str(size), checksum, str(start + i)]
+            if cells[:4] != expected or cells[6] != self.methods[method]:
                 raise ValueError("not the next line of its batch")
             if len(cells) != len(_COLUMNS) + len(self.metrics):
                 raise ValueError(f"{len(cells)} columns")
-            labels.append(int(cells[3]))
-            targets.append(int(cells[4]))
-            values.append([float(cell) for cell in cells[6:]])
+            labels.append(int(cells[4]))
+            targets.append(int(cells[5]))
+            values.append([float(cell) for cell in cells[7:]])
         if len(values) < size * len(self.methods):
             return None
         if labels != labels[:size] * len(self.methods) or targets != targets[:size] * len(
@@ -106,6 +109,7 @@ class Table(NamedTuple):
             raise ValueError("another label or target than for the first method")
         return Batch(
             number,
+            checksum,
             start,
             np.array(labels[:size], dtype=np.int64),
             np.array(targets[:size], dtype=np.int64),
@@ -113,17 +117,22 @@ class Table(NamedTuple):
         )
 
 
-def replace(path: Path, content: str | bytes) -> None:
+def replace(path: Path, content: str | bytes | Iterable[str]) -> None:
     """Writes a file such that it is either the old or the new one, never a part.
+
+    Args:
+        path (Path): The file.
+        content (str, bytes or Iterable[str]): What to write, as a whole or piece by piece.
 
     Raises:
         OSError: If that fails; the old file is then as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
+    pieces = (content,) if isinstance(content, (str, bytes)) else content
     new = path.with_name(f".{path.name}.new")
     try:
         with new.open("wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece.encode() if isinstance(piece, str) else piece)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
@@ -203,11 +212,27 @@ def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
         OSError: If the file cannot be read or written.
     """
     path = folder / CONFIGURATION
-    asked = json.loads(json.dumps(configuration))
     if not path.exists():
-        if found := sorted(p.name for p in _result_files(folder)):
-            _refuse_folder(folder, f"{found[0]} but no {CONFIGURATION}")
-        replace(path, json.dumps(asked, indent=2) + "\n")
+        if files := sorted(p.name for p in _result_files(folder)):
+            _refuse_folder(folder, f"{files[0]} but no {CONFIGURATION}")
+        replace(path, json.dumps(configuration, indent=2) + "\n")
+        return
+    refuse_other(folder, configuration)
+
+
+def refuse_other(folder: Path, configuration: Mapping[str, Any]) -> None:
+    """Compares a configuration with that of the folder's results, if there are any.
+
+    Args:
+        folder (Path): The folder.
+        configuration (Mapping): What JSON can hold.
+
+    Raises:
+        FileExistsError: If they differ.
+        OSError: If the file cannot be read.
+    """
+    path = folder / CONFIGURATION
+    if not path.exists():
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -215,13 +240,32 @@ def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
         _refuse_folder(folder, f"a {CONFIGURATION} that is not JSON")
     if not isinstance(there, dict):
         _refuse_folder(folder, f"a {CONFIGURATION} that is no JSON object")
-    for key in [*asked, *(k for k in there if k not in asked)]:
-        before, now = there.get(key), asked.get(key)
-        if before != now:
-            _refuse_folder(
-                folder,
-                f"{key} = {_short(before)} in {CONFIGURATION}, now {key} = {_short(now)}",
-            )
+    if found := difference(there, configuration):
+        name, before, now = found
+        _refuse_folder(folder, f"{name} = {before} in {CONFIGURATION}, now {name} = {now}")
+
+
+def difference(one: Any, other: Any, name: str = "") -> tuple[str, str, str] | None:
+    """The first place where two configurations differ, the order of their entries included.
+
+    Args:
+        one (Any): What JSON can hold.
+        other (Any): Likewise.
+        name (str): What to call the place at hand.
+
+    Returns:
+        tuple[str, str, str] or None: The place's name and what stands there; None if they are the
+        same.
+    """
+    if json.dumps(one) == json.dumps(other):
+        return None
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return name, _short(one), _short(other)
+    for key in [*other, *(k for k in one if k not in other)]:
+        place = f"{name}.{key}" if name else key
+        if found := difference(one.get(key), other.get(key), place):
+            return found
+    return f"order of {name or 'configuration'}", _short(list(one)), _short(list(other))
 
 
 def _short(value: Any) -> str:
@@ -360,12 +404,12 @@ def merge(folder: Path, table: Table, batches: Iterable[Batch]) -> None:
     Raises:
         OSError: If it cannot be written; the parts are then as they were.
     """
-    replace(folder / VALUES, csv_text(table, batches))
+    replace(folder / VALUES, csv_pieces(table, batches))
     for path in folder.glob("part-*.csv"):
         path.unlink()
 
 
-def csv_text(table: Table, batches: Iterable[Batch]) -> str:
-    """The whole CSV file, in the order of the data set."""
-    ordered = sorted(batches, key=lambda batch: batch.number)
-    return table.header + "\n" + "".join(table.lines(batch) for batch in ordered)
+def csv_pieces(table: Table, batches: Iterable[Batch]) -> Iterator[str]:
+    """The CSV file, piece by piece, in the order of the data set."""
+    yield table.header + "\n"
+    yield from map(table.lines, sorted(batches, key=lambda batch: batch.number))

@@ -1,15 +1,18 @@
 """Methods x metrics over a data set: batches, devices, processes, and runs that can be resumed."""
 
+import dataclasses
 import functools
 import gc
 import hashlib
 import inspect
 import itertools
+import os
 import re
+import types
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar, cast
@@ -17,7 +20,15 @@ from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 from tqdm import tqdm
 
 from captum_quantum import _checks, _results
@@ -28,6 +39,8 @@ __all__ = ["Difference", "Report", "Score", "SeedReport", "compare", "named_metr
 
 Attribute = Callable[[Tensor, Tensor], Any]
 Result = TypeVar("Result")
+
+_VERSIONED = ("captum_quantum", "captum", "torch")
 
 GIVEN = ("attribute", "attributions", "inputs", "masks", "model", "target")
 """What a metric may ask for, by the names of its parameters."""
@@ -48,17 +61,21 @@ def compare(
     target: str = "label",
     confidence: float = 0.95,
     progress: bool = True,
-    notes: Mapping[str, Any] | None = None,
 ) -> Report:
     """Evaluates attribution methods over the same batches and targets, by any metrics.
 
     A method computes its maps once for each batch, for all metrics. Each method brings its own
     model, so that a hybrid model and its classical twin can be compared. Models are evaluated in
-    evaluation mode and come back as they were: mode, device, ``.grad``, global random state.
+    evaluation mode and come back as they were: mode, device, ``.grad``, global random state. A
+    module that a plain function hides is not seen: neither switched, nor moved, nor told apart from
+    another one when a run goes on; give the module itself where that matters.
 
-    Batches that do not fit in memory are halved until they do. A map with NaN or infinite values
-    has no score: its sample is counted as undefined. What a method or metric draws from torch's
-    generators is fixed by ``seed`` and the batch; the same for all methods.
+    Batches that do not fit in memory are halved until they do. Of a batch nothing is kept but its
+    results, some 8 bytes for each sample, method and metric: only they grow with the data set. A
+    map with NaN or infinite values has no score: its sample is counted as undefined. What a method
+    or metric draws from torch's generators is fixed by ``seed`` and the batch; the same for all
+    methods. (Where a batch was halved, also by where: on a device with more memory free, other
+    numbers are drawn.)
 
     With ``output``, every batch's results are appended to a file there before the next batch
     begins, and the same call goes on where a killed one has stopped. Under ``torchrun`` (or in any
@@ -81,16 +98,15 @@ def compare(
             function ``(inputs, target) -> attributions``); it returns a number for each sample,
             ``(batch,)``. Its attribute ``higher_is_better`` is the direction. Options go in by
             ``functools.partial``.
-        device (str or torch.device, optional): Where models and batches are moved for the duration.
-            Default: batches go to each model's own device.
+        device (str or torch.device, optional): Where models and batches are moved for the duration;
+            of several processes of ``torchrun``, ``"cuda"`` gives each its own GPU. Default:
+            batches go to each model's own device.
         output (str or PathLike, optional): A folder for the results.
         seed (int): Fixes all that is random.
         target (str): The classes to explain: ``"label"``, the true ones, or ``"predicted"``, those
             that the first method's model holds for the most probable; the same for all methods.
         confidence (float): Level of the report's intervals, in (0, 1).
         progress (bool): Whether to show a progress bar on stderr.
-        notes (Mapping[str, Any], optional): Written into the configuration, in which a resumed run
-            must agree; what JSON can hold.
 
     Returns:
         Report: Table, paired differences, every sample's values.
@@ -117,57 +133,65 @@ def compare(
         >>> report.values["top"]["saliency"].shape
         (10,)
     """
-    _checks.check_int("seed", seed, 0)
-    _checks.check_choice("target", target, ("label", "predicted"))
-    check_confidence(confidence)
-    read_methods = _read_methods(methods)
-    read_metrics = _read_metrics(metrics)
-    place = _read_device(device)
     world = World()
-    _check_order(loader, output is not None or world.size > 1)
-    total = _length(loader)
-    first, loader = _peek(loader)
-    _check_masks(read_metrics, first)
-    configuration = {
-        "format": 1,
-        "methods": {m.name: m.describe(place) for m in read_methods},
-        "metrics": {m.name: m.description for m in read_metrics},
-        "target": target,
-        "seed": seed,
-        "n_batches": total,
-        "first_batch": _fingerprint(first),
-        **(notes or {}),
-    }
-    world.check_same(configuration)
+    with world.failing_together():
+        _checks.check_int("seed", seed, 0)
+        _checks.check_choice("target", target, ("label", "predicted"))
+        check_confidence(confidence)
+        read_methods = _read_methods(methods)
+        read_metrics = _read_metrics(metrics)
+        place = _read_device(device)
+        _check_order(loader, output is not None or world.size > 1)
+        total = _length(loader)
+        first, loader = _peek(loader)
+        _check_masks(read_metrics, first)
+        configuration = {
+            "format": 2,
+            "versions": versions(),
+            "methods": {m.name: m.describe(place) for m in read_methods},
+            "metrics": {m.name: m.description for m in read_metrics},
+            "target": target,
+            "seed": seed,
+            "n_batches": total,
+            "first_batch": _checksum(first),
+        }
     table = _results.Table([m.name for m in read_methods], [m.name for m in read_metrics])
     with ExitStack() as stack:
+        if place is not None and place.type == "cuda":
+            stack.enter_context(torch.cuda.device(place))  # nccl talks through the current one
+        world.check_same(configuration)
         folder = None if output is None else Path(output)
         found: dict[int, _results.Batch] = {}
-        part = None
         if folder is not None:
             opened = stack.enter_context(_opened(folder, world, configuration, table))
             found.update(opened)
-            part = _results.Part(folder, table, world.rank)
-            stack.callback(part.close)
-        run = _Run(read_methods, read_metrics, target == "predicted", seed)
-        stack.enter_context(_prepared(read_methods, place))
-        done = frozenset(found)
-        bar = tqdm(
-            total=None if total is None else len(range(world.rank, total, world.size)),
-            initial=sum(number % world.size == world.rank for number in done),
-            desc="evaluation",
-            unit="batch",
-            disable=not progress or world.rank != 0,
-        )
-        stack.enter_context(bar)
-        for number, start, batch in _mine(loader, world, done):
-            if number in done:
-                _check_again(found[number], batch, number)
-                continue
-            found[number] = run(number, start, batch)
-            if part is not None:
-                part.append(found[number])
-            bar.update()
+        with world.failing_together():
+            part = None
+            if folder is not None:
+                part = _results.Part(folder, table, world.rank)
+                stack.callback(part.close)
+            run = _Run(read_methods, read_metrics, target == "predicted", seed)
+            stack.enter_context(_prepared(read_methods, place))
+            for method in read_methods:
+                if method.hooks is not None:
+                    stack.enter_context(method.hooks.taken())
+            done = frozenset(found)
+            bar = tqdm(
+                total=None if total is None else len(range(world.rank, total, world.size)),
+                initial=sum(number % world.size == world.rank for number in done),
+                desc="evaluation",
+                unit="batch",
+                disable=not progress or world.rank != 0,
+            )
+            stack.enter_context(bar)
+            for number, start, batch in _mine(loader, world, done):
+                if number in done:
+                    _check_again(found[number], batch)
+                    continue
+                found[number] = run(number, start, batch)
+                if part is not None:
+                    part.append(found[number])
+                bar.update()
         found = world.gather(found)
         _check_whole(found, total)
         if folder is not None:
@@ -183,18 +207,28 @@ def compare(
     )
 
 
+def versions() -> dict[str, str]:
+    """The packages that results depend on, with their versions."""
+    from captum_quantum import __version__
+
+    found = (__version__, metadata.version("captum"), str(torch.__version__))
+    return dict(zip(_VERSIONED, found, strict=True))
+
+
 # --- methods ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Method:
     """One method: how to get maps from it, and the model that it explains."""
 
     name: str
     kind: str
+    options: dict[str, Any]
     run: Attribute
     model: Callable[..., Any]
     modules: tuple[nn.Module, ...]
+    hooks: "_Hooks | None" = None
 
     @property
     def device(self) -> torch.device:
@@ -222,14 +256,16 @@ class _Method:
         """What must be the same when a run goes on."""
         digest = hashlib.sha256()
         for module in self.modules:
+            digest.update(_without_addresses(repr(module)).encode())
             for name, value in sorted(module.state_dict().items()):
                 if isinstance(value, Tensor):
                     digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
                     flat = value.detach().cpu().contiguous().flatten()
-                    digest.update(flat.view(torch.uint8).numpy().tobytes())
+                    digest.update(flat.view(torch.uint8).numpy().data)
         return {
             "kind": self.kind,
-            "weights": digest.hexdigest()[:16],
+            "options": self.options,
+            "model": digest.hexdigest()[:16],
             "device": (place or self.device).type,
         }
 
@@ -255,7 +291,8 @@ def _check_name(argument: str, name: Any) -> str:
 def _read_method(name: str, given: Any) -> _Method:
     if isinstance(given, tuple) and len(given) == 2 and all(callable(part) for part in given):
         function, model = given
-        return _method(name, _plain(function), function, model)
+        options = {} if isinstance(model, nn.Module) else {"model": _plain(model)}
+        return _method(name, _plain(function), options, function, model)
     if callable(getattr(given, "attribute", None)) and hasattr(given, "forward_func"):
         return _captum_method(name, given, given.attribute, {})
     if callable(given) and hasattr(given, "target_layers") and hasattr(given, "model"):
@@ -276,13 +313,15 @@ def _read_method(name: str, given: Any) -> _Method:
     return _captum_method(name, owner, function, keywords)
 
 
-def _method(name: str, kind: str, run: Attribute, model: Any, *others: Any) -> _Method:
+def _method(
+    name: str, kind: str, options: dict[str, Any], run: Attribute, model: Any, *others: Any
+) -> _Method:
     modules: list[nn.Module] = []
     for candidate in (model, getattr(model, "__self__", None), *others):
         known = (part for module in modules for part in module.modules())
         if isinstance(candidate, nn.Module) and all(candidate is not part for part in known):
             modules.append(candidate)
-    return _Method(name, kind, run, model, tuple(modules))
+    return _Method(name, kind, options, run, model, tuple(modules))
 
 
 def _captum_method(
@@ -302,17 +341,34 @@ def _captum_method(
         kind += f" of {type(inner).__name__}"
     layer = getattr(owner, "layer", getattr(inner, "layer", None))
     if isinstance(layer, nn.Module):
-        model = owner.forward_func
-        named = model.named_modules() if isinstance(model, nn.Module) else []
-        kind += f" at {next((n for n, m in named if m is layer), type(layer).__name__)}"
+        kind += f" at {_name_in(owner.forward_func, layer)}"
     if getattr(function, "__name__", "attribute") != "attribute":
         kind += f".{function.__name__}"
     if keywords:
-        kind += f" {_without_addresses(repr(keywords))}"
-    return _method(name, kind, run, owner.forward_func, layer)
+        kind += f" {{{', '.join(f'{key!r}: {_words(value)}' for key, value in keywords.items())}}}"
+    options: dict[str, Any] = {**_options(owner)}
+    if inner is not None:
+        options[type(inner).__name__] = _options(inner)
+    return _method(name, kind, options, run, owner.forward_func, layer)
 
 
-@dataclass(frozen=True)
+def _name_in(model: Any, layer: nn.Module) -> str:
+    """What the model calls one of its layers."""
+    named = model.named_modules() if isinstance(model, nn.Module) else []
+    return next((name for name, module in named if module is layer), type(layer).__name__)
+
+
+def _options(thing: Any) -> dict[str, str]:
+    """An object's plain attributes, which tell how it was constructed, and its functions."""
+    plain = (bool, int, float, str, types.FunctionType, types.NoneType)
+    return {
+        name: _words(value)
+        for name, value in sorted(getattr(thing, "__dict__", {}).items())
+        if isinstance(value, plain)
+    }
+
+
+@dataclasses.dataclass(frozen=True)
 class _ClassScore:
     """What pytorch-grad-cam calls a target: the score to explain of one sample's output."""
 
@@ -322,29 +378,132 @@ class _ClassScore:
         return output[..., self.category]
 
 
+class _Hooks:
+    """The hooks that a CAM of pytorch-grad-cam leaves on its layers from when it is made.
+
+    They keep the activations, and hooks on them, of every forward pass, be it the CAM's or not.
+    """
+
+    def __init__(self, cam: Any) -> None:
+        self._places: list[tuple[dict[int, Any], int, Any]] = []
+        for handle in getattr(getattr(cam, "activations_and_grads", None), "handles", ()):
+            hooks = handle.hooks_dict_ref()
+            if hooks is not None and handle.id in hooks:
+                self._places.append((hooks, handle.id, hooks[handle.id]))
+
+    def _put(self) -> None:
+        for hooks, key, hook in self._places:
+            hooks[key] = hook
+
+    def _take(self) -> None:
+        for hooks, key, _ in self._places:
+            hooks.pop(key, None)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Takes the hooks off; in the end they are on again."""
+        self._take()
+        try:
+            yield
+        finally:
+            self._put()
+
+    @contextmanager
+    def put(self) -> Iterator[None]:
+        """Puts them on; in the end they are off again."""
+        self._put()
+        try:
+            yield
+        finally:
+            self._take()
+
+
+@contextmanager
+def _attributes_kept(*things: Any) -> Iterator[None]:
+    """Objects come back with the attributes that they had."""
+    before = [dict(vars(thing)) for thing in things]
+    try:
+        yield
+    finally:
+        for thing, attributes in zip(things, before, strict=True):
+            vars(thing).clear()
+            vars(thing).update(attributes)
+
+
 def _cam_method(name: str, cam: Any) -> _Method:
+    hooks = _Hooks(cam)
+    store = getattr(cam, "activations_and_grads", None)
+    things = [cam] if store is None else [cam, store]
+
     def run(inputs: Tensor, target: Tensor) -> Tensor:
         scores = [_ClassScore(category) for category in target.tolist()]
-        before = getattr(cam, "device", None)
-        # It moves the inputs to where its model was when it was made.
-        cam.device = inputs.device
-        try:
+        with hooks.put(), _attributes_kept(*things):
+            # It moves the inputs to where its model was when it was made.
+            cam.device = inputs.device
             maps = torch.as_tensor(np.asarray(cam(input_tensor=inputs, targets=scores)))
-        finally:
-            cam.device = before
         return maps.to(inputs.dtype)[:, None]
 
-    return _method(name, type(cam).__name__, run, cam.model)
+    layers = ", ".join(_name_in(cam.model, layer) for layer in cam.target_layers)
+    kind = f"{type(cam).__name__} at {layers}"
+    method = _method(name, kind, _options(cam), run, cam.model)
+    return dataclasses.replace(method, hooks=hooks)
 
 
 def _plain(function: Any) -> str:
-    """A function's name and the arguments bound to it, the same in every process."""
+    """A function's name, what it does and the arguments bound to it, the same in every process.
+
+    Functions of packages whose versions the configuration names go by their names alone.
+    """
     if isinstance(function, functools.partial):
-        bound = [*map(repr, function.args)]
-        bound += [f"{key}={value!r}" for key, value in function.keywords.items()]
-        return f"{_plain(function.func)}({_without_addresses(', '.join(bound))})"
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
+        bound = [*map(_words, function.args)]
+        bound += [f"{key}={_words(value)}" for key, value in function.keywords.items()]
+        return f"{_plain(function.func)}({', '.join(bound)})"
+    owner = getattr(function, "__self__", None)
+    named = function
+    if not hasattr(function, "__qualname__"):
+        owner, named = function, type(function)
+        function = named.__call__
+    text = f"{named.__module__}.{named.__qualname__}"
+    if text.split(".")[0] in _VERSIONED:
+        return text
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    if isinstance(function, types.FunctionType):
+        text += f" {_hash_of(function)}"
+    if owner is not None and not isinstance(owner, (type, nn.Module)) and _options(owner):
+        text += f" {_options(owner)}"
+    return text
+
+
+def _hash_of(function: types.FunctionType) -> str:
+    """Changes with what a function does, its defaults and the values that it encloses."""
+    words = [*_words_of_code(function.__code__)]
+    words += [_words(value) for value in function.__defaults__ or ()]
+    words += [f"{k}={_words(value)}" for k, value in (function.__kwdefaults__ or {}).items()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # not filled yet
+            if isinstance(cell.cell_contents, (bool, int, float, str, Tensor)):
+                words.append(_words(cell.cell_contents))
+    return f"{zlib.crc32('; '.join(words).encode()):08x}"
+
+
+def _words_of_code(code: types.CodeType) -> Iterator[str]:
+    yield from (code.co_code.hex(), *code.co_names)
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield from _words_of_code(value)
+        else:
+            yield _words(value)
+
+
+def _words(value: Any) -> str:
+    """A value in words that are the same in every process."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype!s} {tuple(value.shape)} {_crc(value):08x}"
+    if callable(value) and not isinstance(value, (type, nn.Module)):
+        return _plain(value)
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(_words, value)))}}}"
+    return _without_addresses(repr(value))
 
 
 def _without_addresses(text: str) -> str:
@@ -354,7 +513,7 @@ def _without_addresses(text: str) -> str:
 # --- metrics ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Metric:
     """One metric, and which of `GIVEN` it asks for."""
 
@@ -425,6 +584,8 @@ def randomization_quantum(
         Tensor: Shape ``(batch,)``; NaN for a model without quantum layers. See
         `captum_quantum.metrics.parameter_randomization`.
     """
+    if not isinstance(model, nn.Module):
+        _checks.wrong_type("model", "an nn.Module, for randomization_quantum", model)
     if not any(isinstance(getattr(m, "circuit", None), Circuit) for m in model.modules()):
         return torch.full((len(inputs),), torch.nan)
     return _randomization("quantum", model, attribute, inputs, target)
@@ -524,6 +685,8 @@ def _read_batch(raw: Any) -> _Batch:
         _checks.wrong_value("the loader's inputs", "at least one sample", inputs)
     if labels.shape != inputs.shape[:1]:
         _checks.wrong_value("the loader's labels", f"of shape ({len(inputs)},)", labels)
+    if bool((labels < 0).any()):
+        _checks.wrong_value("the loader's labels", "classes, none negative", int(labels.min()))
     masks = raw[2] if len(raw) == 3 else None
     if masks is not None:
         if not isinstance(masks, Tensor):
@@ -543,19 +706,25 @@ def _length(loader: Any) -> int | None:
 def _check_order(loader: Any, repeated: bool) -> None:
     if not isinstance(loader, Iterable):
         _checks.wrong_type("loader", "an iterable of batches", loader)
-    sampler = getattr(loader, "sampler", None)
-    if repeated and isinstance(sampler, torch.utils.data.RandomSampler):
-        _checks.wrong_value(
-            "loader",
-            "one that gives the same batches each time, for output or several processes",
-            "a DataLoader with shuffle=True",
-        )
+    if not repeated or not isinstance(loader, DataLoader):
+        return
+    for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
+        if isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)):
+            raise ValueError(
+                _checks.sentence(
+                    "loader",
+                    "one that gives the same batches each time, for output or several processes",
+                    f"a DataLoader with shuffle=True or a {type(sampler).__name__}",
+                )
+            )
 
 
 def _peek(loader: Iterable[Any]) -> tuple[_Batch, Iterable[Any]]:
     """The first batch, read, and what still gives all batches."""
     if _can_pick(loader):
-        return _first(next(iter(_picked(cast("DataLoader[Any]", loader), [0])), None)), loader
+        picked = cast("DataLoader[Any]", loader)
+        rows = list(itertools.islice(cast("Iterable[list[int]]", picked.batch_sampler), 1))
+        return _first(next(iter(_picked(picked, rows)), None)), loader
     iterator = iter(loader)
     raw = next(iterator, None)
     return _first(raw), itertools.chain([raw], iterator)
@@ -567,13 +736,19 @@ def _first(raw: Any) -> _Batch:
     return _read_batch(raw)
 
 
-def _fingerprint(batch: _Batch) -> str:
-    """Tells data sets and orders apart."""
-    crc = zlib.crc32(str((batch.inputs.dtype, tuple(batch.inputs.shape))).encode())
-    for tensor in (batch.inputs, batch.labels):
-        flat = tensor.cpu().contiguous().flatten()
-        crc = zlib.crc32(flat.view(torch.uint8).numpy().tobytes(), crc)
+def _checksum(batch: _Batch) -> str:
+    """Tells batches apart: inputs, labels and masks."""
+    crc = 0
+    for tensor in batch:
+        if tensor is not None:
+            crc = zlib.crc32(str((tensor.dtype, tuple(tensor.shape))).encode(), crc)
+            crc = _crc(tensor, crc)
     return f"{crc:08x}"
+
+
+def _crc(tensor: Tensor, start: int = 0) -> int:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return zlib.crc32(flat.view(torch.uint8).numpy().data, start)
 
 
 def _can_pick(loader: Any) -> bool:
@@ -581,18 +756,17 @@ def _can_pick(loader: Any) -> bool:
     return (
         isinstance(loader, DataLoader)
         and not isinstance(loader.dataset, IterableDataset)
-        and loader.batch_sampler is not None
-        and isinstance(loader.sampler, SequentialSampler)
+        and type(loader.batch_sampler) is BatchSampler
+        and type(loader.batch_sampler.sampler) is SequentialSampler
     )
 
 
-def _picked(loader: "DataLoader[Any]", numbers: Sequence[int]) -> "DataLoader[Any]":
+def _picked(loader: "DataLoader[Any]", batches: Sequence[list[int]]) -> "DataLoader[Any]":
     """A loader of some of the batches."""
-    batches = list(cast("Iterable[list[int]]", loader.batch_sampler))
-    many = loader.num_workers > 0 and len(numbers) > 1
+    many = loader.num_workers > 0 and len(batches) > 1
     return DataLoader(
         loader.dataset,
-        batch_sampler=[batches[number] for number in numbers if number < len(batches)],
+        batch_sampler=batches,
         num_workers=loader.num_workers if many else 0,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
@@ -613,28 +787,35 @@ def _mine(
     """
     if _can_pick(loader):
         picked = cast("DataLoader[Any]", loader)
-        sizes = [len(batch) for batch in cast("Iterable[list[int]]", picked.batch_sampler)]
-        starts = [0, *itertools.accumulate(sizes)]
-        numbers = [n for n in range(world.rank, len(sizes), world.size) if n not in done]
+        batches = list(cast("Iterable[list[int]]", picked.batch_sampler))
+        starts = [0, *itertools.accumulate(map(len, batches))]
+        numbers = [n for n in range(world.rank, len(batches), world.size) if n not in done]
         if numbers:
-            for number, raw in zip(numbers, _picked(picked, numbers), strict=True):
+            loaded = _picked(picked, [batches[number] for number in numbers])
+            for number, raw in zip(numbers, loaded, strict=True):
                 yield number, starts[number], _read_batch(raw)
         return
-    start = 0
-    for number, raw in enumerate(loader):
+    start = number = 0
+    for number, raw in enumerate(loader, start=1):
         batch = _read_batch(raw)
-        if number % world.size == world.rank:
-            yield number, start, batch
+        if (number - 1) % world.size == world.rank:
+            yield number - 1, start, batch
         start += len(batch)
+    if done and max(done) >= number:
+        _not_resumed(f"{number} batches, and results of batch {max(done)}")
 
 
-def _check_again(before: _results.Batch, batch: _Batch, number: int) -> None:
-    if not np.array_equal(before.labels, batch.labels.cpu().numpy()):
-        _checks.wrong_value(
-            "loader",
-            "one that gives the same batches as the run that is resumed",
-            f"other labels in batch {number}",
+def _check_again(before: _results.Batch, batch: _Batch) -> None:
+    if before.checksum != _checksum(batch):
+        _not_resumed(f"another batch {before.number}")
+
+
+def _not_resumed(got: str) -> NoReturn:
+    raise ValueError(
+        _checks.sentence(
+            "loader", "one that gives the same batches as the run that is resumed", got
         )
+    )
 
 
 def _check_whole(found: Mapping[int, _results.Batch], total: int | None) -> None:
@@ -670,14 +851,15 @@ class _Run:
         self._metrics = metrics
         self._predicted = predicted
         self._seed = seed
-        self._sizes: dict[tuple[str, str], int] = {}
+        self._sizes: dict[tuple[str, str, int], int] = {}
 
     def __call__(self, number: int, start: int, batch: _Batch) -> _results.Batch:
         targets = self._targets(number, batch)
         values = np.stack([self._values(m, number, start, batch, targets) for m in self._methods])
-        return _results.Batch(
-            number, start, batch.labels.cpu().numpy(), targets.cpu().numpy(), values
-        )
+        # Copies: kept themselves, the loader's small tensors would lie scattered between its large
+        # ones, and C's allocator could then not use the memory of those that are gone again.
+        labels, classes = (tensor.cpu().numpy().copy() for tensor in (batch.labels, targets))
+        return _results.Batch(number, _checksum(batch), start, labels, classes, values)
 
     def _targets(self, number: int, batch: _Batch) -> Tensor:
         if not self._predicted:
@@ -762,14 +944,19 @@ class _Run:
 
     def _in_pieces(
         self,
-        key: tuple[str, str],
+        what: tuple[str, str],
         number: int,
         batch: _Batch,
         device: torch.device,
         work: Callable[[slice], Tensor],
     ) -> list[Tensor]:
-        """Works on a batch in as many pieces as memory asks for; pieces that fit are remembered."""
+        """Works on a batch in as many pieces as memory asks for; pieces that fit are remembered.
+
+        For batches of the same size only: so a batch is cut the same whichever came before it, and
+        a run that goes on, or that is shared, draws the numbers of an undisturbed one.
+        """
         n, start = len(batch), 0
+        key = (*what, n)
         pieces = []
         while start < n:
             rows = slice(start, min(start + self._sizes.get(key, n), n))
@@ -876,6 +1063,8 @@ def _read_device(device: Any) -> torch.device | None:
         _checks.wrong_type("device", must, device)
     try:
         place = torch.device(device)
+        if place == torch.device("cuda") and World().size > 1 and "LOCAL_RANK" in os.environ:
+            place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
@@ -887,6 +1076,22 @@ def _read_device(device: Any) -> torch.device | None:
 
 
 # --- processes ----------------------------------------------------------------------------------
+
+
+class _Failure(NamedTuple):
+    """What a process says instead of its results."""
+
+    words: str
+
+
+def _in_short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _failed(rank: int, words: str) -> str:
+    return _checks.sentence(
+        "all processes", "able to do their parts", f"{words}, in process {rank}"
+    )
 
 
 class World:
@@ -905,38 +1110,55 @@ class World:
         if self.rank == 0:
             try:
                 outcome[0] = work()
-            except (OSError, ValueError, TypeError) as error:
-                outcome[1] = error
+            except BaseException as error:
+                known = isinstance(error, Exception) and type(error).__module__ == "builtins"
+                outcome[1] = error if known else RuntimeError(_failed(0, _in_short(error)))
+                distributed.broadcast_object_list(outcome, src=0)
+                raise
         distributed.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise outcome[1]
         return cast("Result", outcome[0])
 
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """If one process fails here, the others fail where they next wait for it."""
+        try:
+            yield
+        except BaseException as error:
+            if self.size > 1:
+                distributed.all_gather_object([None] * self.size, _Failure(_in_short(error)))
+            raise
+
+    def _exchange(self, own: Any) -> list[Any]:
+        everyone: list[Any] = [None] * self.size
+        distributed.all_gather_object(everyone, own)
+        for rank, other in enumerate(everyone):
+            if isinstance(other, _Failure):
+                raise RuntimeError(_failed(rank, other.words))
+        return everyone
+
     def check_same(self, configuration: dict[str, Any]) -> None:
         """Raises ValueError in all processes if they were not asked for the same."""
         if self.size == 1:
             return
-        everyone: list[Any] = [None] * self.size
-        distributed.all_gather_object(everyone, configuration)
-        first = everyone[0]
+        everyone = self._exchange(configuration)
         for rank, other in enumerate(everyone):
-            for key in sorted({*first, *other}):
-                here, there = first.get(key), other.get(key)
-                if here != there:
-                    raise ValueError(
-                        _checks.sentence(
-                            "compare's arguments",
-                            "the same in all processes",
-                            f"{key} = {here!r} in process 0, {there!r} in process {rank}",
-                        )
+            if found := _results.difference(everyone[0], other):
+                name, here, there = found
+                raise ValueError(
+                    _checks.sentence(
+                        "compare's arguments",
+                        "the same in all processes",
+                        f"{name} = {here} in process 0, {there} in process {rank}",
                     )
+                )
 
     def gather(self, found: dict[int, _results.Batch]) -> dict[int, _results.Batch]:
         """All processes' batches, in every process."""
         if self.size == 1:
             return found
-        everyone: list[Any] = [None] * self.size
-        distributed.all_gather_object(everyone, found)
+        everyone = self._exchange(found)
         return {number: batch for part in everyone for number, batch in part.items()}
 
 

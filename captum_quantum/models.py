@@ -81,6 +81,8 @@ class HybridClassifier(nn.Module):
         vqc (nn.Module): The quantum circuit.
         head (nn.Linear): Expectation values to logits.
         config (dict, optional): What `digits_model` was called with; None for other models.
+        trained (dict, optional): How the model was trained, such as ``{"seed": 0, "epochs": 40}``,
+            where whoever trained it has noted that here; None otherwise. `save_model` keeps it.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -124,6 +126,7 @@ class HybridClassifier(nn.Module):
         self.vqc = vqc
         self.head = nn.Linear(n_observables, n_classes)
         self.config: dict[str, Any] | None = None
+        self.trained: dict[str, int] | None = None
 
     @property
     def n_classes(self) -> int:
@@ -410,13 +413,15 @@ def classical_twin(model: HybridClassifier, *, seed: int = 0) -> HybridClassifie
         model.reduction.out_features, model.head.in_features, n_parameters, seed=seed
     )
     layer.to(model.reduction.weight).train(model.vqc.training)
-    return copy.deepcopy(model, {id(model.vqc): layer})
+    twin = copy.deepcopy(model, {id(model.vqc): layer})
+    twin.trained = None
+    return twin
 
 
 def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
     """Writes a model of `digits_model`, or its classical twin, as a safetensors file.
 
-    Its configuration goes into the file's metadata.
+    Its configuration, and how it was trained if that is known, go into the file's metadata.
 
     Args:
         model (HybridClassifier): The model.
@@ -434,7 +439,10 @@ def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
     kind = _KINDS[isinstance(model.vqc, ClassicalLayer)]
-    description = json.dumps({"model": kind, "config": model.config}, sort_keys=True)
+    content: dict[str, Any] = {"model": kind, "config": model.config}
+    if model.trained is not None:
+        content["trained"] = model.trained
+    description = json.dumps(content, sort_keys=True)
     # Through bytes: Python words what is wrong with a path, and raises OSError for it.
     replace(Path(path), save(tensors, metadata={_METADATA_KEY: description}))
 
@@ -462,7 +470,7 @@ def load_model(
             _checks.sentence("path", "a weights file", f"{str(path)!r}, which does not exist")
         )
     tensors, metadata = _read_safetensors(path)
-    kind, config = _read_config(path, metadata)
+    kind, config, trained = _read_description(path, metadata)
     try:
         model = digits_model(**config)
     except (TypeError, ValueError) as error:
@@ -471,6 +479,7 @@ def load_model(
         model = classical_twin(model)
     _check_weights(path, tensors, model.state_dict())
     model.load_state_dict(tensors)
+    model.trained = trained
     return model.to(device).eval()
 
 
@@ -492,8 +501,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
         _not_weights(path, f"not a whole safetensors file ({error})")
 
 
-def _read_config(path: Path, metadata: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    """The kind of model, and the arguments for `digits_model`, checked for their names only."""
+def _read_description(
+    path: Path, metadata: Mapping[str, str]
+) -> tuple[str, dict[str, Any], dict[str, int] | None]:
+    """The kind of model, arguments for `digits_model`, checked for their names only, training."""
     if _METADATA_KEY not in metadata:
         _not_weights(path, f"without a model's description ({_METADATA_KEY!r}) in its metadata")
     try:
@@ -505,7 +516,12 @@ def _read_config(path: Path, metadata: Mapping[str, str]) -> tuple[str, dict[str
     config = description.get("config")
     if not isinstance(config, dict) or sorted(config) != list(_CONFIG):
         _not_weights(path, f"with a configuration that does not name {', '.join(_CONFIG)}")
-    return description["model"], config
+    trained = description.get("trained")
+    if trained is not None and (
+        not isinstance(trained, dict) or not all(type(number) is int for number in trained.values())
+    ):
+        _not_weights(path, "with a description of its training that is not made of integers")
+    return description["model"], config, trained
 
 
 def _check_weights(

@@ -110,7 +110,8 @@ def test_summary(done, weights, capsys):
     assert content["versions"]["torchquantum"] == "0.1.8"
     score = content["reports"]["images"]["scores"][0]
     values = read(done / "images" / "values.csv", "average_drop", "qgradcam")
-    assert score["mean"] == pytest.approx(np.mean(values))
+    assert score["mean"] == pytest.approx(np.nanmean(values))
+    assert score["undefined"] == np.isnan(values).sum()
     assert evaluate(weights, done) == 0  # all is there: the table comes again
     out, _ = capsys.readouterr()
     assert f"Test images recognised: hybrid {100 * expected:.1f} %.\n" in out
@@ -225,6 +226,29 @@ def test_other_weights(done, tmp_path, capsys):
     check_refused(arguments, "weights = ", capsys)
 
 
+def test_a_classical_twin_is_not_taken_for_the_hybrid(tmp_path, capsys):
+    save_model(classical_twin(digits_model(n_qubits=4)), tmp_path / "twin")
+    arguments = ["--weights", str(tmp_path / "twin"), *SMALL, "--output", str(tmp_path / "new")]
+    check_refused(arguments, "--weights must be the file of a hybrid model", capsys)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_seed_or_training_that_is_not_that_of_the_weights(tmp_path, capsys):
+    model = digits_model(n_qubits=4)
+    model.trained = {"seed": 3, "epochs": 7}
+    save_model(model, tmp_path / "weights")
+    arguments = ["--weights", str(tmp_path / "weights"), "--output", str(tmp_path / "new")]
+    check_refused(arguments, "--seed must be 3, that of the weights (another seed's", capsys)
+    message = "--epochs must be 7, that of the weights, for a twin that is trained alike; got 40"
+    check_refused([*arguments, "--seed", "3"], message, capsys)
+    assert not (tmp_path / "new").exists()
+    small = [*SMALL, "--limit", "2", "--methods", "gradcam"]
+    assert main(["evaluate", *arguments, "--seed", "3", *small]) == 0
+    # The copy in the folder says the same of itself.
+    assert load_model(tmp_path / "new" / "weights.safetensors").trained == model.trained
+    capsys.readouterr()
+
+
 def test_a_folder_of_the_demo(weights, tmp_path, capsys):
     (tmp_path / "weights.safetensors").write_bytes(weights.read_bytes())
     message = "--output must be a folder without results (to evaluate a model, use --weights)"
@@ -237,6 +261,16 @@ def test_an_unwritable_folder(weights, tmp_path, capsys):
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         arguments = ["--weights", str(weights), *SMALL, "--output", str(folder)]
         check_refused(arguments, "--output must be a folder that can be written to", capsys)
+
+
+def test_a_folder_without_permission(weights, tmp_path, monkeypatch, capsys):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    arguments = ["--weights", str(weights), *SMALL, "--output", str(tmp_path)]
+    message = "--output must be a folder that can be written to; got"
+    check_refused(arguments, message, capsys)
 
 
 def test_a_folder_that_another_process_writes_to(weights, done, capsys):
@@ -272,6 +306,9 @@ def test_training_of_hybrid_and_twin_alike(tmp_path, capsys, monkeypatch):
     assert all(torch.equal(hybrid[name], twin[name]) for name in shared)
     fresh = classical_twin(digits_model(seed=3), seed=3).state_dict()
     assert all(torch.equal(twin[name], value) for name, value in fresh.items())
+    for name in ("weights", "twin"):
+        trained = load_model(tmp_path / f"{name}.safetensors").trained
+        assert trained == {"seed": 3, "epochs": 1}
     content = json.loads((tmp_path / "evaluation.json").read_text())
     sizes = [m["n_parameters"] for m in content["models"].values()]
     assert sizes[0] == sizes[1]
@@ -310,7 +347,7 @@ def test_several_seeds(tmp_path, capsys, monkeypatch):
     for spread in content["scores"]:
         part = "images" if spread["metric"] == "average_drop" else "mosaics"
         means = [
-            np.mean(read(tmp_path / f"seed-{s}" / part / "values.csv", spread["metric"], m))
+            np.nanmean(read(tmp_path / f"seed-{s}" / part / "values.csv", spread["metric"], m))
             for s in (4, 5, 6)
             for m in [spread["name"]]
         ]

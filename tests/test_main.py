@@ -119,6 +119,7 @@ def test_demo_weights_have_the_accuracy_that_it_reports(demo):
     model = load_model(demo / "weights.safetensors")
     assert accuracy(model, digits.test_images, digits.test_labels) == results["accuracy"]
     assert results["n_test"] == len(digits.test_labels)
+    assert model.trained == {"seed": results["seed"], "epochs": 2}
 
 
 def test_demo_summary_and_progress(tmp_path, capsys):

@@ -220,9 +220,12 @@ def test_scale_and_size_of_values_do_not_matter(name, model, inputs):
         )
 
 
+FAITHFULNESS = ("average_drop", "average_gain", "average_increase", "insertion", "deletion")
+
+
 def shown_and_hidden():
-    """An image of value 1 whose masked image has value 0: maps of zeros show nothing."""
-    return torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    """An image of ones, and a map that shows only the last pixel of it: the first becomes 0."""
+    return torch.ones(1, 1, 2, 2), torch.tensor([[[[0.0, 0.0], [0.0, 1.0]]]])
 
 
 def two_pixels(first):
@@ -266,23 +269,25 @@ def test_a_probability_that_stays_has_neither_risen_nor_fallen():
 
 
 @pytest.mark.parametrize("value", [0.0, -2.0, 0.7])
-def test_maps_without_order_show_nothing_and_have_no_curve(value, model, inputs):
+@pytest.mark.parametrize("name", FAITHFULNESS)
+def test_maps_without_order_have_no_score(name, value, model, inputs):
     maps = torch.full((6, 1, 4, 5), value, dtype=torch.float64)
-    hidden = torch.zeros_like(inputs)
-    p, o = (model(x).softmax(1).gather(1, TARGETS[:, None])[:, 0] for x in (inputs, hidden))
-    drop = 100 * (p - o).clamp_min(0) / p
-    assert metrics.average_drop(model, inputs, maps, TARGETS).tolist() == pytest.approx(
-        drop.tolist()
-    )
-    for metric in (metrics.insertion, metrics.deletion):
-        assert metric(model, inputs, maps, TARGETS).isnan().all()
+    assert getattr(metrics, name)(model, inputs, maps, TARGETS).isnan().all()
 
 
-def test_a_constant_map_among_others_leaves_them_alone(model, inputs):
-    maps = random_maps(6, 1, 9, 7)
-    values = metrics.insertion(model, inputs, maps, TARGETS)
+@pytest.mark.parametrize("name", FAITHFULNESS)
+def test_maps_that_are_nowhere_positive_show_nothing_but_have_an_order(name, model, inputs):
+    maps = -random_maps(6, 1, 9, 7).abs()
+    undefined = getattr(metrics, name)(model, inputs, maps, TARGETS).isnan()
+    assert undefined.tolist() == [name.startswith("average")] * 6
+
+
+@pytest.mark.parametrize("name", FAITHFULNESS)
+def test_a_constant_map_among_others_leaves_them_alone(name, model, inputs):
+    metric, maps = getattr(metrics, name), random_maps(6, 1, 9, 7)
+    values = metric(model, inputs, maps, TARGETS)
     maps[2] = 1
-    changed = metrics.insertion(model, inputs, maps, TARGETS)
+    changed = metric(model, inputs, maps, TARGETS)
     assert changed.isnan().tolist() == [i == 2 for i in range(6)]
     assert torch.equal(changed[[0, 1, 3, 4, 5]], values[[0, 1, 3, 4, 5]])
 

@@ -138,3 +138,9 @@ def test_ssim_equals_the_definition(size, radius):
     expected = [slow_ssim(x, y, radius) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
     assert structural_similarity(a, b).tolist() == pytest.approx(expected)
     assert structural_similarity(a, a).tolist() == pytest.approx([1] * 3)
+
+
+def test_sparseness_of_equal_magnitudes_is_not_negative():
+    for n in range(2, 40):
+        maps = torch.full((3, 1, n, n), 1 / 3) * torch.tensor([1.0, 0.7, -0.1]).reshape(-1, 1, 1, 1)
+        assert (sparseness(maps) >= 0).all()

@@ -183,6 +183,26 @@ def test_weights_file_round_trips_bit_for_bit(model, weights):
     assert torch.equal(loaded(images), model(images))
 
 
+def test_weights_file_tells_how_the_model_was_trained(weights):
+    assert load_model(weights).trained is None  # as do files that were written before
+    model = digits_model(n_qubits=2)
+    model.trained = {"seed": 2, "epochs": 5}
+    save_model(model, weights)
+    assert load_model(weights).trained == {"seed": 2, "epochs": 5}
+    assert classical_twin(model).trained is None
+    save_model(classical_twin(model), weights)
+    assert load_model(weights).trained is None
+
+
+@pytest.mark.parametrize("trained", [[1], {"seed": "0"}, {"seed": True}])
+def test_weights_file_with_a_wrong_training(weights, trained):
+    with safe_open(weights, framework="pt") as file:
+        description = json.loads(file.metadata()["captum_quantum"])
+    rewrite(weights, captum_quantum=json.dumps({**description, "trained": trained}))
+    with pytest.raises(ValueError, match="description of its training that is not made of integ"):
+        load_model(weights)
+
+
 def test_weights_file_is_plain_data(weights):
     with safe_open(weights, framework="pt") as file:
         description = json.loads(file.metadata()["captum_quantum"])

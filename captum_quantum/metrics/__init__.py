@@ -4,6 +4,16 @@ Every metric gives one number for each example, ``(batch,)`` (`agreement` and
 `parameter_randomization` several of such, by name), and has the attribute
 ``higher_is_better``: True, False, or None where neither end is better. NaN stands for "undefined
 for this example" and nothing else; each metric says where.
+
+What is a map worth that says nothing? Faithfulness has no value for it: it would measure the
+baseline image alone. A map that is constant orders nothing: NaN from `insertion`, `deletion`,
+`agreement` and `parameter_randomization`. One that is constant or nowhere positive shows nothing:
+NaN from `average_drop`, `average_gain` and `average_increase`. Where a metric's own definition
+gives such a map a value, it gets that: it points nowhere, a miss (`pointing_game`); no evidence
+lies on the object, a share of 0 (`energy_pointing_game` and `grid_pointing_game`, if it is nowhere
+positive); it predicts no change (`infidelity`, if it is zero). Maps with NaN or infinite values are
+an error; `compare` counts them as undefined. Means over the others favour methods that are silent
+where it is hard: so reports say how many are undefined, and pair only what both methods answer.
 """
 
 from captum_quantum.metrics.faithfulness import (

@@ -123,13 +123,14 @@ def read_baseline(baseline: Any, inputs: Tensor) -> Tensor:
 
 
 def _shown_share(maps: Tensor, size: torch.Size) -> Tensor:
-    """How much of each pixel a map shows: its positive part, resized, min-max to [0, 1]."""
+    """How much of each pixel a map shows: its positive part, resized, min-max to [0, 1].
+
+    Where the positive part is the same everywhere, that is 0 / 0: the shares are NaN.
+    """
     positive = resize(maps.clamp_min(0), size)
     dims = tuple(range(1, positive.dim()))
     low, high = positive.amin(dims, keepdim=True), positive.amax(dims, keepdim=True)
-    # A constant map ranks no pixel above another: 0 / 0 is 0 here.
-    spread = torch.where(high > low, high - low, 1)
-    return (positive - low) / spread
+    return (positive - low) / (high - low)
 
 
 def _whole_and_masked(
@@ -139,13 +140,18 @@ def _whole_and_masked(
     target: int | Tensor,
     baseline: float | Tensor | Literal["blur"],
     probability: Probability | None,
-) -> tuple[_Answer, _Answer]:
-    """The model's answers about the images and about what their maps show of them."""
+) -> tuple[_Answer, _Answer, Tensor]:
+    """The model's answers about the images and about what their maps show of them.
+
+    And whether they show anything: bool, ``(batch,)``; of the others the whole image is asked.
+    """
     check_callable("model", model)
     inputs = check_inputs(inputs)
     maps = read_maps("attributions", attributions, inputs)
     hidden = read_baseline(baseline, inputs)
     shown = _shown_share(maps, inputs.shape[2:])
+    defined = ~shown.flatten(1).isnan().any(dim=1)
+    shown = torch.where(defined.reshape(-1, *[1] * (shown.dim() - 1)), shown, 1)
     masked = torch.lerp(hidden, inputs, shown[:, None].to(inputs.dtype))
     with torch.no_grad(), evaluation_mode(model):
         scores = check_scores(model, inputs)
@@ -153,6 +159,7 @@ def _whole_and_masked(
         return (
             _answer(scores, index, probability),
             _answer(check_scores(model, masked), index, probability),
+            defined,
         )
 
 
@@ -178,7 +185,7 @@ def average_drop(
     0 and 1 (arXiv:2301.07002). Signed maps and their positive part give the same score.
 
     Where p is 0, nothing can be lost: the value is 0. A map that is constant, or nowhere positive,
-    prefers no pixel: it shows none, and o is the probability of the baseline.
+    prefers no pixel, and m is 0 / 0: the value is NaN.
 
     Args:
         model (Callable): Images to scores (logits) of shape ``(batch, n_classes)``. A module is
@@ -209,9 +216,12 @@ def average_drop(
         >>> average_drop(model, image, 1 - image, target=0).round(decimals=2)
         tensor([47.5100])
     """
-    whole, masked = _whole_and_masked(model, inputs, attributions, target, baseline, probability)
+    whole, masked, defined = _whole_and_masked(
+        model, inputs, attributions, target, baseline, probability
+    )
     lost = whole.gain_over(masked).clamp_min(0)
-    return 100 * torch.where(whole.target > 0, lost / whole.target, 0)
+    drop = 100 * torch.where(whole.target > 0, lost / whole.target, 0)
+    return torch.where(defined, drop, torch.nan)
 
 
 @direction(higher_is_better=True)
@@ -230,7 +240,8 @@ def average_gain(
 
     in percent for each example; their mean is the score (arXiv:2301.07002). Images are masked, and
     p and o defined, as in :func:`average_drop`. 1 - p is summed from the other classes, so that it
-    keeps its digits where p is nearly 1. Where it is 0, nothing can be gained: the value is 0.
+    keeps its digits where p is nearly 1. Where it is 0, nothing can be gained: the value is 0. NaN
+    for a map that is constant, or nowhere positive.
 
     Args:
         model: As in :func:`average_drop`.
@@ -256,9 +267,12 @@ def average_gain(
         >>> gain.round(decimals=2)
         tensor([63.2100])
     """
-    whole, masked = _whole_and_masked(model, inputs, attributions, target, baseline, probability)
+    whole, masked, defined = _whole_and_masked(
+        model, inputs, attributions, target, baseline, probability
+    )
     gained = masked.gain_over(whole).clamp_min(0)
-    return 100 * torch.where(whole.rest > 0, gained / whole.rest, 0)
+    gain = 100 * torch.where(whole.rest > 0, gained / whole.rest, 0)
+    return torch.where(defined, gain, torch.nan)
 
 
 @direction(higher_is_better=True)
@@ -277,7 +291,7 @@ def average_increase(
 
     0 or 100 for each example; their mean is the score, in percent (arXiv:1710.11063). Images are
     masked, and p and o defined, as in :func:`average_drop`. A probability that stays the same has
-    not risen.
+    not risen. NaN for a map that is constant, or nowhere positive.
 
     Args:
         model: As in :func:`average_drop`.
@@ -301,8 +315,11 @@ def average_increase(
         >>> average_increase(model, image, image, target=1)  # shows all of the brightest pixel
         tensor([100.])
     """
-    whole, masked = _whole_and_masked(model, inputs, attributions, target, baseline, probability)
-    return 100 * (masked.gain_over(whole) > 0).to(whole.target)
+    whole, masked, defined = _whole_and_masked(
+        model, inputs, attributions, target, baseline, probability
+    )
+    risen = 100 * (masked.gain_over(whole) > 0).to(whole.target)
+    return torch.where(defined, risen, torch.nan)
 
 
 def _pixel_curves(

@@ -115,7 +115,8 @@ def sparseness(attributions: Tensor) -> Tensor:
     sizes = read_maps("attributions", attributions).abs().flatten(1).sort(dim=1).values
     n = sizes.shape[1]
     lead = torch.arange(1 - n, n, 2, device=sizes.device, dtype=sizes.dtype) / n
-    return (lead * sizes).sum(dim=1) / sizes.sum(dim=1)
+    # Of equal magnitudes it may be a little less than 0, by rounding.
+    return ((lead * sizes).sum(dim=1) / sizes.sum(dim=1)).clamp_min(0)
 
 
 @direction(higher_is_better=None)
