@@ -126,7 +126,7 @@ def check_target(target: Any, output: Tensor) -> None:
             wrong_type("target", "integers", target)
         if target.numel() != 1 and (target.dim() != 1 or target.numel() != batch):
             wrong_value("target", f"one integer, or {batch}, one for each example", target)
-        entries = target.reshape(-1).tolist()
+        entries = list(dict.fromkeys(target.reshape(-1).tolist()))  # each once
     elif isinstance(target, list):
         if len(target) != batch:
             wrong_value("target", f"a list of {batch} indices, one for each example", target)

@@ -343,6 +343,22 @@ _rule = threading.local()
 
 
 @contextmanager
+def inputs_only() -> Iterator[None]:
+    """In this thread and block, layers record nothing of their own weights, to save the work."""
+    before = getattr(_rule, "inputs_only", False)
+    _rule.inputs_only = True
+    try:
+        yield
+    finally:
+        _rule.inputs_only = before
+
+
+def only_inputs() -> bool:
+    """Whether that is so."""
+    return getattr(_rule, "inputs_only", False)
+
+
+@contextmanager
 def _unintercepted() -> Iterator[None]:
     """A rule calls the module itself: those calls are not the model's."""
     before = getattr(_rule, "running", False)

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.circuit import Circuit, Observable, read_observables
-from captum_quantum.gradient import RULES, Pullback, attach, first_derivative, pullback
+from captum_quantum.gradient import (
+    RULES,
+    Pullback,
+    attach,
+    first_derivative,
+    only_inputs,
+    pullback,
+)
 from captum_quantum.simulate import FusedSimulator, expectation_values
 
 if TYPE_CHECKING:
@@ -269,7 +276,11 @@ class VQCLayer(nn.Module):
         return torch.complex128 if inputs.dtype == torch.float64 else self.dtype
 
     def _weight_angles(self) -> Tensor:
-        return _columns(self.weights, self.circuit.indices("weight"), 0)
+        weights = self.weights
+        # Weights that the model itself has computed may depend on what is explained.
+        if only_inputs() and all(read(self).is_leaf for read in self._weights):
+            weights = weights.detach()
+        return _columns(weights, self.circuit.indices("weight"), 0)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Expectation values ``(..., n_observables)`` for inputs ``(..., n_inputs)``."""

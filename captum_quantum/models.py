@@ -154,9 +154,9 @@ def _size(vqc: nn.Module, name: str, given: int | None) -> int:
 class SmallCNN(nn.Module):
     """Three convolutions: images ``(batch, 1, 32, 32)`` to maps ``(batch, channels, 8, 8)``.
 
-    Each is 5 x 5 with padding, batch normalisation and a ReLU; the first two are followed by 2 x 2
-    max pooling. A position of the last maps so sees 32 x 32 pixels, a whole digit. Images of
-    another size give maps of a quarter of it: the same weights also take a mosaic of images.
+    Each is 5 x 5 with padding, batch normalisation and a ReLU; the first two go in strides of 2. A
+    position of the last maps so sees 29 x 29 pixels, nearly a whole digit. Images of another size
+    give maps of a quarter of it: the same weights also take a mosaic of images.
 
     Args:
         in_channels (int): Number of channels of the images.
@@ -175,27 +175,25 @@ class SmallCNN(nn.Module):
         torch.Size([2, 32, 8, 8])
     """
 
-    def __init__(self, in_channels: int = 1, channels: Sequence[int] = (12, 24, 32)) -> None:
+    def __init__(self, in_channels: int = 1, channels: Sequence[int] = (8, 16, 32)) -> None:
         super().__init__()
         _checks.check_int("in_channels", in_channels, 1)
         first, second, third = _check_channels(channels)
         # The normalisation that follows each convolution has the bias.
-        self.conv1 = nn.Conv2d(in_channels, first, 5, padding=2, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, first, 5, stride=2, padding=2, bias=False)
         self.norm1 = nn.BatchNorm2d(first)
         self.relu1 = nn.ReLU(inplace=True)
-        self.pool1 = nn.MaxPool2d(2)
-        self.conv2 = nn.Conv2d(first, second, 5, padding=2, bias=False)
+        self.conv2 = nn.Conv2d(first, second, 5, stride=2, padding=2, bias=False)
         self.norm2 = nn.BatchNorm2d(second)
         self.relu2 = nn.ReLU(inplace=True)
-        self.pool2 = nn.MaxPool2d(2)
         self.conv3 = nn.Conv2d(second, third, 5, padding=2, bias=False)
         self.norm3 = nn.BatchNorm2d(third)
         self.relu3 = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
         """Feature maps, shape ``(batch, channels[2], height / 4, width / 4)``, none negative."""
-        maps = self.pool1(self.relu1(self.norm1(self.conv1(images))))
-        maps = self.pool2(self.relu2(self.norm2(self.conv2(maps))))
+        maps = self.relu1(self.norm1(self.conv1(images)))
+        maps = self.relu2(self.norm2(self.conv2(maps)))
         last: Tensor = self.relu3(self.norm3(self.conv3(maps)))
         return last
 
@@ -211,7 +209,7 @@ def digits_model(
     n_qubits: int = 8,
     n_layers: int = 2,
     *,
-    channels: Sequence[int] = (12, 24, 32),
+    channels: Sequence[int] = (8, 16, 32),
     encoder: str = "ry",
     ansatz: str = "rx_ry_rz_ring",
     n_classes: int = 10,
@@ -404,7 +402,7 @@ def classical_twin(model: HybridClassifier, *, seed: int = 0) -> HybridClassifie
         >>> twin.vqc.n_inputs, twin.vqc.n_observables
         (8, 8)
         >>> [sum(p.numel() for p in m.parameters()) for m in (model, twin)]
-        [27238, 27238]
+        [16714, 16714]
     """
     if not isinstance(model, HybridClassifier):
         _checks.wrong_type("model", "a HybridClassifier", model)

@@ -9,6 +9,7 @@ from captum.attr import visualization as viz
 from torch import nn
 
 from captum_quantum import GradientPathError, GradientRuleError, QuantumLayerGradCam, VQCLayer
+from captum_quantum.simulate import fused
 
 
 def hybrid(seed=0, activation=None, **kwargs):
@@ -514,6 +515,45 @@ def test_nothing_before_the_layer_is_recorded():
     assert not maps.requires_grad
     for handle in handles:
         handle.remove()
+
+
+def test_weights_get_no_gradient_on_the_way(monkeypatch):
+    """Nobody asks for it, and it costs as much as the map."""
+    model, x = hybrid(), images()
+    asked = []
+    original = fused.FusedCall.pull
+    monkeypatch.setattr(
+        fused.FusedCall,
+        "pull",
+        lambda call, grad: asked.append(call._needs) or original(call, grad),
+    )
+    QuantumLayerGradCam(model, model[0]).attribute(x, 1)
+    model(x).sum().backward()
+    assert asked == [(True, False), (True, True)]
+
+
+def test_weights_that_depend_on_the_layer_stay_in_the_graph():
+    class Computed(nn.Module):
+        """The circuit's weights are an output of the classical part."""
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.angles, self.weights = (
+                nn.Conv2d(1, 3, 3),
+                nn.Linear(3, 2),
+                nn.Linear(3, 6),
+            )
+            self.vqc = VQCLayer(2, 1)
+
+        def forward(self, x):
+            (row,) = self.conv(x).mean((2, 3))
+            weights = {"ansatz.weights": self.weights(row).reshape(1, 2, 3)}
+            return torch.func.functional_call(self.vqc, weights, self.angles(row)[None])
+
+    model, x = Computed(), images(1)
+    expected = LayerGradCam(model, model.conv).attribute(x, 1)
+    assert close(QuantumLayerGradCam(model, model.conv).attribute(x, 1), expected.detach())
 
 
 def test_create_graph_keeps_the_whole_graph():

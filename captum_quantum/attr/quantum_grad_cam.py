@@ -1,7 +1,7 @@
 """QGrad-CAM with Captum's API."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from captum_quantum import _checks
 from captum_quantum.attr._recording import LayerCall, Recorder, explain_broken_path
 from captum_quantum.circuit import Circuit
-from captum_quantum.gradient import RULES, GradientPathError, QuantumCall, intercept
+from captum_quantum.gradient import (
+    RULES,
+    GradientPathError,
+    QuantumCall,
+    inputs_only,
+    intercept,
+)
 
 Grads = tuple[Tensor, ...]
 
@@ -55,8 +61,14 @@ def _channel_weights(grad: Tensor) -> Tensor:
 
 
 def _grad_cam(grad: Tensor, activation: Tensor, sum_channels: bool = True) -> Tensor:
-    scaled = _channel_weights(grad) * activation
-    return scaled.sum(dim=1, keepdim=True) if sum_channels else scaled
+    weights = _channel_weights(grad)
+    if not sum_channels:
+        return weights * activation
+    if activation.dim() < 3:
+        return (weights * activation).sum(dim=1, keepdim=True)
+    # A product of matrices, as all scaled channels would take as much memory as the activations.
+    summed = torch.bmm(weights.flatten(1)[:, None], activation.flatten(2))
+    return summed.reshape(len(activation), 1, *activation.shape[2:])
 
 
 class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
@@ -503,7 +515,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
         recorder = Recorder(self.layer, to_input, cut and not parallel, scale)
         swapped = self.quantum_layers if intercepted else []
         with recorder.hooked(), intercept(swapped, self.gradient) as quantum_calls:
-            with self._angles_checked():
+            with self._angles_checked(), inputs_only() if cut else nullcontext():
                 try:
                     output = run()
                 except RuntimeError as error:

@@ -534,7 +534,7 @@ class _Planner:
         names = tuple(self.factors[position].name for position in self.monomial)
         changed = None if torch.equal(rows, torch.arange(2**self.n)) else rows
         if changed is not None:
-            # Rows move anyway: wires return to their places, so that every layer is like the others.
+            # As rows move anyway, wires go home: so every layer is like the others.
             home = self._rows_of(list(range(self.n)))
             changed, phases = rows[home], [(own, place[home]) for own, place in phases]
             self.layout = list(range(self.n))
