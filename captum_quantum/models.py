@@ -154,9 +154,9 @@ def _size(vqc: nn.Module, name: str, given: int | None) -> int:
 class SmallCNN(nn.Module):
     """Three convolutions: images ``(batch, 1, 32, 32)`` to maps ``(batch, channels, 8, 8)``.
 
-    Each is 5 x 5 with padding, batch normalisation and a ReLU; the first two go in strides of 2. A
-    position of the last maps so sees 29 x 29 pixels, nearly a whole digit. Images of another size
-    give maps of a quarter of it: the same weights also take a mosaic of images.
+    Each has padding, batch normalisation and a ReLU; the first two are 5 x 5 in strides of 2, the
+    third is 3 x 3. A position of the last maps so sees 21 x 21 pixels, most of a digit. Images of
+    another size give maps of a quarter of it: the same weights also take a mosaic of images.
 
     Args:
         in_channels (int): Number of channels of the images.
@@ -175,7 +175,7 @@ class SmallCNN(nn.Module):
         torch.Size([2, 32, 8, 8])
     """
 
-    def __init__(self, in_channels: int = 1, channels: Sequence[int] = (8, 16, 32)) -> None:
+    def __init__(self, in_channels: int = 1, channels: Sequence[int] = (8, 24, 32)) -> None:
         super().__init__()
         _checks.check_int("in_channels", in_channels, 1)
         first, second, third = _check_channels(channels)
@@ -186,7 +186,7 @@ class SmallCNN(nn.Module):
         self.conv2 = nn.Conv2d(first, second, 5, stride=2, padding=2, bias=False)
         self.norm2 = nn.BatchNorm2d(second)
         self.relu2 = nn.ReLU(inplace=True)
-        self.conv3 = nn.Conv2d(second, third, 5, padding=2, bias=False)
+        self.conv3 = nn.Conv2d(second, third, 3, padding=1, bias=False)
         self.norm3 = nn.BatchNorm2d(third)
         self.relu3 = nn.ReLU(inplace=True)
 
@@ -209,7 +209,7 @@ def digits_model(
     n_qubits: int = 8,
     n_layers: int = 2,
     *,
-    channels: Sequence[int] = (8, 16, 32),
+    channels: Sequence[int] = (8, 24, 32),
     encoder: str = "ry",
     ansatz: str = "rx_ry_rz_ring",
     n_classes: int = 10,
@@ -402,7 +402,7 @@ def classical_twin(model: HybridClassifier, *, seed: int = 0) -> HybridClassifie
         >>> twin.vqc.n_inputs, twin.vqc.n_observables
         (8, 8)
         >>> [sum(p.numel() for p in m.parameters()) for m in (model, twin)]
-        [16714, 16714]
+        [12442, 12442]
     """
     if not isinstance(model, HybridClassifier):
         _checks.wrong_type("model", "a HybridClassifier", model)

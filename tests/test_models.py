@@ -135,7 +135,7 @@ def test_wrong_arguments_of_digits_model(arguments, error, message):
         digits_model(**arguments)
 
 
-def test_small_cnn_sees_nearly_a_whole_digit():
+def test_small_cnn_sees_most_of_a_digit():
     seen = torch.zeros(64, 64, dtype=torch.bool)
     for _ in range(30):  # some, as a ReLU or a pooling window may hide pixels
         cnn = SmallCNN(channels=(2, 2, 2)).eval()
@@ -146,8 +146,8 @@ def test_small_cnn_sees_nearly_a_whole_digit():
     assert maps.shape == (1, 2, 16, 16)
     assert (maps >= 0).all()
     rows, columns = seen.any(dim=1).nonzero().flatten(), seen.any(dim=0).nonzero().flatten()
-    assert rows[-1] - rows[0] + 1 == 29
-    assert columns[-1] - columns[0] + 1 == 29
+    assert rows[-1] - rows[0] + 1 == 21
+    assert columns[-1] - columns[0] + 1 == 21
 
 
 def test_seed_fixes_the_weights_and_leaves_the_global_state_alone():
