@@ -97,6 +97,12 @@ class Primitive:
         return all(bool((m == torch.diag(torch.diag(m))).all()) for m in parts)
 
     @property
+    def is_real(self) -> bool:
+        """Whether its matrix has no imaginary part for any angle."""
+        parts = [m for m in (self.constant, self.cosine, self.sine) if m is not None]
+        return all(bool((m.imag == 0).all()) for m in parts)
+
+    @property
     def is_permutation(self) -> bool:
         """Whether it only reorders basis states."""
         zero_or_one = (self.constant == 0) | (self.constant == 1)

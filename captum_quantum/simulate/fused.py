@@ -179,6 +179,7 @@ class _Batched:
 
     Attributes:
         angles (Tensor): Input angles, ``(n, batch)``, or amplitudes.
+        circles (Tensor): The phases of turns on single wires, ``(n_turns, n, 2, batch)``.
         waves (Tensor or None): 1, cosines and sines of input angles of the head but those that are
             first on a wire.
         entries (Tensor): Entries that the head's matrices read, shared ones first, ``(e, batch)``.
@@ -190,6 +191,7 @@ class _Batched:
     """
 
     angles: Tensor
+    circles: Tensor
     waves: Tensor | None
     entries: Tensor
     levels: list[Tensor]
@@ -220,8 +222,9 @@ class _Turns:
         return self._buffers[(self._count - 1) % 2]
 
 
-def _viewed(out: Tensor | None, *shape: int) -> Tensor | None:
-    return None if out is None else out.view(*shape)
+def _as_reals(states: Tensor) -> Tensor:
+    """``(..., b)`` complex to ``(..., 2 b)`` real: both parts of each number side by side."""
+    return torch.view_as_real(states).flatten(-2)
 
 
 def _multiply(left: Tensor, right: Tensor) -> Tensor:
@@ -290,10 +293,14 @@ class _Program:
         return made
 
     def make_static(self, weights: Tensor) -> Static:
-        """Makes what depends on weights alone; the matrix of a run in reals by its two parts."""
+        """Makes what depends on weights alone: matrices as `evolve` takes them."""
         made = self.tables.make_static(weights)
         if self.in_reals:
             made.dense[0] = torch.cat([made.dense[0].real, made.dense[0].imag])
+            return made
+        for number, step in enumerate(self.plan.steps):
+            if isinstance(step, Dense) and step.real:
+                made.dense[number] = made.dense[number].real.contiguous()
         return made
 
     # -- from inputs to the first state ----------------------------------------------------------
@@ -332,7 +339,8 @@ class _Program:
             product = Product(vectors[-1][None])
             state = product.value[0] if self.in_reals else product.value[0].to(self.dtype)
             state = state.expand(-1, len(inputs))
-        return _Batched(angles, waves, entries, levels, vectors, product, state)
+        circles = tables.circles(angles)
+        return _Batched(angles, circles, waves, entries, levels, vectors, product, state)
 
     def _head_waves(self, angles: Tensor) -> Tensor:
         """Cosine and sine of every wire's first input angle, ``(n, 2, batch)``; or (1, 0)."""
@@ -357,7 +365,7 @@ class _Program:
                 state = self._apply(static.dense[number], state, step.left, turns.next())
                 continue
             if isinstance(step, Turn):
-                state = self._turn(number, batched.angles, state, turns.next())
+                state = self._turn(number, batched, state, turns.next())
                 continue
             if number in self.tables.rows:
                 rows = self.tables.rows[number][0]
@@ -367,27 +375,35 @@ class _Program:
         return state
 
     def _apply(self, matrix: Tensor, states: Tensor, left: int, out: Tensor | None) -> Tensor:
-        """Multiplies rows, seen as ``(left, d, ...)``, by a matrix ``(d, d)``."""
+        """Multiplies rows, seen as ``(left, d, ...)``, by a matrix ``(d, d)``, real or complex."""
+        # A real matrix acts on real and imaginary parts alike.
+        real = not matrix.is_complex()
         size = len(matrix)
+        seen = (torch.view_as_real(states) if real else states).reshape(left, size, -1)
+        target = None
+        if out is not None:
+            target = (torch.view_as_real(out) if real else out).view(seen.shape)
         if left == 1:
-            found = torch.mm(matrix, states.reshape(size, -1), out=_viewed(out, size, -1))
-            return found.view(states.shape)
-        seen = states.reshape(left, size, -1)
-        if seen.shape[2] == 1:
-            found = torch.mm(seen[..., 0], matrix.mT, out=_viewed(out, left, size))
+            found = torch.mm(matrix, seen[0], out=None if target is None else target[0])
+        elif seen.shape[2] == 1:
+            column = None if target is None else target[..., 0]
+            found = torch.mm(seen[..., 0], matrix.mT, out=column)
         else:
-            every = matrix.expand(left, -1, -1)
-            found = torch.bmm(every, seen, out=_viewed(out, left, size, -1))
+            found = torch.bmm(matrix.expand(left, -1, -1), seen, out=target)
+        if out is not None:
+            return out
+        if real:
+            return torch.view_as_complex(found.view(*states.shape, 2))
         return found.view(states.shape)
 
-    def _turn(self, number: int, angles: Tensor, states: Tensor, out: Tensor | None) -> Tensor:
+    def _turn(self, number: int, batched: _Batched, states: Tensor, out: Tensor | None) -> Tensor:
         """Multiplies the rows of states ``(..., 2**n, batch)`` by a turn's phases."""
         turning = self.tables.turns[number]
         seen = turning.by_halves(states)
         target = None if out is None else turning.by_halves(out)
-        for factor in turning.phases(angles):
+        for factor in turning.phases(batched.circles, batched.angles):
             seen = torch.mul(seen, factor, out=target)
-        return seen.flatten(-3, -2)
+        return seen.flatten(-3, -2) if out is None else out
 
     def read(self, state: Tensor) -> Tensor:
         """Expectation values of a state: ``(2**n, batch) -> (batch, n_observables)``."""
@@ -442,6 +458,7 @@ class _Program:
         by = ByStatic()
         steps = self.plan.steps
         by_angles = state.real.new_zeros(batched.angles.shape) if self.tables.turns else None
+        by_bits: list[Tensor] = []  # gradients by what turns on single wires add to a row's phase
         if self.in_reals:
             assert self.signs is not None
             by_square = 2 * (self.signs.T @ grad.T.to(self.real))
@@ -466,18 +483,23 @@ class _Program:
             if number < last:
                 both, spare = both[:1], spare[:1]
             if isinstance(step, Turn):
-                both, spare = self._turn(number, batched.angles, both, spare), both
+                both, spare = self._turn(number, batched, both, spare), both
                 if inputs:
                     assert by_angles is not None
                     psi = self._state_before(number, batched, both, spare)
                     product = torch.mul(both[0], psi, out=spare[0])
-                    self.tables.turns[number].back(product, by_angles)
+                    by_bits += self.tables.turns[number].back(product, by_angles)
             elif isinstance(step, Dense):
                 matrix = static.dense[number].mT
                 both, spare = self._apply(matrix, both, len(both) * step.left, spare), both
-                if weights:
+                if weights and matrix.is_complex():
                     psi = self._state_before(number, batched, both, spare)
                     by.dense[number] = _outer(spare[0], psi, step.left, len(matrix))
+                elif weights:
+                    # Re(W psi^T), of real and imaginary parts side by side.
+                    conjugate = both[1] if number else torch.conj_physical(batched.state)
+                    parts = _as_reals(spare[0]), _as_reals(conjugate)
+                    by.dense[number] = _outer(*parts, step.left, len(matrix)).to(self.dtype)
             else:
                 if step.phases:
                     both, spare = torch.mul(both, static.phases[number], out=spare), both
@@ -491,6 +513,9 @@ class _Program:
                     for one, out in zip(both, spare, strict=True):
                         torch.index_select(one, 0, back, out=out)
                     both, spare = spare, both
+        if by_bits:
+            assert by_angles is not None
+            by_angles += self.tables.exponents.T @ torch.cat(by_bits[::-1])
         return self._head_back(static, batched, both[0], by_angles, by, inputs, weights)
 
     def _state_before(

@@ -198,21 +198,29 @@ class Turning:
 
     Args:
         turn (Turn): The turn.
+        place (int): Its place among the turns that have factors on one wire.
         plan (Plan): Its plan.
         device (torch.device): Where.
         dtype (torch.dtype): Of the states.
+
+    Attributes:
+        exponents (Tensor): Of the factors on one wire: what each input adds to the phase of each
+            wire's 0 and 1, ``(2 n, n_inputs)``, float64.
     """
 
-    def __init__(self, turn: Turn, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, turn: Turn, place: int, plan: Plan, device: torch.device, dtype: torch.dtype
+    ) -> None:
         real = dtype.to_real()
+        self.place = place if turn.own else None
         self.n = n = plan.circuit.n_qubits
         self.n_first = n - n // 2
         column = {place: k for k, place in enumerate(plan.circuit.columns("input"))}
         exponents = torch.zeros(n, 2, len(column), dtype=torch.float64)
-        for position, place in turn.own:
+        for position, wire in turn.own:
             factor = plan.factors[position]
-            exponents[place, :, column[factor.column]] += factor.primitive.exponents()
-        self.exponents = exponents.flatten(0, 1).to(device, real) if turn.own else None
+            exponents[wire, :, column[factor.column]] += factor.primitive.exponents()
+        self.exponents = exponents.flatten(0, 1)
         self.wide = [
             (
                 column[plan.factors[position].column],
@@ -225,8 +233,12 @@ class Turning:
         first, last = (_bits(bits).to(device, real) for bits in (self.n_first, n // 2))
         self.bits = first, last
 
-    def phases(self, angles: Tensor) -> list[Tensor]:
-        """``(n_inputs, b)`` to vectors whose product the phases are.
+    def phases(self, circles: Tensor, angles: Tensor) -> list[Tensor]:
+        """Vectors whose product the phases are.
+
+        Args:
+            circles (Tensor): Of all turns the phases of each wire's 0 and 1, ``(t, n, 2, b)``.
+            angles (Tensor): Input angles, ``(n_inputs, b)``.
 
         Returns:
             list[Tensor]: For rows seen by the halves of their bits, ``(2**n_first, 2**n_last)``:
@@ -234,8 +246,8 @@ class Turning:
             are any, then ``(2**n_first, 2**n_last, b)`` for each of the others.
         """
         found: list[Tensor] = []
-        if self.exponents is not None:
-            vectors = _on_circle(self.exponents @ angles).unflatten(0, (1, self.n, 2))
+        if self.place is not None:
+            vectors = circles[self.place : self.place + 1]
             split = self.n_first
             found.append(Product(vectors[:, :split]).value[0][:, None])
             if split < self.n:
@@ -250,20 +262,29 @@ class Turning:
         halves: Tensor = rows.unflatten(-2, (2**self.n_first, -1))
         return halves
 
-    def back(self, W: Tensor, by_angles: Tensor) -> None:
-        """Adds to the gradients by angles those from ``W_r psi_r``, ``(2**n, b)``.
+    def back(self, W: Tensor, by_angles: Tensor) -> list[Tensor]:
+        """Gradients from ``W_r psi_r``, ``(2**n, b)``.
 
         A change of theta changes the state by ``i psi_r``, and so E by ``Re(i W_r psi_r)``, before
         the turn as after it.
+
+        Args:
+            W (Tensor): The products.
+            by_angles (Tensor): Gradients by angles, to which those of wide factors are added.
+
+        Returns:
+            list[Tensor]: Gradients by the phases of each wire's 0 and 1, ``(2 n, b)``, if there are
+            factors on one wire.
         """
-        if self.exponents is not None:
+        found: list[Tensor] = []
+        if self.place is not None:
             rows = self.by_halves(W)
             halves = zip(self.bits, (rows.sum(dim=1), rows.sum(dim=0)), strict=True)
-            by_bit = torch.cat([bits @ -sums.imag for bits, sums in halves])
-            by_angles += self.exponents.T @ by_bit
+            found.append(torch.cat([bits @ -sums.imag for bits, sums in halves]))
         for column, exponents, places in self.wide:
             sums = W.new_zeros(len(exponents), W.shape[1]).index_add_(0, places, W)
             by_angles[column] -= (exponents * sums.imag).sum(dim=0)
+        return found
 
 
 def _on_circle(theta: Tensor) -> Tensor:
@@ -358,6 +379,7 @@ class Tables:
         head (list[Links]): What follows in the head.
         rows (dict): For each reordering its index and its inverse.
         turns (dict): For each turn how it is made of the inputs.
+        exponents (Tensor): Those of all turns, ``(2 n t, n_inputs)``.
     """
 
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
@@ -475,6 +497,7 @@ class Tables:
         self.rows: dict[int, tuple[Tensor, Tensor]] = {}
         self.phase_rows: dict[int, Tensor] = {}
         self.turns: dict[int, Turning] = {}
+        exponents: list[Tensor] = []
         krons: dict[int, list[Tensor]] = {}
         made: dict[int, tuple[Tensor, Tensor]] = {}  # layers of a circuit share their reorderings
         for number, step in enumerate(self.plan.steps):
@@ -482,7 +505,10 @@ class Tables:
                 self.layers[number] = self._dense_layers(step, krons)
                 continue
             if isinstance(step, Turn):
-                self.turns[number] = Turning(step, self.plan, self.device, self.dtype)
+                place = len(exponents)
+                turning = Turning(step, place, self.plan, self.device, self.dtype)
+                self.turns[number] = turning
+                exponents += [turning.exponents] * bool(step.own)
                 continue
             if step.rows is not None:
                 if id(step.rows) not in made:
@@ -495,6 +521,8 @@ class Tables:
                     side = 2 ** len(self.plan.factors[position].wires)
                     diagonals.append(self._entry(position) + places * (side + 1))
                 self.phase_rows[number] = torch.stack(diagonals).to(self.device)
+        none = torch.zeros(0, len(self.plan.circuit.columns("input")))
+        self.exponents = torch.cat([none, *exponents]).to(self.device, self.real)
         groups = sorted(krons)
         self.krons = [torch.stack(krons[k]).reshape(-1, k, 4).to(self.device) for k in groups]
         for layers in self.layers.values():
@@ -552,6 +580,13 @@ class Tables:
         place[self.n_static :] = len(self.shared) + own
         for links in tables:
             links.index = place[links.index]
+
+    def circles(self, angles: Tensor) -> Tensor:
+        """Of all turns the phases of each wire's 0 and 1: ``(n_inputs, b)`` to ``(t, n, 2, b)``."""
+        if not len(self.exponents):
+            return angles.new_zeros(0)
+        found: Tensor = _on_circle(self.exponents @ angles).unflatten(0, (-1, self.n, 2))
+        return found
 
     # -- from weights to matrices, and back ------------------------------------------------------
 

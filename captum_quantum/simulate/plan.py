@@ -94,11 +94,13 @@ class Dense:
         left (int): Number of row groups before them.
         layers (tuple): What is multiplied into the matrix, in order: tuples of chains, one for each
             wire, or the position of a factor on several wires.
+        real (bool): Whether the matrix has no imaginary part, which halves the work.
     """
 
     wires: tuple[int, ...]
     left: int
     layers: tuple[tuple[Chain, ...] | int, ...]
+    real: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +212,7 @@ class Plan:
                     for layer in step.layers
                 )
                 lines.append(
-                    f"step {number}: {size} x {size} matrix on wires "
+                    f"step {number}: {'real ' * step.real}{size} x {size} matrix on wires "
                     f"{', '.join(map(str, step.wires))} from {count} factors"
                 )
                 continue
@@ -496,7 +498,8 @@ class _Planner:
                 flush()
                 layers.append(position)
         flush()
-        self.steps.append(Dense(wires, 2 ** places[0], tuple(layers)))
+        real = all(self.factors[f].primitive.is_real for f in block.factors)
+        self.steps.append(Dense(wires, 2 ** places[0], tuple(layers), real))
 
     def _relayout(self, layout: list[int]) -> None:
         """Reorders the rows so that the wires stand in another order."""
