@@ -404,8 +404,8 @@ def test_the_plan_of_the_default_circuit():
     text = str(VQCLayer(8, 2).fused.plan)
     assert "wire 3: ry rx ry rz" in text
     assert "step 0: reorder the rows (cnot" in text
-    assert "step 1: 16 x 16 matrix on wires 0, 1, 2, 3 from 8 factors" in text
-    assert "step 2: 16 x 16 matrix on wires 4, 5, 6, 7" in text
+    assert "step 1: 8 x 8 matrix on wires 0, 1, 2 from 6 factors" in text
+    assert "step 2: 8 x 8 matrix on wires 3, 4, 5" in text
     assert "step 3" not in text  # the last ring is folded into the observables
     assert text.endswith("squared moduli of the rows, weighted: 8 values")
     assert len(VQCLayer(5, 9).fused.plan.steps) <= 2  # small circuits: one matrix

@@ -32,11 +32,11 @@ from captum_quantum.circuit.gates import Primitive, extended_index
 from captum_quantum.simulate.readout import masks
 
 WHOLE = 6
-"""Circuits of at most this many qubits, inputs only in the head, become a single dense step."""
+"""Of circuits of at most this many qubits all that is between turns becomes one dense step."""
 MAX_DENSE = 4
 """Others: the most wires that a dense step covers."""
 SIDE_BY_SIDE = 3
-"""The most wires of blocks without a gate between them in one step, where two steps cannot do."""
+"""The most wires of blocks without a gate between them that a dense step covers."""
 FACTORED = 12
 """From this many qubits on, signs of observables are made of those of half of the bits."""
 MANY, NARROW = 9, 6
@@ -451,12 +451,11 @@ class _Planner:
         """Emits the open blocks, small ones side by side in one matrix."""
         packed: list[_Open] = []
         wires_left = sum(len(block.wires) for block in self.open)
-        most = MAX_DENSE if self.n <= 2 * MAX_DENSE else SIDE_BY_SIDE
-        room = self._room(wires_left, most)
+        room = self._room(wires_left)
         for block in sorted(self.open, key=lambda block: min(map(self.layout.index, block.wires))):
             if packed and len(packed[-1].wires) + len(block.wires) > room:
                 wires_left -= len(packed[-1].wires)
-                room = self._room(wires_left, most)
+                room = self._room(wires_left)
                 packed.append(_Open(list(block.wires), list(block.factors)))
             elif packed:
                 packed[-1].wires += block.wires
@@ -467,9 +466,9 @@ class _Planner:
             self._emit_dense(block, [wire for later in packed[k:] for wire in later.wires])
         self.open = []
 
-    def _room(self, wires: int, most: int) -> int:
+    def _room(self, wires: int) -> int:
         """The size of the next of as few steps as possible, all about the same."""
-        steps = -(-wires // most)
+        steps = -(-wires // (self.n if self.whole else SIDE_BY_SIDE))
         return -(-wires // steps) if wires else 0
 
     def _emit_dense(self, block: _Open, following: list[int]) -> None:
