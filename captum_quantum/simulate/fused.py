@@ -12,6 +12,7 @@ the batch, is the gradient by the matrix. No state but the last is kept, whateve
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -235,6 +236,17 @@ def _multiply(left: Tensor, right: Tensor) -> Tensor:
     return left[:, :, 0] * right[:, 0:1] + left[:, :, 1] * right[:, 1:2]
 
 
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    """Lets glibc keep freed blocks of some MB for the next step.
+
+    Else it gives them back to the system, which clears every page anew when it is touched again:
+    that took longer than all the work of a step. glibc does so until a block of 32 MB was freed
+    once. So one is, untouched; nothing but time depends on it.
+    """
+    torch.empty(2**25 - 2**13, dtype=torch.uint8)
+
+
 class _Program:
     """A plan on one device, in one precision."""
 
@@ -247,9 +259,7 @@ class _Program:
         self._cached: tuple[Tensor, Static] | None = None
         self.amplitudes = plan.circuit.amplitude_encoding
         self.n_inputs = len(plan.circuit.columns("input"))
-        # The C library gives freed blocks of some MB back to the system, to fault every page in
-        # anew at the next step, until a block of 32 MB was freed once. So one is, untouched.
-        torch.empty(2**25 - 2**13, dtype=torch.uint8)
+        _keep_freed_memory()
         zero = torch.tensor([1, 0], device=device, dtype=self.real)
         self.zero_vectors = zero.expand(self.n, 2)[..., None]
         signs = plan.readout.signs

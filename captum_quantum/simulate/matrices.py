@@ -65,6 +65,12 @@ class Product:
             self.first, self.second = halves[:, 0], halves[:, 1]
         self.value = (self.first[:, :, None] * self.second[:, None]).reshape(m, -1, b)
 
+    def release(self) -> Tensor:
+        """The value, forgotten here: the way back does not need it."""
+        value = self.value
+        del self.value
+        return value
+
     def back(self, W: Tensor) -> Tensor:
         """Gradients by the factors, ``(m, k, r, b)``, from that by the value."""
         if self.inner is None:
@@ -117,9 +123,9 @@ class Factors:
             places.append(where)
         real = dtype.to_real()
         self.numbers = torch.cat(numbers).T.reshape(-1, 1).to(device, real)
-        self.places = torch.cat(places).T.reshape(-1).to(device)
+        self.places = torch.cat(places).T.reshape(-1).to(device, torch.int32)
         columns = [place[factor.column] for factor in turning]
-        self.columns = torch.tensor(columns, dtype=torch.long, device=device)
+        self.columns = torch.tensor(columns, dtype=torch.int32, device=device)
         self.in_order = columns == list(range(len(place)))
         frequencies = [factor.primitive.frequency for factor in turning]
         self.frequencies = torch.tensor(frequencies, device=device, dtype=real)[:, None]
@@ -171,7 +177,7 @@ class Runs:
             for k, start in enumerate(run):
                 place = int(format(k, f"0{bits}b")[::-1], 2) if bits else 0
                 table[place, r] = square(start, 2)
-        self.index = table.reshape(-1).to(device)
+        self.index = table.reshape(-1).to(device, torch.int32)
 
     def levels(self, entries: Tensor) -> list[Tensor]:
         """From the matrices, ``(length * count, 2, 2)``, to the products, ``(count, 2, 2)``."""
@@ -424,7 +430,7 @@ class Tables:
         self.wave_frequencies = torch.tensor(frequencies, device=self.device, dtype=self.real)
         self.wave_frequencies = self.wave_frequencies[:, None]
         self.numbers = torch.cat(fixed).to(self.device, self.dtype)[:, None]
-        static = [k for k, factor in enumerate(factors) if not factor.batched]
+        static = [k for k in self._with_entries() if not factors[k].batched]
         in_head = {k for chain in self.plan.head for k in chain.factors}
         batched = [k for k in sorted(in_head) if factors[k].batched and k not in self.start]
         self.static_factors, self.batched_factors = (
@@ -440,6 +446,20 @@ class Tables:
         for k, start in zip(static, self.static_factors.starts, strict=True):
             self.start[k] = first + start
         self.batched_start = dict(zip(batched, self.batched_factors.starts, strict=True))
+
+    def _with_entries(self) -> list[int]:
+        """Factors whose entries stand in tables: not those that only reorder rows, for example."""
+        found = {k for chain in self.plan.head for k in chain.factors}
+        for step in self.plan.steps:
+            if isinstance(step, Dense):
+                for layer in step.layers:
+                    if isinstance(layer, int):
+                        found |= set() if self.plan.factors[layer].is_fixed else {layer}
+                    else:
+                        found |= {k for chain in layer for k in chain.factors}
+            elif isinstance(step, Monomial):
+                found |= {position for position, _ in step.phases}
+        return sorted(found)
 
     def _make_links(self) -> None:
         """Splits chains into links: runs of static factors, merged, and single batched ones."""
@@ -602,7 +622,7 @@ class Tables:
             runs = self.runs.levels(entries)
             entries = torch.cat([entries, runs[-1].reshape(-1, 1)])
         krons = [Product(take(entries, index)) for index in self.krons]
-        squares = [as_matrices(kron.value)[..., 0].unbind() for kron in krons]
+        squares = [as_matrices(kron.release())[..., 0].unbind() for kron in krons]
         shared = entries.index_select(0, self.shared)
         static = Static(weights, waves, runs, krons, squares, entries, shared)
         for number, links in enumerate(self.head):

@@ -8,7 +8,6 @@ does meanwhile hits all of them. Medians and quartiles of the repetitions are ke
 import gc
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -369,13 +368,7 @@ class Measurement:
                     numbers = map(str, (n, layers, batch, int(train), self.threads))
                     command = [sys.executable, script, system.name, *numbers]
                     command += [self.device.type]
-                    done = subprocess.run(
-                        command,
-                        stdout=subprocess.PIPE,
-                        text=True,
-                        check=True,
-                        env={**os.environ, **memory.ENVIRONMENT},
-                    )
+                    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                     found.append(json.loads(done.stdout.splitlines()[-1]))
                 row["systems"][system.name] = found
             yield row

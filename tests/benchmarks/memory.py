@@ -2,89 +2,57 @@
 
 Run by measure.py as ``python memory.py SYSTEM QUBITS LAYERS BATCH TRAIN THREADS DEVICE``.
 
-On a CPU, resident memory is read: before the first step (after the imports, after a step of a tiny
-circuit, and with the layer built, whose gates are Python objects: ``layer_bytes``), at its highest
-during the first step, after it, and at its highest during two more steps. The results are
+Counted is what PyTorch allocates for tensors: on a CPU every allocation and release that its
+profiler reports, on a CUDA device what its allocator has counted. The resident memory of the
+process is not that: what the C library keeps of freed memory for later, in holes between what is
+alive, counts there too, and differs from run to run. The results are
 
-- ``peak_bytes``: the highest, minus that before the first step. What a first step makes and keeps,
-  tables and matrices, counts;
+- ``peak_bytes``: the highest during the first step and two later ones, beyond what was there
+  before, with the layer built. What a first step makes and keeps, tables and matrices, counts;
 - ``kept_bytes``: what is still there after the first step;
 - ``step_bytes``: what a later step takes at its highest beside what is kept.
-
-The C library is told to give freed memory back at once (ENVIRONMENT), for all systems, so that the
-highest is that of tensors alive at the same time. On a CUDA device, all this is what PyTorch's
-allocator has counted.
 """
 
-import ctypes
 import gc
 import json
 import sys
-from pathlib import Path
-
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0"}
-"""Read by glibc at the start of a process: memory is given back as soon as it is freed."""
+from collections.abc import Callable
+from typing import Any
 
 
-def _status(key: str) -> int:
-    """A number of this process, bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return 1024 * int(line.split()[1])
-    raise KeyError(key)
+def host_bytes(work: Callable[[], Any]) -> tuple[int, int]:
+    """Highest and remaining bytes of tensors on the CPU, beyond those there before."""
+    from torch.profiler import ProfilerActivity, profile
 
-
-class _Host:
-    """Resident memory of this process, bytes; where there is no /proc, the highest so far."""
-
-    def __init__(self) -> None:
-        self._linux = sys.platform.startswith("linux")
-
-    def now(self) -> int:
-        """With garbage collected and free memory given back."""
+    gc.collect()
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
+        work()
         gc.collect()
-        if not self._linux:
-            return self.highest()
-        ctypes.CDLL(None).malloc_trim(0)
-        return _status("VmRSS")
-
-    def reset(self) -> None:
-        """Forgets what was highest."""
-        if self._linux:
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def highest(self) -> int:
-        """Since the last reset."""
-        if self._linux:
-            return _status("VmHWM")
-        import resource
-
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else 1024 * most
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        highest = max(highest, now)
+    return highest, now
 
 
-class _Cuda:
-    """The same of PyTorch's allocator."""
+def cuda_bytes(work: Callable[[], Any]) -> tuple[int, int]:
+    """The same on a CUDA device."""
+    import torch
 
-    def now(self) -> int:
-        """With garbage collected."""
-        import torch
-
-        gc.collect()
-        torch.cuda.synchronize()
-        return torch.cuda.memory_allocated()
-
-    def reset(self) -> None:
-        """Forgets what was highest."""
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-
-    def highest(self) -> int:
-        """Since the last reset."""
-        import torch
-
-        return torch.cuda.max_memory_allocated()
+    gc.collect()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    torch.cuda.synchronize()
+    highest = torch.cuda.max_memory_allocated() - before
+    gc.collect()
+    return highest, torch.cuda.memory_allocated() - before
 
 
 def main(name: str, n: str, layers: str, batch: str, train: str, threads: str, device: str) -> None:
@@ -94,28 +62,18 @@ def main(name: str, n: str, layers: str, batch: str, train: str, threads: str, d
     torch.set_num_threads(int(threads))
     import systems
 
-    memory = _Cuda() if device.startswith("cuda") else _Host()
+    count = cuda_bytes if device.startswith("cuda") else host_bytes
     system = next(system for system in systems.SYSTEMS if system.name == name)
+    # What is made once for a process is not memory of the step.
     system(systems.make_work(2, 1, 2, train == "1", device)).step()
-    work = systems.make_work(int(n), int(layers), int(batch), train == "1", device)
-    before = memory.now()
-    made = system(work)
-    built = memory.now()
-    memory.reset()
-    made.step()
-    first = memory.highest()
-    kept = memory.now()
-    memory.reset()
-    for _ in range(2):
-        made.step()
-    later = memory.highest()
+    made = system(systems.make_work(int(n), int(layers), int(batch), train == "1", device))
+    first, kept = count(lambda: made.step() and None)
+    later, _ = count(lambda: [made.step() and None for _ in range(2)])
     found = {
         "layers": int(layers),
-        "peak_bytes": max(first, later) - built,
-        "kept_bytes": kept - built,
-        "step_bytes": later - kept,
-        "layer_bytes": built - before,
-        "before_bytes": built,
+        "peak_bytes": max(first, kept + later),
+        "kept_bytes": kept,
+        "step_bytes": later,
     }
     print(json.dumps(found))
 

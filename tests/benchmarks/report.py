@@ -323,9 +323,10 @@ def markdown(results: Results) -> str:
 
 
 _MEMORY_TEXT = (
-    "MiB, each in a process of its own. Highest: the highest resident memory in the first and two "
-    "later steps, minus that before the first, with the layer built. Kept: what is still there "
-    "after the first step (tables, matrices). Later step: its highest beside what is kept. With "
+    "MiB of tensors alive at the same time, as PyTorch counts them, each in a process of its own. "
+    "Highest: in the first and two later steps, beyond what was there with the layer built. "
+    "Kept: what is still there after the first step (tables, matrices). Later step: its highest "
+    "beside what is kept. With "
     "frozen weights PyTorch keeps few of TorchQuantum's states; the training step is judged."
 )
 
