@@ -1022,7 +1022,7 @@ def _explainer(name: str, models: "dict[str, HybridClassifier]") -> Any:
     if name == "qgradcam":
         return QuantumLayerGradCam(model, model.backbone)
     if name == "qgradcam-path":
-        return _path_averaged(model), model
+        return QuantumLayerGradCam(model, model.backbone, path_steps=PATH_STEPS)
     if name == "random":
 
         def noise(inputs: "Tensor", target: "Tensor") -> "Tensor":
@@ -1030,25 +1030,6 @@ def _explainer(name: str, models: "dict[str, HybridClassifier]") -> Any:
 
         return noise, model
     return LayerGradCam(model, model.backbone)
-
-
-def _path_averaged(model: "HybridClassifier") -> "Callable[[Tensor, Tensor], Tensor]":
-    """Grad-CAM with gradients averaged over the activations times 1/32, 3/32, ..., 31/32."""
-    import torch
-
-    def path_averaged(inputs: "Tensor", target: "Tensor") -> "Tensor":
-        with torch.no_grad():
-            maps = model.backbone(inputs)
-        scales = (torch.arange(PATH_STEPS, device=maps.device) + 0.5) / PATH_STEPS
-        path = (scales.reshape(-1, 1, *[1] * (maps.dim() - 1)) * maps[None]).flatten(0, 1)
-        path.requires_grad_()
-        logits = model.head(model.vqc(model.angles(model.reduction(model.pool(path)))))
-        score = logits.gather(1, target.repeat(PATH_STEPS)[:, None]).sum()
-        (grads,) = torch.autograd.grad(score, path)
-        weights = grads.unflatten(0, (PATH_STEPS, -1)).mean(dim=0).flatten(2).mean(dim=2)
-        return torch.einsum("bk,bk...->b...", weights, maps)[:, None]
-
-    return path_averaged
 
 
 if __name__ == "__main__":

@@ -374,9 +374,7 @@ def test_path_averaged_weights_are_their_definition():
     backbone = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
     model = HybridClassifier(backbone, Wave(), 3, 4, n_inputs=2, n_observables=2).double()
     images, target = torch.rand(2, 1, 6, 6, dtype=torch.float64), torch.tensor([3, 1])
-    explain, owner = _explainer("qgradcam-path", {"hybrid": model})
-    assert owner is model
-    found = explain(images, target)
+    found = _explainer("qgradcam-path", {"hybrid": model}).attribute(images, target)
     assert found.shape == (2, 1, 4, 4)
     for i in range(2):
         maps = backbone(images[[i]]).detach()

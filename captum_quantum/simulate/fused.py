@@ -8,7 +8,9 @@ A step ``psi' = U psi`` has
     W = U^T W',    psi* = U^T psi'*    (U is unitary),    W_U = W' psi^T,
 
 so W and the conjugate state psi* go back together, through the same matrices, and W_U, summed over
-the batch, is the gradient by the matrix. No state but the last is kept, whatever the depth.
+the batch, is the gradient by the matrix. A turn, ``psi'_r = e^{i theta_r} psi_r`` at row r, changes
+with its angle by ``i psi'_r d theta_r``; so ``Re(i W'_r psi'_r)`` is the gradient by theta_r. No
+state but the last is kept, whatever the depth.
 """
 
 from dataclasses import dataclass
