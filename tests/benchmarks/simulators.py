@@ -1,6 +1,5 @@
 """Measures the fused simulator against its peers: ``make bench``.
 
-All systems run in one process, in which the C library keeps freed memory (`keep_freed_memory`).
 Writes ``cpu.json`` (every repetition, machine, versions), ``cpu.md`` (tables, and which bounds are
 met) and ``cpu.png`` into the output folder; on a GPU ``cuda.json`` and so on. The tables and the
 figure are made from the JSON alone: ``--from-json results/cpu.json`` makes them anew.
@@ -142,18 +141,5 @@ def _commit() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "uncommitted_changes": changed != ""}
 
 
-def keep_freed_memory() -> None:
-    """Starts this process anew, with glibc keeping what is freed for what comes next.
-
-    Else glibc gives back and asks anew for most of the memory of each step, of whatever system; the
-    time that takes depends on what the machine did before, and varies threefold from run to run.
-    """
-    if sys.platform.startswith("linux") and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        most = str(2**40)
-        keep = {"MALLOC_TRIM_THRESHOLD_": most, "MALLOC_MMAP_THRESHOLD_": most}
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **keep})
-
-
 if __name__ == "__main__":
-    keep_freed_memory()
     main()
