@@ -271,6 +271,14 @@ def test_vmap_and_jacrev():
         assert torch.allclose(jacobian[k], expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("gradient", ["backprop", "adjoint"])
+@pytest.mark.parametrize("name", ["default", "reupload", "real_amplitudes"])
+def test_vmap_without_gradients(name, gradient):
+    layer, x = layer_of(name, gradient=gradient), torch.rand(3, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("change", ["in place", "by data", "new tensor", "by optimiser"])
 def test_weights_are_read_live(change):
     layer = layer_of("default")

@@ -203,8 +203,10 @@ class _Batched:
     state: Tensor
 
 
-class _Turns:
-    """Where the next operation writes: two buffers in turn, or new memory while autograd records.
+class _Buffers:
+    """Where the next operation writes: two buffers in turn, or new memory under transforms.
+
+    Neither autograd, while it records, nor ``torch.func`` allows writing into a given tensor.
 
     New memory for every operation would cost more than it computes: the system clears each page
     of it when it is first touched.
@@ -212,12 +214,15 @@ class _Turns:
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
+        self._transformed = (
+            torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None
+        )
         self._buffers: list[Tensor] = []
         self._count = 0
 
     def next(self) -> Tensor | None:
         """The buffer that was not written last; None stands for new memory."""
-        if torch.is_grad_enabled():
+        if self._transformed:
             return None
         if len(self._buffers) < 2:
             self._buffers.append(self._like.new_empty(self._like.shape))
@@ -371,19 +376,19 @@ class _Program:
         state = batched.state
         if self.in_reals:
             return static.dense[0] @ state
-        turns = _Turns(state)
+        buffers = _Buffers(state)
         for number, step in enumerate(self.plan.steps):
             if isinstance(step, Dense):
-                state = self._apply(static.dense[number], state, step.left, turns.next())
+                state = self._apply(static.dense[number], state, step.left, buffers.next())
                 continue
             if isinstance(step, Turn):
-                state = self._turn(number, batched, state, turns.next())
+                state = self._turn(number, batched, state, buffers.next())
                 continue
             if number in self.tables.rows:
                 rows = self.tables.rows[number][0]
-                state = torch.index_select(state, 0, rows, out=turns.next())
+                state = torch.index_select(state, 0, rows, out=buffers.next())
             if step.phases:
-                state = torch.mul(state, static.phases[number], out=turns.next())
+                state = torch.mul(state, static.phases[number], out=buffers.next())
         return state
 
     def _apply(self, matrix: Tensor, states: Tensor, left: int, out: Tensor | None) -> Tensor:
