@@ -34,6 +34,7 @@ from tqdm import tqdm
 from captum_quantum import _checks, _results
 from captum_quantum._report import Difference, Report, Score, SeedReport, check_confidence
 from captum_quantum.circuit import Circuit
+from captum_quantum.metrics._maps import direction
 
 __all__ = ["Difference", "Report", "Score", "SeedReport", "compare", "named_metrics"]
 
@@ -569,6 +570,7 @@ def _randomization(part: str, model: nn.Module, *arguments: Any) -> Tensor:
     return similar[part].rank_correlation
 
 
+@direction(higher_is_better=False)
 def randomization_quantum(
     model: nn.Module, attribute: Attribute, inputs: Tensor, target: Tensor
 ) -> Tensor:
@@ -591,6 +593,7 @@ def randomization_quantum(
     return _randomization("quantum", model, attribute, inputs, target)
 
 
+@direction(higher_is_better=False)
 def randomization_classical(
     model: nn.Module, attribute: Attribute, inputs: Tensor, target: Tensor
 ) -> Tensor:
@@ -606,10 +609,6 @@ def randomization_classical(
         Tensor: Shape ``(batch,)``.
     """
     return _randomization("classical", model, attribute, inputs, target)
-
-
-randomization_quantum.higher_is_better = False  # type: ignore[attr-defined]
-randomization_classical.higher_is_better = False  # type: ignore[attr-defined]
 
 
 def _unknown_parameters(function: Callable[..., Any]) -> list[str]:
@@ -993,7 +992,7 @@ def _named(what: str, start: int, batch: _Batch) -> Iterator[None]:
     """Notes on an error, where Python can do that, what it is about."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # raised again as it is, whatever it is
         if hasattr(error, "add_note"):
             error.add_note(f"in {what}, batch of {len(batch)} samples from sample {start} on")
         raise

@@ -17,6 +17,7 @@ from captum_quantum import VQCLayer
 FOLDER = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
+# The scripts are no package: they can be imported only from here on.
 import measure  # noqa: E402
 import memory  # noqa: E402
 import report  # noqa: E402

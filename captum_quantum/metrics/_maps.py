@@ -20,6 +20,7 @@ def direction(higher_is_better: bool | None) -> Callable[[AnyMetric], AnyMetric]
     """Marks a metric with its direction, ``higher_is_better``; None where there is none."""
 
     def mark(metric: AnyMetric) -> AnyMetric:
+        # Python's types know no functions with attributes of their own.
         metric.higher_is_better = higher_is_better  # type: ignore[attr-defined]
         return metric
 

@@ -171,6 +171,7 @@ class TorchQuantumModules(System):
 
         weights = work.weights.cpu()
 
+        # TorchQuantum ships no types: hence the two exceptions below.
         class Ansatz(tq.QuantumModule):  # type: ignore[misc]
             def __init__(self) -> None:
                 super().__init__()
