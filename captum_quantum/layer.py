@@ -52,8 +52,7 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        with torch.no_grad():
-            found = ctx.call.pull(grad.detach())
+        found = ctx.call.pull(grad)
         by_inputs, by_weights = (None if by is None else first_derivative(by) for by in found)
         return by_inputs, by_weights, None, None
 
@@ -285,9 +284,14 @@ class VQCLayer(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Expectation values ``(..., n_observables)`` for inputs ``(..., n_inputs)``."""
         self._check_inputs(inputs)
-        rows = inputs.reshape(math.prod(inputs.shape[:-1]), self.n_inputs)
+        if inputs.dim() != 2:  # a reshape that changes nothing is one more node on the way back
+            rows = inputs.reshape(math.prod(inputs.shape[:-1]), self.n_inputs)
+            return self._of_rows(rows).reshape(*inputs.shape[:-1], self.n_observables)
+        return self._of_rows(inputs)
+
+    def _of_rows(self, rows: Tensor) -> Tensor:
         values = self._values(rows) if len(rows) else self._no_values(rows)
-        return values.reshape(*inputs.shape[:-1], self.n_observables).to(inputs.dtype)
+        return values.to(rows.dtype)
 
     def _values(self, rows: Tensor) -> Tensor:
         if self.gradient == "backprop" or not torch.is_grad_enabled():
@@ -344,10 +348,9 @@ class VQCLayer(nn.Module):
         _checks.check_real("inputs", inputs)
         if inputs.dim() == 0 or inputs.shape[-1] != self.n_inputs:
             _checks.wrong_value("inputs", f"of shape (..., {self.n_inputs})", inputs)
-        for weight in self.parameters():
-            if weight.device != inputs.device:
-                _checks.wrong_value("inputs", f"on the layer's device, {weight.device}", inputs)
-            break
+        device = self._weights[0](self).device if self._weights else inputs.device
+        if device != inputs.device:
+            _checks.wrong_value("inputs", f"on the layer's device, {device}", inputs)
         if inputs.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(
             inputs
         ):

@@ -11,6 +11,8 @@ so W and the conjugate state psi* go back together, through the same matrices, a
 the batch, is the gradient by the matrix. A turn, ``psi'_r = e^{i theta_r} psi_r`` at row r, changes
 with its angle by ``i psi'_r d theta_r``; so ``Re(i W'_r psi'_r)`` is the gradient by theta_r. No
 state but the last is kept, whatever the depth.
+
+Small circuits whose weights get no gradient need no states at all: see `polynomial`.
 """
 
 from dataclasses import dataclass
@@ -26,10 +28,14 @@ from captum_quantum.simulate.matrices import (
     Product,
     Static,
     Tables,
+    as_matrices,
     take,
 )
 from captum_quantum.simulate.plan import Dense, Plan, Turn, make_plan
+from captum_quantum.simulate.polynomial import Polynomial, Terms
 
+POLYNOMIAL = 8, 2**17
+"""Up to so many qubits and coefficients, values are polynomials while the weights are frozen."""
 BUDGET = 2**26
 """Bytes that one state of a batch may take; larger batches are cut into parts."""
 
@@ -85,7 +91,7 @@ class FusedSimulator:
         program = self._program(inputs.device, dtype)
         static = program.make_static(weights)
         batched = program.make_batched(inputs, static)
-        return program.read(program.evolve(static, batched))
+        return program.read(program.evolve(static, batched.state, batched))
 
     def call(
         self,
@@ -122,27 +128,44 @@ class FusedCall:
     ) -> None:
         self._program, self._needs = program, needs
         self._static = program.static(weights.detach())
+        self._polynomial = None if needs[1] else program.polynomial(self._static)
         self._size = max(1, BUDGET // program.row_bytes)
-        self._parts = inputs.detach().split(self._size)
-        # A batch in one part keeps its last state for the way back; else each part runs once more.
-        self._kept: tuple[_Batched, Tensor] | None = None
+        inputs = inputs.detach()
+        self._parts = inputs.split(self._size) if len(inputs) > self._size else (inputs,)
+        # A batch in one part keeps this for the way back; else each part runs once more.
+        self._kept: _Kept | None = None
 
     def run(self) -> Tensor:
         """Expectation values, ``(batch, n_observables)``."""
-        program = self._program
-        keep = len(self._parts) == 1 and any(self._needs)
         values = []
         with torch.no_grad():
             for part in self._parts:
-                batched, state = self._forward(part)
-                values.append(program.read(state))
-        if keep:
-            self._kept = (batched, state)
-        return values[0] if len(values) == 1 else torch.cat(values)
+                kept = self._forward(part)
+                values.append(self._read(kept))
+        if len(values) > 1:
+            return torch.cat(values)
+        if any(self._needs):
+            self._kept = kept
+        return values[0]
 
-    def _forward(self, inputs: Tensor) -> "tuple[_Batched, Tensor]":
+    def _forward(self, inputs: Tensor) -> "_Kept":
+        if self._polynomial is not None:
+            return self._polynomial.terms(self._program.whole_angles(inputs), self._needs[0])
         batched = self._program.make_batched(inputs, self._static)
-        return batched, self._program.evolve(self._static, batched).detach()
+        return batched, self._program.evolve(self._static, batched.state, batched).detach()
+
+    def _read(self, kept: "_Kept") -> Tensor:
+        if isinstance(kept, Terms):
+            assert self._polynomial is not None
+            return self._polynomial.read(kept)
+        return self._program.read(kept[1])
+
+    def _back(self, kept: "_Kept", grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if isinstance(kept, Terms):
+            assert self._polynomial is not None
+            by_angles = self._polynomial.back(kept, grad.to(self._program.real))
+            return self._program.tables.whole_angles.back(by_angles).T, None
+        return self._program.back(self._static, *kept, grad, *self._needs)
 
     def pull(self, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Output gradients ``(batch, n_observables)`` to those that ``needs`` asked for.
@@ -150,18 +173,14 @@ class FusedCall:
         Returns:
             tuple: By inputs, ``(batch, n)``, and by weight angles, ``(m,)``.
         """
-        by_inputs: list[Tensor] = []
-        by_weights: Tensor | None = None
-        for part, inputs in zip(grad.split(self._size), self._parts, strict=True):
-            with torch.no_grad():
-                batched, state = self._kept or self._forward(inputs)
-            one, other = self._program.back(self._static, batched, state, part, *self._needs)
-            by_inputs += [] if one is None else [one]
-            if other is not None:
-                by_weights = other if by_weights is None else by_weights + other
-        if len(by_inputs) < 2:
-            return (by_inputs[0] if by_inputs else None), by_weights
-        return torch.cat(by_inputs), by_weights
+        with torch.no_grad():
+            if self._kept is not None:
+                return self._back(self._kept, grad)
+            parts = zip(grad.split(self._size), self._parts, strict=True)
+            found = [self._back(self._forward(inputs), part) for part, inputs in parts]
+        by_inputs, by_weights = zip(*found, strict=True)
+        inputs, weights = self._needs
+        return torch.cat(by_inputs) if inputs else None, sum(by_weights) if weights else None
 
     def pull_inputs(self, grad: Tensor) -> Tensor:
         """Output gradients ``(batch, n_observables)`` to inputs ``(batch, n)``."""
@@ -201,6 +220,10 @@ class _Batched:
     vectors: list[Tensor]
     product: Product | None
     state: Tensor
+
+
+_Kept = tuple[_Batched, Tensor] | Terms
+"""What a forward run leaves for the way back: all that depends on the sample."""
 
 
 class _Buffers:
@@ -279,6 +302,8 @@ class _Program:
             self.parities = first, last, combine
         self.pairs = [(p.to(device), w.to(device, dtype)) for p, w in plan.readout.pairs]
         self.in_reals = self._runs_in_reals()
+        self.is_polynomial = self._is_polynomial()
+        self._polynomial: tuple[Static, Polynomial] | None = None
 
     def _runs_in_reals(self) -> bool:
         """Whether the whole body is one matrix on a real state, of whose result moduli are read.
@@ -308,6 +333,50 @@ class _Program:
             made = self.make_static(own)
             self._cached = (own, made)
         return made
+
+    def polynomial(self, static: Static) -> Polynomial | None:
+        """The values as polynomials of the inputs, if the circuit allows it.
+
+        They are made when first asked for, and pay where they are used again: so not where weights
+        are not compared.
+        """
+        if not self.is_polynomial:
+            return None
+        cached = self._polynomial
+        if cached is None or cached[0] is not static:
+            assert self.signs is not None
+            with torch.inference_mode(False), torch.no_grad():
+                made = Polynomial(self._after_waves(static), self.signs)
+            cached = self._polynomial = (static, made)
+        return cached[1]
+
+    def _is_polynomial(self) -> bool:
+        """Whether inputs only rotate ``|0>``, and 3**n coefficients are few."""
+        n, coefficients = POLYNOMIAL
+        head = self.tables.head
+        return (
+            self.device.type == "cpu"
+            and self.n <= n
+            and self.tables.has_waves
+            and not (self.amplitudes or self.tables.turns or self.pairs)
+            and (not head or (len(head) == 1 and not head[0].batched))
+            and self.signs is not None
+            and len(self.signs) * 3**self.n <= coefficients
+        )
+
+    def _after_waves(self, static: Static) -> Tensor:
+        """All that follows the first rotations as one matrix; in reals its parts."""
+        if self.tables.head:
+            vectors = static.head[0].reshape(1, self.n, 4, 1)
+            start = as_matrices(Product(vectors).value)[0, ..., 0].contiguous()
+        else:
+            dtype = self.real if self.in_reals else self.dtype
+            start = torch.eye(2**self.n, dtype=dtype, device=self.device)
+        return self.evolve(static, start, None)
+
+    def whole_angles(self, inputs: Tensor) -> Tensor:
+        """What polynomials take: ``(batch, n_inputs)`` to ``(n, batch)``."""
+        return self.tables.whole_angles.of(inputs.to(self.real).T)
 
     def make_static(self, weights: Tensor) -> Static:
         """Makes what depends on weights alone: matrices as `evolve` takes them."""
@@ -364,16 +433,13 @@ class _Program:
         tables = self.tables
         if not tables.has_waves:
             return self.zero_vectors
-        if not tables.waves_in_order:
-            angles = angles.index_select(0, tables.wave_columns)
-        turns = angles * tables.wave_frequencies
-        return torch.stack([torch.cos(turns), torch.sin(turns)], dim=1)
+        half = tables.half_angles.of(angles)
+        return torch.stack([torch.cos(half), torch.sin(half)], dim=1)
 
     # -- forward ---------------------------------------------------------------------------------
 
-    def evolve(self, static: Static, batched: _Batched) -> Tensor:
-        """Takes the state through all steps; in reals its parts, ``(2 * 2**n, batch)``."""
-        state = batched.state
+    def evolve(self, static: Static, state: Tensor, batched: _Batched | None) -> Tensor:
+        """Takes a state through all steps; in reals its parts, ``(2 * 2**n, batch)``."""
         if self.in_reals:
             return static.dense[0] @ state
         buffers = _Buffers(state)
@@ -382,6 +448,7 @@ class _Program:
                 state = self._apply(static.dense[number], state, step.left, buffers.next())
                 continue
             if isinstance(step, Turn):
+                assert batched is not None
                 state = self._turn(number, batched, state, buffers.next())
                 continue
             if number in self.tables.rows:
@@ -568,7 +635,7 @@ class _Program:
         if by_entries is not None:
             if batched.waves is not None and inputs:
                 own = by_entries[len(tables.shared) :]
-                found = tables.batched_factors.back(batched.waves, own, self.n_inputs)
+                found = tables.batched_factors.back(batched.waves, own)
                 by_inputs = found if by_inputs is None else by_inputs + found
             if weights:
                 by.shared = by_entries[: len(tables.shared)].sum(dim=1, keepdim=True)
@@ -607,18 +674,13 @@ class _Program:
                 return torch.cat([matrices.real, matrices.imag], dim=1).mT @ parts
         return W.real
 
-    def _waves_back(self, batched: _Batched, by_waves: Tensor) -> Tensor | None:
+    def _waves_back(self, batched: _Batched, by_waves: Tensor) -> Tensor:
         """From cosines and sines to the input angles, ``(n_inputs, batch)``."""
         tables = self.tables
         if not tables.has_waves:
             return by_waves.new_zeros(self.n_inputs, by_waves.shape[-1])
         cosine, sine = batched.vectors[0].unbind(1)
-        by_turn = cosine * by_waves[:, 1] - sine * by_waves[:, 0]
-        by_turn = by_turn * tables.wave_frequencies
-        if tables.waves_in_order:
-            return by_turn
-        by_inputs = by_turn.new_zeros(self.n_inputs, by_turn.shape[1])
-        return by_inputs.index_add_(0, tables.wave_columns, by_turn)
+        return tables.half_angles.back(cosine * by_waves[:, 1] - sine * by_waves[:, 0])
 
 
 def _turn(matrices: Tensor, vectors: Tensor) -> Tensor:

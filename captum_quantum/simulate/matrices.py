@@ -87,6 +87,48 @@ class Product:
         return self.inner.back(halves).reshape(m, k, r, -1)
 
 
+class Multiples:
+    """Angles picked from a table, each times its frequency, and the way back.
+
+    Args:
+        columns (Sequence[int]): The angle that each multiple is of.
+        frequencies (Sequence[float]): By what it is multiplied.
+        n_angles (int): Number of angles in the table.
+        device (torch.device): Where.
+        dtype (torch.dtype): Of the angles.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[int],
+        frequencies: Sequence[float],
+        n_angles: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.n_angles = n_angles
+        # None where there is nothing to do: all in order, all frequencies 1.
+        self.columns: Tensor | None = None
+        if list(columns) != list(range(n_angles)):
+            self.columns = torch.tensor(columns, dtype=torch.int32, device=device)
+        self.frequencies: Tensor | None = None
+        if any(frequency != 1 for frequency in frequencies):
+            self.frequencies = torch.tensor(frequencies, device=device, dtype=dtype)[:, None]
+
+    def of(self, angles: Tensor) -> Tensor:
+        """``(n_angles, b)`` to ``(m, b)``."""
+        if self.columns is not None:
+            angles = angles.index_select(0, self.columns)
+        return angles if self.frequencies is None else angles * self.frequencies
+
+    def back(self, W: Tensor) -> Tensor:
+        """Gradients by multiples ``(m, b)`` to those by angles ``(n_angles, b)``."""
+        W = W if self.frequencies is None else W * self.frequencies
+        if self.columns is None:
+            return W
+        return W.new_zeros(self.n_angles, W.shape[1]).index_add_(0, self.columns, W)
+
+
 class Factors:
     """The entries of many factors' matrices from their angles, all at once.
 
@@ -125,16 +167,13 @@ class Factors:
         self.numbers = torch.cat(numbers).T.reshape(-1, 1).to(device, real)
         self.places = torch.cat(places).T.reshape(-1).to(device, torch.int32)
         columns = [place[factor.column] for factor in turning]
-        self.columns = torch.tensor(columns, dtype=torch.int32, device=device)
-        self.in_order = columns == list(range(len(place)))
         frequencies = [factor.primitive.frequency for factor in turning]
-        self.frequencies = torch.tensor(frequencies, device=device, dtype=real)[:, None]
+        self.multiples = Multiples(columns, frequencies, len(place), device, real)
         self.one = torch.ones(1, 1, device=device, dtype=real)
 
     def waves(self, angles: Tensor) -> Tensor:
         """``(n_angles, b)`` to ``(1 + 2m, b)``: 1, then every factor's cosine, then its sine."""
-        picked = angles if self.in_order else angles.index_select(0, self.columns)
-        turns = picked * self.frequencies
+        turns = self.multiples.of(angles)
         one = self.one.expand(1, angles.shape[1])
         return torch.cat([one, torch.cos(turns), torch.sin(turns)])
 
@@ -143,18 +182,13 @@ class Factors:
         parts = waves.index_select(0, self.places) * self.numbers
         return torch.complex(parts[: self.size], parts[self.size :])
 
-    def back(self, waves: Tensor, W: Tensor, n_angles: int) -> Tensor:
+    def back(self, waves: Tensor, W: Tensor) -> Tensor:
         """Gradients by angles, ``(n_angles, b)``, from those by entries."""
         by_part = by_parts(W) * self.numbers
         by_wave = torch.zeros_like(waves).index_add_(0, self.places, by_part)
-        m = len(self.columns)
-        cosine, sine = waves[1 : 1 + m], waves[1 + m :]
-        by_turn = cosine * by_wave[1 + m :] - sine * by_wave[1 : 1 + m]
-        by_turn = by_turn * self.frequencies
-        if self.in_order:
-            return by_turn
-        by_angle = waves.new_zeros(n_angles, waves.shape[1])
-        return by_angle.index_add_(0, self.columns, by_turn)
+        cosine, sine = waves[1:].chunk(2)
+        by_cosine, by_sine = by_wave[1:].chunk(2)
+        return self.multiples.back(cosine * by_sine - sine * by_cosine)
 
 
 class Runs:
@@ -378,10 +412,11 @@ class Tables:
     Attributes:
         static_factors (Factors): Factors whose angles are weights or constants.
         batched_factors (Factors): Factors of the head whose angles are inputs, but those in
-            ``wave_columns``.
-        wave_columns (Tensor): For each wire the input of its first gate, if that is a rotation of
-            ``|0>``: the head starts from its cosine and sine.
-        wave_frequencies (Tensor): Half its scale; 0 for the other wires, which start from (1, 0).
+            ``half_angles``.
+        half_angles (Multiples): For each wire half the angle of its first gate, if that is a
+            rotation of ``|0>`` by an input: the head starts from its cosine and sine. 0 for the
+            other wires, which start from (1, 0).
+        whole_angles (Multiples): Twice these; for an odd number of wires one more, 0.
         head (list[Links]): What follows in the head.
         rows (dict): For each reordering its index and its inverse.
         turns (dict): For each turn how it is made of the inputs.
@@ -425,10 +460,11 @@ class Tables:
                 self.start[chain.factors[0]] = sum(len(part) for part in fixed)
                 fixed.append(both.reshape(-1))
         self.has_waves = bool(self.start)
-        self.waves_in_order = columns == list(range(len(inputs)))
-        self.wave_columns = torch.tensor(columns, device=self.device)
-        self.wave_frequencies = torch.tensor(frequencies, device=self.device, dtype=self.real)
-        self.wave_frequencies = self.wave_frequencies[:, None]
+        place = len(inputs), self.device, self.real
+        self.half_angles = Multiples(columns, frequencies, *place)
+        odd = self.n % 2
+        doubled = [2 * frequency for frequency in frequencies] + [0.0] * odd
+        self.whole_angles = Multiples(columns + [0] * odd, doubled, *place)
         self.numbers = torch.cat(fixed).to(self.device, self.dtype)[:, None]
         static = [k for k in self._with_entries() if not factors[k].batched]
         in_head = {k for chain in self.plan.head for k in chain.factors}
@@ -662,8 +698,7 @@ class Tables:
             W_runs = W[self.first_run :].reshape(-1, 2, 2)
             W.index_add_(0, self.runs.index, self.runs.back(static.runs, W_runs))
         own = W[len(self.numbers) : self.first_run]
-        n_angles = len(static.weights) + len(self.constants)
-        return self.static_factors.back(static.waves, own, n_angles)[: len(static.weights), 0]
+        return self.static_factors.back(static.waves, own)[: len(static.weights), 0]
 
     def _layers_back(
         self,

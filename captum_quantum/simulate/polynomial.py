@@ -1,0 +1,113 @@
+"""Expectation values as trigonometric polynomials of the inputs, where the weights stay the same.
+
+Let every input be the angle of one rotation of ``|0>`` on its own wire, at the circuit's start. A
+wire then enters the circuit as ``v_i = (cos t_i, sin t_i)``, and all that follows is one matrix V,
+the same for all samples:
+
+    psi = V (v_1 x ... x v_n),    E_k = <psi| O_k |psi> = sum_rc M_k,rc prod_i v_i,r_i v_i,c_i
+
+with ``M_k = Re(V^+ O_k V)``. The products of the entries of v_i are sums of 1, cos 2 t_i and
+sin 2 t_i; so E_k is a polynomial with ``3**n`` coefficients in these three of every wire
+(arXiv:2008.08605). Once the coefficients are known, the depth of the circuit costs nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from captum_quantum.simulate.matrices import Product
+
+
+@dataclass
+class Terms:
+    """What a polynomial's values and derivatives are made of, for a batch of b samples.
+
+    Attributes:
+        circle (tuple[Tensor, Tensor]): Cosines and sines of the angles, ``(n, b)``.
+        halves (Product): Of either half of the wires all products of 1, a cosine or a sine of each
+            wire, ``(2, p, b)``.
+        by_halves (Tensor): Derivatives of the values by the first half's products, or by both
+            halves', ``(1 or 2, p, n_observables, b)``.
+    """
+
+    circle: tuple[Tensor, Tensor]
+    halves: Product
+    by_halves: Tensor
+
+
+class Polynomial:
+    """The polynomials of all observables of a circuit.
+
+    An odd number of wires counts one more, whose angle is 0.
+
+    Args:
+        V (Tensor): The circuit after the first rotations: ``(2**n, 2**n)``, complex, or its real
+            part above its imaginary one, ``(2 * 2**n, 2**n)``.
+        signs (Tensor): The observables' eigenvalues, ``(n_observables, 2**n)``, real: all are
+            products of Z.
+
+    Examples:
+        >>> import torch
+        >>> V, z = torch.eye(4, dtype=torch.complex64), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+        >>> polynomial = Polynomial(V, z)  # Z of the first of two rotations: cos(2 t_1)
+        >>> terms = polynomial.terms(torch.tensor([[0.0, torch.pi / 2], [3.0, 3.0]]))
+        >>> polynomial.read(terms).abs().round(decimals=3)
+        tensor([[1.],
+                [0.]])
+        >>> polynomial.back(terms, torch.ones(2, 1)).abs().round(decimals=3)
+        tensor([[0., 1.],
+                [0., 0.]])
+    """
+
+    def __init__(self, V: Tensor, signs: Tensor) -> None:
+        if V.is_complex():
+            V = torch.cat([V.real, V.imag])
+        n = (V.shape[1] - 1).bit_length()
+        self.half = n - n // 2
+        table = self._coefficients(V, signs, n)
+        if n % 2:
+            table = torch.nn.functional.pad(table[..., None], (0, 2))
+        table = table.reshape(len(signs), 3**self.half, 3**self.half)
+        # The derivatives by one half's products are a matrix product with those of the other.
+        by_first, by_last = table.transpose(0, 1), table.permute(2, 0, 1)
+        self.tables = torch.stack([by_first, by_last]).flatten(1, 2)
+        self.n_observables = len(signs)
+        self.one = V.new_ones(1, 1)
+
+    @staticmethod
+    def _coefficients(V: Tensor, signs: Tensor, n: int) -> Tensor:
+        """All coefficients, ``(n_observables, 3**n)``, the first wire the most significant."""
+        M = torch.stack([V.T @ (sign[:, None] * V) for sign in torch.cat([signs, signs], dim=1)])
+        # Wire by wire, from the first: cos^2 = (1 + cos 2t) / 2, sin^2 = (1 - cos 2t) / 2 and
+        # cos sin = sin 2t / 2.
+        for wire in range(n):
+            rest = 2 ** (n - 1 - wire)
+            M = M.reshape(-1, 2, rest, 2, rest)
+            cc, cs, sc, ss = M[:, 0, :, 0], M[:, 0, :, 1], M[:, 1, :, 0], M[:, 1, :, 1]
+            M = torch.stack([cc + ss, cc - ss, cs + sc], dim=1) / 2
+        return M.reshape(len(signs), -1)
+
+    def terms(self, angles: Tensor, derivatives: bool = True) -> Terms:
+        """What values and derivatives are made of.
+
+        Args:
+            angles (Tensor): Every wire's ``2 t_i``, radians, ``(n, b)``, n even.
+            derivatives (bool): Whether `back` will be called.
+        """
+        cosine, sine = torch.cos(angles), torch.sin(angles)
+        vectors = torch.stack([self.one.expand_as(angles), cosine, sine], dim=1)
+        halves = Product(vectors.unflatten(0, (2, self.half)))
+        count = 2 if derivatives else 1
+        by_halves = torch.bmm(self.tables[:count], halves.value.flip(0)[:count])
+        return Terms((cosine, sine), halves, by_halves.unflatten(1, (-1, self.n_observables)))
+
+    def read(self, terms: Terms) -> Tensor:
+        """The values, ``(b, n_observables)``."""
+        return (terms.halves.value[0][:, None] * terms.by_halves[0]).sum(dim=0).T
+
+    def back(self, terms: Terms, grad: Tensor) -> Tensor:
+        """Gradients ``(b, n_observables)`` by the values to those by the angles, ``(n, b)``."""
+        W = terms.halves.back((terms.by_halves * grad.T).sum(dim=2)).flatten(0, 1)
+        cosine, sine = terms.circle
+        return cosine * W[:, 2] - sine * W[:, 1]
