@@ -151,6 +151,113 @@ def test_values_of_a_circuit_without_steps_carry_no_graph():
     check_random_circuit(6640)
 
 
+def encoded_circuit(seed):
+    """Inputs rotate |0>, all else takes weights, products of Z are read: a polynomial in inputs."""
+    rng = random.Random(seed)
+    n, n_weights = rng.randint(1, 8), rng.randint(1, 5)
+    gates, encoded = [], [w for w in range(n) if rng.random() < 0.9] or [0]
+    n_inputs = rng.randint(1, len(encoded))
+    inputs = [*range(n_inputs), *(rng.randrange(n_inputs) for _ in encoded[n_inputs:])]
+    rng.shuffle(inputs)
+    for wire, index in zip(encoded, inputs, strict=True):
+        source = Angle.of_input(index)
+        gates.append(Gate(rng.choice(["rx", "ry"]), (wire,), (source,), rng.random() < 0.2))
+    names = [g for g, kind in GATE_TYPES.items() if (kind.n_wires or 1) <= n]
+    for _ in range(rng.randint(1, 25)):
+        kind = GATE_TYPES[rng.choice(names)]
+        wires = tuple(rng.sample(range(n), kind.n_wires or rng.randint(1, min(n, 4))))
+        own = [Angle.of_weight(rng.randrange(n_weights)) for _ in range(kind.n_angles)]
+        gates.append(Gate(kind.name, wires, tuple(own), rng.random() < 0.2))
+    observables = []
+    for _ in range(rng.randint(1, 4)):
+        words = ["".join(rng.choice("IZ") for _ in range(n)) for _ in range(rng.randint(1, 3))]
+        observables.append(Observable.of({word: rng.uniform(-1, 1) for word in words}))
+    return Circuit(n, tuple(gates), tuple(observables), n_inputs, n_weights)
+
+
+def frozen_value_and_gradient(circuit, x, w, weights, dtype):
+    real = dtype.to_real()
+    xs = torch.tensor(x, dtype=real).requires_grad_()
+    v = torch.tensor(w, dtype=real)[circuit.indices("weight")]
+    u = xs[:, circuit.indices("input")]
+    values, call = FusedSimulator(circuit).call(u, v, dtype, (True, False))
+    grad = torch.tensor(weights, dtype=real).expand(len(x), -1)
+    return values, *torch.autograd.grad(u, xs, call.pull_inputs(grad)), call
+
+
+def test_circuits_with_frozen_weights_against_the_reference():
+    seen = []
+    for seed in range(60):
+        circuit = encoded_circuit(seed)
+        rng = np.random.default_rng(seed)
+        x = rng.uniform(-3, 3, (2, circuit.n_inputs))
+        w = rng.uniform(-3, 3, circuit.n_weights)
+        weights = rng.uniform(-1, 1, len(circuit.observables))
+        expected = np.stack([reference_value(circuit, row, w) for row in x])
+        by_x, terms = np.zeros_like(x), reference_terms(circuit)
+        for row in range(2):
+            gates = reference_gates(circuit, x[row], w)
+            for position, gate in enumerate(circuit.gates):
+                if gate.angles and gate.angles[0].source == "input":
+                    d = ref.derivative(circuit.n_qubits, gates, terms, position, 0)
+                    by_x[row, gate.angles[0].index] += float(np.dot(weights, d))
+        for dtype, bound in ((torch.complex128, 1e-12), (torch.complex64, 5e-6)):
+            values, by_inputs, call = frozen_value_and_gradient(circuit, x, w, weights, dtype)
+            scale = max(1.0, sum(abs(t.coefficient) for o in circuit.observables for t in o.terms))
+            assert np.abs(values.numpy() - expected).max() <= bound * scale
+            assert np.abs(by_inputs.numpy() - by_x).max() <= bound * scale * circuit.n_qubits
+            seen += [circuit.n_qubits] * (call._polynomial is not None)
+    assert set(seen) == set(range(1, 9))
+    assert len(seen) > 100  # of 120: where no encoded wire reaches an observable, none is needed
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "is_polynomial"),
+    [
+        ("default", {}, True),
+        ("default", {"n_qubits": 9, "observables": ["Z0"]}, False),  # a large matrix to begin with
+        ("default", {"n_qubits": 8, "observables": ["Z0"] * 19}, True),
+        ("default", {"n_qubits": 8, "observables": ["Z0"] * 20}, False),  # many coefficients
+        ("reupload", {}, False),
+        ("ry_rz", {"reupload": False}, False),  # two angles on a wire
+        ("amplitude", {}, False),
+        ("barren", {"observables": ["X0", "Z1"]}, False),
+    ],
+)
+def test_which_circuits_are_polynomials_while_weights_are_frozen(name, options, is_polynomial):
+    layer = layer_of(name, **options)
+    x = torch.rand(3, layer.n_inputs, requires_grad=True)
+    trained = layer(x)
+    layer.requires_grad_(False)
+    frozen = layer(x)
+    program = layer.fused._program(x.device, torch.complex64)
+    assert program.is_polynomial == is_polynomial
+    assert (program._polynomial is not None) == is_polynomial
+    scale = torch.linspace(-1, 1, frozen.shape[1])
+    by = [torch.autograd.grad((values * scale).sum(), x)[0] for values in (trained, frozen)]
+    torch.testing.assert_close(frozen, trained, rtol=0, atol=2e-6)
+    torch.testing.assert_close(*by, rtol=0, atol=5e-6)
+
+
+def test_a_polynomial_is_kept_while_weights_do_not_change(monkeypatch):
+    layer = layer_of("default").requires_grad_(False)
+    made = []
+    original = fused.Polynomial.__init__
+    monkeypatch.setattr(
+        fused.Polynomial, "__init__", lambda *args: made.append(1) or original(*args)
+    )
+    x = torch.rand(3, 7, requires_grad=True)
+    with torch.inference_mode():
+        layer(x.detach())
+    for _ in range(3):
+        before = layer(x)
+        torch.autograd.grad(before.sum(), x)
+    assert len(made) == 1
+    layer.ansatz.weights[0, 0, 0] += 1
+    assert not torch.allclose(layer(x), before, atol=1e-3)
+    assert len(made) == 2
+
+
 # The reference differentiates by whole runs: small circuits only.
 SMALL = [seed for seed in range(60) if random_circuit(seed).n_qubits <= 6][:20]
 
@@ -321,13 +428,15 @@ def test_matrices_are_kept_while_weights_do_not_change(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["default", "reupload", "amplitude", "rzz"])
-def test_a_batch_cut_into_parts_gives_the_same(name, monkeypatch):
-    layer = layer_of(name)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
+    layer = layer_of(name).requires_grad_(not frozen)
     x = torch.rand(7, layer.n_inputs, requires_grad=True)
 
     def everything():
         out = layer(x)
-        return (out, *torch.autograd.grad((out**2).sum(), [x, *layer.parameters()]))
+        wanted = [x] if frozen else [x, *layer.parameters()]
+        return (out, *torch.autograd.grad((out**2).sum(), wanted))
 
     whole = everything()
     monkeypatch.setattr(fused, "BUDGET", 3 * 2**layer.n_qubits * 8)

@@ -34,8 +34,10 @@ from captum_quantum.simulate.matrices import (
 from captum_quantum.simulate.plan import Dense, Plan, Turn, make_plan
 from captum_quantum.simulate.polynomial import Polynomial, Terms
 
-POLYNOMIAL = 8, 2**17
-"""Up to so many qubits and coefficients, values are polynomials while the weights are frozen."""
+POLYNOMIAL = 8
+"""Up to so many qubits, values are polynomials of the inputs while the weights are frozen ..."""
+COEFFICIENTS = 2**17
+"""... if all observables have at most so many coefficients."""
 BUDGET = 2**26
 """Bytes that one state of a batch may take; larger batches are cut into parts."""
 
@@ -352,16 +354,15 @@ class _Program:
 
     def _is_polynomial(self) -> bool:
         """Whether inputs only rotate ``|0>``, and 3**n coefficients are few."""
-        n, coefficients = POLYNOMIAL
         head = self.tables.head
         return (
             self.device.type == "cpu"
-            and self.n <= n
+            and self.n <= POLYNOMIAL
             and self.tables.has_waves
             and not (self.amplitudes or self.tables.turns or self.pairs)
             and (not head or (len(head) == 1 and not head[0].batched))
             and self.signs is not None
-            and len(self.signs) * 3**self.n <= coefficients
+            and len(self.signs) * 3**self.n <= COEFFICIENTS
         )
 
     def _after_waves(self, static: Static) -> Tensor:
