@@ -28,7 +28,11 @@ class GlobalAveragePool(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Means over all dimensions after the second; two-dimensional input passes unchanged."""
-        return maps.flatten(2).mean(2) if maps.dim() > 2 else maps
+        if maps.dim() < 3:
+            return maps
+        pixels = maps.flatten(2)
+        # On the way back, mean would write a gradient for every pixel; sum only repeats one number.
+        return pixels.sum(2) / pixels.shape[2]
 
 
 class HalfPiTanh(nn.Module):
