@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ FOLDER = Path(__file__).parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 # The scripts are no package: they can be imported only from here on.
+import jobs  # noqa: E402
 import measure  # noqa: E402
 import memory  # noqa: E402
 import report  # noqa: E402
@@ -225,3 +227,44 @@ def test_memory_is_that_of_tensors_alive_at_the_same_time():
     highest, remaining = memory.host_bytes(work)
     assert highest == 2**20 + 2**22
     assert remaining == 2**20
+
+
+class _Failing:
+    """A job that fails when it is made, in its step, or by the end of its process."""
+
+    def __init__(self, device, how):
+        self.how = how
+        if how == "made":
+            raise ValueError("cannot be made\nand more")
+
+    def step(self):
+        if self.how == "memory":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+        if self.how == "process":
+            os._exit(3)
+        return self.how
+
+    def arrays(self, found):
+        return [np.array([len(found)])]
+
+
+def _serve(pipe, device, threads):
+    jobs.MAKERS["failing"] = _Failing
+    jobs.serve(pipe, device, threads)
+
+
+def test_a_job_that_fails_in_its_process_says_why(monkeypatch):
+    monkeypatch.setattr(jobs, "serve", _serve)
+    worker = jobs.Worker(torch.device("cpu"), 1)
+    with pytest.raises(jobs.JobError, match=r"ValueError: cannot be made$") as error:
+        worker.make("failing", "made")
+    assert error.value.out_of_memory is False
+    assert "_Failing" in str(error.value.__cause__) or "__init__" in str(error.value.__cause__)
+    with pytest.raises(jobs.JobError, match="allocate memory") as error:
+        worker.make("failing", "memory")
+    assert error.value.out_of_memory is True
+    assert worker.make("failing", "fine") == [4]  # it goes on after errors
+    assert worker.seconds(3) > 0
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        worker.make("failing", "process")
+    worker.close()

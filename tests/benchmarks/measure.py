@@ -2,7 +2,8 @@
 
 A repetition of a system is as many steps in a row as fill a few milliseconds, and at least one.
 Repetitions of all the systems of a row alternate (A, B, C, A, B, C, ...), so that what the machine
-does meanwhile hits all of them. Medians and quartiles of the repetitions are kept.
+does meanwhile hits all of them. Medians and quartiles of the repetitions are kept. Every system
+lives in a process of its own, see jobs.py.
 """
 
 import gc
@@ -10,21 +11,24 @@ import json
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import jobs
 import memory
 import numpy as np
 import systems
 import torch
-from systems import Fused, System, TorchQuantumLayer, Work, make_work
+from jobs import JobError, Worker
+from systems import Fused, TorchQuantumLayer, make_work
 from tqdm import tqdm
 
 OWN = ("captum_quantum", "torchquantum")
 """What must not fail on a GPU; of a peer that does, the error is reported."""
 
+Timer = Callable[[int], float]
+"""So many steps in a row to the seconds that one takes."""
 Row = tuple[int, int, int]
 """Qubits, layers, batch."""
 
@@ -102,11 +106,12 @@ class Measurement:
     Args:
         settings (Settings): How much is measured.
         device (torch.device): Where.
-        threads (int): For the subprocesses that measure memory.
+        threads (int): PyTorch's threads on the CPU.
     """
 
     def __init__(self, settings: Settings, device: torch.device, threads: int) -> None:
         self.settings, self.device, self.threads = settings, device, threads
+        self.workers: dict[str, Worker] = {}
         self.sections: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
             "input_gradient": lambda: self._systems(train=False),
             "training_step": lambda: self._systems(train=True),
@@ -130,81 +135,76 @@ class Measurement:
             "memory": 2,
         }
         tables: dict[str, list[dict[str, Any]]] = {}
-        with tqdm(total=sum(sizes[name] for name in names), unit="row") as bar:
-            for name in names:
-                bar.set_description(name.replace("_", " "))
-                tables[name] = []
-                for row in self.sections[name]():
-                    tables[name].append(row)
-                    bar.update()
+        try:
+            with tqdm(total=sum(sizes[name] for name in names), unit="row") as bar:
+                for name in names:
+                    bar.set_description(name.replace("_", " "))
+                    tables[name] = []
+                    for row in self.sections[name]():
+                        tables[name].append(row)
+                        bar.update()
+        finally:
+            while self.workers:
+                self.workers.popitem()[1].close()
         return tables
+
+    def _worker(self, name: str) -> Worker:
+        """The process of a system, for all rows of all tables."""
+        if name not in self.workers:
+            self.workers[name] = Worker(self.device, self.threads)
+        return self.workers[name]
 
     # -- timing ----------------------------------------------------------------------------------
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def _seconds(self, step: Callable[[], Any], calls: int) -> float:
-        self._wait()
-        start = time.perf_counter()
-        for _ in range(calls):
-            step()
-        self._wait()
-        return (time.perf_counter() - start) / calls
-
-    def _alternate(self, steps: Mapping[str, Callable[[], Any]]) -> dict[str, dict[str, Any]]:
+    def _alternate(self, timers: Mapping[str, Timer]) -> dict[str, dict[str, Any]]:
         """Times steps that have been warmed up: name -> milliseconds and how they were taken."""
         own = self.settings
-        calls, left, times = {}, {}, {name: [] for name in steps}
-        for name, step in steps.items():
-            once = self._seconds(step, 1)
+        calls, left, times = {}, {}, {name: [] for name in timers}
+        for name, timer in timers.items():
+            once = timer(1)
             if once < 1:
-                once = min(once, self._seconds(step, 1))
+                once = min(once, timer(1))
             calls[name] = max(1, math.ceil(own.fill_s / once))
             least = 1 if once > own.slow_s else min(3, own.repetitions)
             affordable = int(own.budget_s / (once * calls[name]))
             left[name] = min(own.repetitions, max(least, affordable))
         gc.collect()
-        gc.freeze()  # what is there by now is not looked through at each collection
-        gc.disable()
-        try:
-            for _ in range(own.repetitions):
-                for name, step in steps.items():
-                    if left[name]:
-                        left[name] -= 1
-                        gc.collect()
-                        times[name].append(1e3 * self._seconds(step, calls[name]))
-        finally:
-            gc.enable()
-            gc.unfreeze()
-        return {name: _summary(times[name], calls[name]) for name in steps}
+        gc.freeze()
+        for _ in range(own.repetitions):
+            for name, timer in timers.items():
+                if left[name]:
+                    left[name] -= 1
+                    times[name].append(1e3 * timer(calls[name]))
+        gc.unfreeze()
+        return {name: _summary(times[name], calls[name]) for name in timers}
+
+    def _here(self, step: Callable[[], Any]) -> Timer:
+        """The timer of a step in this process."""
+        return lambda calls: jobs.seconds(step, calls, self.device)
 
     # -- all systems on the same circuit ---------------------------------------------------------
 
     def _systems(self, train: bool) -> Iterator[dict[str, Any]]:
+        there = systems.installed()
         for n, layers, batch in self.settings.rows:
-            work = make_work(n, layers, batch, train, self.device)
             left_out: dict[str, str] = {}
-            steps: dict[str, Callable[[], Any]] = {}
+            timers: dict[str, Timer] = {}
             differences: dict[str, float] = {}
             expected: list[np.ndarray] = []
-            there = systems.installed()
             for system in systems.SYSTEMS:
                 reason = system.why_not(n, layers, train, self.device.type)
                 if reason is None and system not in there:
                     reason = "not installed"
                 if reason is None:
+                    worker = self._worker(system.name)
                     try:
-                        made = system(work)
-                        found = made.arrays(made.step())
-                        made.step()
-                    except (RuntimeError, MemoryError) as error:
+                        found = worker.make("system", system.name, n, layers, batch, train)
+                    except JobError as error:
                         peer_on_gpu = self.device.type == "cuda" and system.package not in OWN
-                        if system is not Fused and _out_of_memory(error):
+                        if system is not Fused and error.out_of_memory:
                             reason = "out of memory"
                         elif peer_on_gpu:
-                            reason = f"fails on a GPU: {str(error).splitlines()[0]}"
+                            reason = f"fails on a GPU: {error}"
                         else:
                             raise
                 if reason is not None:
@@ -212,33 +212,28 @@ class Measurement:
                     continue
                 expected = expected or found
                 differences[system.name] = _check(system.name, found, expected)
-                steps[system.name] = made.step
-            timed = self._alternate(steps)
+                timers[system.name] = worker.seconds
+            timed = self._alternate(timers)
             for name, own in timed.items():
                 own["largest_difference"] = differences[name]
             yield {"n": n, "layers": layers, "batch": batch, "systems": timed, "left_out": left_out}
-            del steps, made
-            self._free()
-
-    def _free(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     # -- other circuits --------------------------------------------------------------------------
 
     def _circuits(self) -> Iterator[dict[str, Any]]:
         n, batch = self.settings.circuits
+        pair = {"fused": "fused", "torchquantum-layer": "torchquantum"}
         for train in (False, True):
             for name, arguments in ANSAETZE.items():
                 arguments = dict(arguments)
                 if n < 8 and arguments.get("ansatz") == "qcnn":
                     arguments["n_layers"] = int(math.log2(n))
-                work = make_work(n, arguments["n_layers"], batch, train, self.device)
-                pair = _LayerStep.pair(work, arguments)
-                found = {key: step.arrays(step.step()) for key, step in pair.items()}
+                found = {
+                    key: self._worker(key).make("layer", simulator, arguments, n, batch, train)
+                    for key, simulator in pair.items()
+                }
                 difference = _check(name, found["torchquantum-layer"], found["fused"])
-                timed = self._alternate({key: step.step for key, step in pair.items()})
+                timed = self._alternate({key: self._worker(key).seconds for key in pair})
                 timed["torchquantum-layer"]["largest_difference"] = difference
                 yield {
                     "circuit": name,
@@ -252,45 +247,33 @@ class Measurement:
     # -- explaining ------------------------------------------------------------------------------
 
     def _explaining(self) -> Iterator[dict[str, Any]]:
-        from captum.attr import LayerGradCam
-
-        from captum_quantum import QuantumLayerGradCam, VQCLayer
-        from captum_quantum.models import digits_model
-
-        model = digits_model(seed=0).to(self.device).eval()
-        reference = digits_model(seed=0).to(self.device).eval()
-        slow = VQCLayer(model.vqc.n_qubits, 2, simulator="torchquantum").to(self.device)
-        slow.load_state_dict(model.vqc.state_dict())
-        reference.vqc = slow
-        random = torch.Generator().manual_seed(0)
-        images = torch.rand(self.settings.explain_batch, 1, 32, 32, generator=random)
-        images = images.to(self.device)
-        with torch.no_grad():
-            targets = model(images).argmax(dim=1)
-        ours = QuantumLayerGradCam(model, model.backbone)
-        captum = LayerGradCam(reference, reference.backbone)
-        steps: dict[str, Callable[[], torch.Tensor]] = {
-            "QuantumLayerGradCam, fused": lambda: ours.attribute(images, targets),
-            "LayerGradCam, TorchQuantum": lambda: captum.attribute(images, targets),
+        batch = self.settings.explain_batch
+        # Name: its process, the simulator, the number of classes.
+        tables: dict[str, dict[str, tuple[str, str, int | None]]] = {
+            "attribute": {
+                "QuantumLayerGradCam, fused": ("fused", "fused", None),
+                "LayerGradCam, TorchQuantum": ("torchquantum-layer", "torchquantum", None),
+            },
+            "attribute_classes": {
+                "1 class": ("fused", "fused", 1),
+                "10 classes": ("fused, once more", "fused", 10),
+            },
         }
-        maps = [step().detach().cpu().numpy() for step in steps.values()]
-        difference = _check("attribute", maps[:1], maps[1:])
-        timed = self._alternate(steps)
-        yield {
-            "what": "attribute",
-            "batch": len(images),
-            "systems": timed,
-            "largest_difference": difference,
-        }
-        classes = list(range(10))
-        one = {
-            "1 class": lambda: ours.attribute_classes(images, classes[3:4]),
-            "10 classes": lambda: ours.attribute_classes(images, classes),
-        }
-        for step in one.values():
-            step()
-        timed = self._alternate(one)
-        yield {"what": "attribute_classes", "batch": len(images), "systems": timed}
+        for what, steps in tables.items():
+            maps = [
+                self._worker(worker).make("explain", simulator, batch, n_classes)
+                for worker, simulator, n_classes in steps.values()
+            ]
+            difference = _check(what, [own[:, :1] for own in maps[1]], maps[0])
+            timed = self._alternate(
+                {name: self._worker(worker).seconds for name, (worker, _, _) in steps.items()}
+            )
+            yield {
+                "what": what,
+                "batch": batch,
+                "systems": timed,
+                "largest_difference": difference,
+            }
 
     # -- growth with the number of qubits --------------------------------------------------------
 
@@ -298,7 +281,7 @@ class Measurement:
         made = {n: Fused(make_work(n, 4, 1, False, self.device)) for n in self.settings.growth}
         for system in made.values():
             system.step()
-        timed = self._alternate({str(n): system.step for n, system in made.items()})
+        timed = self._alternate({str(n): self._here(system.step) for n, system in made.items()})
         per_amplitude = {n: 1e6 * own["median_ms"] / 2 ** int(n) for n, own in timed.items()}
         yield {"layers": 4, "batch": 1, "systems": timed, "ns_per_amplitude": per_amplitude}
 
@@ -313,8 +296,8 @@ class Measurement:
                 machine = self._machine_steps(2**n * batch * 8)
                 for _, step in machine.values():
                     step()
-                steps = {name: step for name, (_, step) in machine.items()}
-                timed = self._alternate({"fused": system.step, **steps})
+                steps = {name: self._here(step) for name, (_, step) in machine.items()}
+                timed = self._alternate({"fused": self._here(system.step), **steps})
                 rates = {  # operations or bytes each second
                     name: amount / (timed[name]["median_ms"] / 1e3)
                     for name, (amount, _) in machine.items()
@@ -404,45 +387,6 @@ def _check(name: str, found: list[np.ndarray], expected: list[np.ndarray]) -> fl
     if not worst < 1e-4:
         raise RuntimeError(f"{name} does other work: it differs by {worst:.1e}")
     return worst
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        sign in text for sign in ("out of memory", "can't allocate memory", "resource_exhausted")
-    )
-
-
-class _LayerStep(System):
-    """A step of any VQCLayer, with the sizes of its own circuit."""
-
-    def __init__(self, work: Work, arguments: dict[str, Any], simulator: str) -> None:
-        super().__init__(work)
-        from captum_quantum import VQCLayer
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.layer = VQCLayer(work.n, simulator=simulator, **arguments)
-        self.layer = self.layer.to(work.inputs.device).requires_grad_(work.train)
-        self.parameters = list(self.layer.parameters())
-
-    @classmethod
-    def pair(cls, work: Work, arguments: dict[str, Any]) -> dict[str, "_LayerStep"]:
-        """On the fused simulator and on TorchQuantum, with the same weights."""
-        return {
-            "fused": cls(work, arguments, "fused"),
-            "torchquantum-layer": cls(work, arguments, "torchquantum"),
-        }
-
-    def values(self, inputs: torch.Tensor) -> torch.Tensor:
-        """By the layer's own rule."""
-        values: torch.Tensor = self.layer(inputs)
-        return values
-
-    def arrays(self, found: tuple[Any, Any, Any]) -> list[np.ndarray]:
-        """Gradients by weights in their own shapes."""
-        values, by_inputs, by_weights = found
-        return [own.detach().cpu().numpy() for own in (values, by_inputs, *(by_weights or ()))]
 
 
 def plan_passes(plan: Any, batch: int, train: bool) -> list[tuple[float, float]]:
