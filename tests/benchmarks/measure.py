@@ -138,15 +138,20 @@ class Measurement:
         try:
             with tqdm(total=sum(sizes[name] for name in names), unit="row") as bar:
                 for name in names:
+                    if name in ("growth", "limit", "memory"):  # without others in memory
+                        self._end_workers()
                     bar.set_description(name.replace("_", " "))
                     tables[name] = []
                     for row in self.sections[name]():
                         tables[name].append(row)
                         bar.update()
         finally:
-            while self.workers:
-                self.workers.popitem()[1].close()
+            self._end_workers()
         return tables
+
+    def _end_workers(self) -> None:
+        while self.workers:
+            self.workers.popitem()[1].close()
 
     def _worker(self, name: str) -> Worker:
         """The process of a system, for all rows of all tables."""
