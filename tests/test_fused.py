@@ -524,7 +524,9 @@ def test_the_plan_of_the_default_circuit():
     assert "step 1: 8 x 8 matrix on wires 0, 1, 2 from 6 factors" in text
     assert "step 2: 8 x 8 matrix on wires 3, 4, 5" in text
     assert "step 4" not in text  # the last ring is folded into the observables
-    assert text.endswith("squared moduli of the rows, weighted: 8 values")
+    assert "squared moduli of the rows, weighted: 8 values" in text
+    assert text.endswith("8 polynomials of the inputs with 6561 coefficients")
+    assert "polynomials" not in str(VQCLayer(9, 2).fused.plan)
     assert len(VQCLayer(5, 9).fused.plan.steps) <= 2  # small circuits: one matrix
 
 

@@ -34,10 +34,6 @@ from captum_quantum.simulate.matrices import (
 from captum_quantum.simulate.plan import Dense, Plan, Turn, make_plan
 from captum_quantum.simulate.polynomial import Polynomial, Terms
 
-POLYNOMIAL = 8
-"""Up to so many qubits, values are polynomials of the inputs while the weights are frozen ..."""
-COEFFICIENTS = 2**17
-"""... if all observables have at most so many coefficients."""
 BUDGET = 2**26
 """Bytes that one state of a batch may take; larger batches are cut into parts."""
 
@@ -304,7 +300,8 @@ class _Program:
             self.parities = first, last, combine
         self.pairs = [(p.to(device), w.to(device, dtype)) for p, w in plan.readout.pairs]
         self.in_reals = self._runs_in_reals()
-        self.is_polynomial = self._is_polynomial()
+        # Coefficients pay where they are used again: on a CPU, where weights are compared.
+        self.is_polynomial = plan.is_polynomial and device.type == "cpu"
         self._polynomial: tuple[Static, Polynomial] | None = None
 
     def _runs_in_reals(self) -> bool:
@@ -339,8 +336,7 @@ class _Program:
     def polynomial(self, static: Static) -> Polynomial | None:
         """The values as polynomials of the inputs, if the circuit allows it.
 
-        They are made when first asked for, and pay where they are used again: so not where weights
-        are not compared.
+        They are made when first asked for, and kept as long as what depends on weights alone.
         """
         if not self.is_polynomial:
             return None
@@ -351,19 +347,6 @@ class _Program:
                 made = Polynomial(self._after_waves(static), self.signs)
             cached = self._polynomial = (static, made)
         return cached[1]
-
-    def _is_polynomial(self) -> bool:
-        """Whether inputs only rotate ``|0>``, and 3**n coefficients are few."""
-        head = self.tables.head
-        return (
-            self.device.type == "cpu"
-            and self.n <= POLYNOMIAL
-            and self.tables.has_waves
-            and not (self.amplitudes or self.tables.turns or self.pairs)
-            and (not head or (len(head) == 1 and not head[0].batched))
-            and self.signs is not None
-            and len(self.signs) * 3**self.n <= COEFFICIENTS
-        )
 
     def _after_waves(self, static: Static) -> Tensor:
         """All that follows the first rotations as one matrix; in reals its parts."""

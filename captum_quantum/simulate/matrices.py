@@ -445,7 +445,7 @@ class Tables:
         self.start: dict[int, int] = {}
         for wire, chain in enumerate(self.plan.head):
             own = factors[chain.factors[0]] if chain.factors else None
-            if own is None or not own.batched or bool(own.primitive.constant.any()):
+            if own is None or not own.batched or not own.is_rotation:
                 continue
             cosine, sine = own.primitive.cosine, own.primitive.sine
             assert cosine is not None

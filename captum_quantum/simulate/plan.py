@@ -39,6 +39,9 @@ SIDE_BY_SIDE = 3
 """The most wires of blocks without a gate between them that a dense step covers."""
 FACTORED = 12
 """From this many qubits on, signs of observables are made of those of half of the bits."""
+POLYNOMIAL, COEFFICIENTS = 8, 2**17
+"""Up to so many qubits, and coefficients of all observables, values are polynomials of the inputs
+while the weights are frozen."""
 MANY, NARROW = 9, 6
 """A product with 2**9 or more row groups of 2**6 or fewer rows each costs more than to bring the
 wires to the front, where one group is left."""
@@ -66,6 +69,11 @@ class Factor:
     def is_fixed(self) -> bool:
         """Whether it has no angle."""
         return self.column < 0
+
+    @property
+    def is_rotation(self) -> bool:
+        """Whether its entries are multiples of the angle's cosine and sine alone."""
+        return not (self.is_fixed or bool(self.primitive.constant.any()))
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,28 @@ class Plan:
     steps: tuple[Step, ...]
     readout: Readout
 
+    @property
+    def is_polynomial(self) -> bool:
+        """Whether inputs only rotate ``|0>``, one on a wire, products of Z are read, and few.
+
+        Then `polynomial` gives the values while the weights are frozen.
+        """
+        n, signs = self.circuit.n_qubits, self.readout.signs
+        if n > POLYNOMIAL or self.circuit.amplitude_encoding or signs is None or self.readout.pairs:
+            return False
+        inputs = [
+            (place, self.factors[position])
+            for chain in self.head
+            for place, position in enumerate(chain.factors)
+            if self.factors[position].batched
+        ]
+        return (
+            bool(inputs)
+            and all(place == 0 and factor.is_rotation for place, factor in inputs)
+            and not any(isinstance(step, Turn) for step in self.steps)
+            and len(signs) * 3**n <= COEFFICIENTS
+        )
+
     def __str__(self) -> str:
         n = self.circuit.n_qubits
 
@@ -228,7 +258,13 @@ class Plan:
             parts.append("squared moduli of the rows, weighted")
         if self.readout.pairs:
             parts.append(f"{len(self.readout.pairs)} products of rows with their partners")
-        lines.append(f"readout: {' and '.join(parts)}: {len(self.circuit.observables)} values")
+        n_values = len(self.circuit.observables)
+        lines.append(f"readout: {' and '.join(parts)}: {n_values} values")
+        if self.is_polynomial:
+            lines.append(
+                f"while no weight gets a gradient, on a CPU, instead of all this: {n_values} "
+                f"polynomials of the inputs with {3**n} coefficients"
+            )
         return "\n".join(lines)
 
 

@@ -135,7 +135,13 @@ MAKERS: dict[str, Callable[..., Job]] = {
 }
 
 
-def seconds(step: Callable[[], Any], calls: int, device: torch.device) -> float:
+WARM_S = 0.02
+"""Untimed steps before a repetition: until the last one's threads sleep and caches are filled."""
+LONG_S = 0.25
+"""Steps as long as this are not warmed up: it would change little, and take as long again."""
+
+
+def seconds(step: Callable[[], Any], calls: int, warm: bool, device: torch.device) -> float:
     """Time of a step, the mean of so many in a row, without garbage collection.
 
     What is frozen is not looked through by the collection before.
@@ -143,6 +149,9 @@ def seconds(step: Callable[[], Any], calls: int, device: torch.device) -> float:
     gc.collect()
     gc.disable()
     try:
+        start = time.perf_counter()
+        while warm and time.perf_counter() - start < WARM_S:
+            step()
         _wait(device)
         start = time.perf_counter()
         for _ in range(calls):
@@ -192,7 +201,7 @@ def serve(pipe: Connection, device: str, threads: int) -> None:
                 gc.freeze()
             else:
                 assert job is not None
-                result = seconds(job.step, arguments, there)
+                result = seconds(job.step, *arguments, there)
             pipe.send((True, result))
         except Exception as error:  # noqa: BLE001 - whoever asked decides what it means
             kind = type(error).__name__
@@ -234,9 +243,9 @@ class Worker:
         found: Arrays = self._ask("make", (maker, *arguments))
         return found
 
-    def seconds(self, calls: int) -> float:
-        """The job's time for a step, the mean of so many in a row."""
-        found: float = self._ask("seconds", calls)
+    def seconds(self, calls: int, warm: bool) -> float:
+        """The job's time for a step, the mean of so many in a row, warmed up or not."""
+        found: float = self._ask("seconds", (calls, warm))
         return found
 
     def close(self) -> None:

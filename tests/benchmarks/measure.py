@@ -2,8 +2,8 @@
 
 A repetition of a system is as many steps in a row as fill a few milliseconds, and at least one.
 Repetitions of all the systems of a row alternate (A, B, C, A, B, C, ...), so that what the machine
-does meanwhile hits all of them. Medians and quartiles of the repetitions are kept. Every system
-lives in a process of its own, see jobs.py.
+does meanwhile hits all of them; each starts with some untimed steps. Medians and quartiles of the
+repetitions are kept. Every system lives in a process of its own, see jobs.py.
 """
 
 import gc
@@ -27,8 +27,8 @@ from tqdm import tqdm
 OWN = ("captum_quantum", "torchquantum")
 """What must not fail on a GPU; of a peer that does, the error is reported."""
 
-Timer = Callable[[int], float]
-"""So many steps in a row to the seconds that one takes."""
+Timer = Callable[[int, bool], float]
+"""So many steps in a row, after untimed ones or not, to the seconds that one takes."""
 Row = tuple[int, int, int]
 """Qubits, layers, batch."""
 
@@ -164,14 +164,15 @@ class Measurement:
     def _alternate(self, timers: Mapping[str, Timer]) -> dict[str, dict[str, Any]]:
         """Times steps that have been warmed up: name -> milliseconds and how they were taken."""
         own = self.settings
-        calls, left, times = {}, {}, {name: [] for name in timers}
+        calls, warm, left, times = {}, {}, {}, {name: [] for name in timers}
         for name, timer in timers.items():
-            once = timer(1)
+            once = timer(1, False)
             if once < 1:
-                once = min(once, timer(1))
+                once = min(once, timer(1, False))
+            warm[name] = once < jobs.LONG_S
             calls[name] = max(1, math.ceil(own.fill_s / once))
             least = 1 if once > own.slow_s else min(3, own.repetitions)
-            affordable = int(own.budget_s / (once * calls[name]))
+            affordable = int(own.budget_s / (once * (calls[name] + warm[name])))
             left[name] = min(own.repetitions, max(least, affordable))
         gc.collect()
         gc.freeze()
@@ -179,13 +180,13 @@ class Measurement:
             for name, timer in timers.items():
                 if left[name]:
                     left[name] -= 1
-                    times[name].append(1e3 * timer(calls[name]))
+                    times[name].append(1e3 * timer(calls[name], warm[name]))
         gc.unfreeze()
         return {name: _summary(times[name], calls[name]) for name in timers}
 
     def _here(self, step: Callable[[], Any]) -> Timer:
         """The timer of a step in this process."""
-        return lambda calls: jobs.seconds(step, calls, self.device)
+        return lambda calls, warm: jobs.seconds(step, calls, warm, self.device)
 
     # -- all systems on the same circuit ---------------------------------------------------------
 
