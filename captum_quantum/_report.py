@@ -28,6 +28,8 @@ ROUNDING = 1e-6
 Of the larger value of a pair, or of what a pair's larger value typically is (the median of those
 that are not 0) if that is more: values near 0 are often small differences of large numbers.
 """
+LEAST = {"average_drop": 100.0, "average_gain": 100.0}
+"""Average drop and gain are differences of percentages, rounded as numbers of this size are."""
 
 _ARROWS = {True: "↑", False: "↓", None: " "}
 
@@ -70,7 +72,8 @@ class Difference:
         n (int): Number of samples on which both have a value.
         undefined (int): Number of the others.
         ties (int): Number of samples on which both are the same up to rounding: within a millionth
-            of the larger of the two values, or of the typical one (the median).
+            of the larger of the two values, of the typical one (the median), or, of average drop
+            and gain, of 100 percent.
     """
 
     metric: str
@@ -136,11 +139,11 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
-def _scale(a: Array, b: Array) -> Array:
+def _scale(a: Array, b: Array, least: float) -> Array:
     """What `ROUNDING` is a share of, for each pair."""
     larger = np.maximum(np.abs(a), np.abs(b))
     known = larger[larger > 0]
-    return np.maximum(larger, np.median(known) if len(known) else 0.0)
+    return np.maximum(larger, max(least, np.median(known) if len(known) else 0.0))
 
 
 def paired_p_value(differences: Array, ties: npt.NDArray[np.bool_]) -> float:
@@ -264,7 +267,7 @@ class Report:
         a, b = a[known], b[known]
         away = a - b
         n = len(away)
-        ties = np.abs(away) <= ROUNDING * _scale(a, b)
+        ties = np.abs(away) <= ROUNDING * _scale(a, b, LEAST.get(metric, 0.0))
         low, high = bootstrap_mean(away, self.confidence, self._seed)
         mean = float(away.mean()) if n else math.nan
         p_value = paired_p_value(away, ties)

@@ -763,6 +763,19 @@ def test_ties_are_a_matter_of_each_pair_and_of_the_typical_value():
     assert Report(["a", "b"], {"m": None}, [batch(0, few)]).differences[0].ties == 8
 
 
+def test_small_drops_are_differences_of_large_percentages():
+    drops = np.array([0.5, 0.4, 0.6, 0.5])
+    scores = np.float32(0.3) * (1 - drops.astype(np.float32) / 100)  # after, of 0.3 before
+    others = np.nextafter(scores, np.float32(1))
+    values = 100 * (1 - np.stack([scores, others]).astype(float) / 0.3)[:, :, None]
+    for metric, ties in (("average_drop", 4), ("average_gain", 4), ("m", 0)):
+        report = Report(["a", "b"], {metric: False}, [batch(0, values)])
+        assert report.differences[0].ties == ties
+    values[1] += 1e-3
+    report = Report(["a", "b"], {"average_drop": False}, [batch(0, values)])
+    assert report.differences[0].ties == 0
+
+
 def test_seeds_that_differ_by_rounding_count_for_neither_method():
     values = np.random.default_rng(0).normal(size=(2, 30, 1))
     reports = {}
