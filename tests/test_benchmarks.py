@@ -8,23 +8,21 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jobs
+import measure
+import memory
 import numpy as np
 import pytest
 import reference as ref
+import report
+import simulators
+import systems
 import torch
 
 from captum_quantum import VQCLayer
 
 FOLDER = Path(__file__).parent / "benchmarks"
-sys.path.insert(0, str(FOLDER))
 
-# The scripts are no package: they can be imported only from here on.
-import jobs  # noqa: E402
-import measure  # noqa: E402
-import memory  # noqa: E402
-import report  # noqa: E402
-import simulators  # noqa: E402
-import systems  # noqa: E402
 
 # What the extra `test` brings; the other systems are tested where they are installed.
 ALWAYS = {"fused", "torchquantum-layer", "torchquantum-modules", "torchquantum-static"}
@@ -235,7 +233,7 @@ class _Failing:
     def __init__(self, device, how):
         self.how = how
         if how == "made":
-            raise ValueError("cannot be made\nand more")
+            raise RuntimeError("cannot be made\nand more")
 
     def step(self):
         if self.how == "memory":
@@ -256,7 +254,7 @@ def _serve(pipe, device, threads):
 def test_a_job_that_fails_in_its_process_says_why(monkeypatch):
     monkeypatch.setattr(jobs, "serve", _serve)
     worker = jobs.Worker(torch.device("cpu"), 1)
-    with pytest.raises(jobs.JobError, match=r"ValueError: cannot be made$") as error:
+    with pytest.raises(jobs.JobError, match=r"RuntimeError: cannot be made$") as error:
         worker.make("failing", "made")
     assert error.value.out_of_memory is False
     assert "_Failing" in str(error.value.__cause__) or "__init__" in str(error.value.__cause__)

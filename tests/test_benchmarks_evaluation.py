@@ -1,17 +1,15 @@
 """The benchmark of evaluations: both sides measure the same, and the report says what was found."""
 
 import json
-import sys
 from pathlib import Path
 
+import evaluation
 import numpy as np
 import pytest
 import torch
 
 FOLDER = Path(__file__).parent / "benchmarks"
-sys.path.insert(0, str(FOLDER))
 
-import evaluation  # noqa: E402
 
 FOUND = {
     "date": "2020-01-02T00:00:00+00:00",

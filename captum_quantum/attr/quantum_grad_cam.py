@@ -191,7 +191,8 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             self._check_part("quantum_layer", module)
         return list(listed)
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]  # Captum ships no types
+    # As Captum's own methods are; the exception is because Captum ships no types.
+    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

@@ -5,7 +5,8 @@ This is the only package that imports TorchQuantum, which takes about three seco
 
 try:
     import torchquantum
-except Exception as error:  # whatever a package in a wrong version raises while it is imported
+# Beside ImportError: packages in versions that do not match raise AttributeError, TypeError, ...
+except Exception as error:
     raise ImportError(
         "captum_quantum needs TorchQuantum 0.1.8, whose import failed with "
         f"{type(error).__name__}: {error}. TorchQuantum needs packages that it does not declare; "

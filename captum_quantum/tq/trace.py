@@ -122,7 +122,7 @@ def _record(
             apply(*copies, recorder, inputs)
     except CircuitError:
         raise
-    except Exception as error:  # the user's own code runs here: said again with gate and line
+    except Exception as error:  # the user's forward may raise anything: chained, with its gate
         raise _explain(error, recorder.op_history, n_qubits) from error
     return recorder.op_history, values
 

@@ -203,7 +203,7 @@ def serve(pipe: Connection, device: str, threads: int) -> None:
                 assert job is not None
                 result = seconds(job.step, *arguments, there)
             pipe.send((True, result))
-        except Exception as error:  # noqa: BLE001 - whoever asked decides what it means
+        except (RuntimeError, MemoryError) as error:  # whoever asked decides what it means
             kind = type(error).__name__
             first = (str(error).splitlines() or [""])[0]
             pipe.send((False, (f"{kind}: {first}", traceback.format_exc(), _out_of_memory(error))))

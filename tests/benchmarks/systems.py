@@ -171,8 +171,7 @@ class TorchQuantumModules(System):
 
         weights = work.weights.cpu()
 
-        # TorchQuantum ships no types: hence the two exceptions below.
-        class Ansatz(tq.QuantumModule):  # type: ignore[misc]
+        class Ansatz(tq.QuantumModule):
             def __init__(self) -> None:
                 super().__init__()
                 self.gates = tq.QuantumModuleList()
@@ -185,7 +184,7 @@ class TorchQuantumModules(System):
                     for wire in range(work.n):
                         self.gates.append(tq.CNOT(wires=[wire, (wire + 1) % work.n]))
 
-            @tq.static_support  # type: ignore[untyped-decorator]
+            @tq.static_support
             def forward(self, qdev: Any) -> None:
                 self.q_device = qdev
                 for gate in self.gates:
