@@ -13,7 +13,7 @@ import torch
 from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.circuit import GATE_TYPES
 from captum_quantum.simulate import FusedSimulator, fused
-from captum_quantum.simulate.plan import Turn
+from captum_quantum.simulate.plan import FRONT, MANY, NARROW, Dense, Monomial, Turn
 
 N_RANDOM, N_RANDOM_ALL = 120, 10_000
 
@@ -537,9 +537,10 @@ def test_the_plan_of_the_default_circuit():
     text = str(VQCLayer(8, 2).fused.plan)
     assert "wire 3: ry rx ry rz" in text
     assert "step 0: reorder the rows (cnot" in text
-    assert "step 1: 8 x 8 matrix on wires 0, 1, 2 from 6 factors" in text
-    assert "step 2: 8 x 8 matrix on wires 3, 4, 5" in text
-    assert "step 4" not in text  # the last ring is folded into the observables
+    assert "step 1: 8 x 8 matrix on wires 4, 5, 6 from 6 factors" in text
+    assert "step 2: reorder the rows (bring wires together)" in text
+    assert "step 3: 8 x 8 matrix on wires 0, 1, 7" in text
+    assert "step 5" not in text  # the last ring is folded into the observables
     assert "squared moduli of the rows, weighted: 8 values" in text
     assert text.endswith("8 polynomials of the inputs with 6561 coefficients")
     assert "polynomials" not in str(VQCLayer(9, 2).fused.plan)
@@ -553,8 +554,24 @@ def test_gates_that_take_inputs_are_turns_between_shared_matrices():
         steps = layer.fused.plan.steps
         turns = [step for step in steps if isinstance(step, Turn)]
         assert [len(turn.own) for turn in turns] == [7, 7]
-        assert len(steps) <= 2 + 3 * 5
+        # Gates on all wires, four times: three matrices each, one reordering between them. A ring
+        # before the first and the third.
+        assert sum(isinstance(step, Dense) for step in steps) == 4 * 3
+        assert sum(isinstance(step, Monomial) for step in steps) == 4 + 2
+        assert len(steps) == 2 + 12 + 6
     assert "multiply the rows by phases, one for each sample (rz, " in str(layer.fused.plan)
+
+
+@pytest.mark.parametrize("n", [10, 11, 12, 13, 14, 16, 20])
+@pytest.mark.parametrize("reupload", [False, True])
+def test_dense_steps_are_many_products_of_many_rows(n, reupload):
+    """With few products a library shares each among threads; with few rows calls cost the most."""
+    steps = VQCLayer(n, 2, reupload=reupload).fused.plan.steps
+    for step in steps:
+        if isinstance(step, Dense):
+            assert step.left >= 2**FRONT
+            rows = 2**n // (step.left * 2 ** len(step.wires))
+            assert step.left < 2**MANY or rows > 2**NARROW
 
 
 def test_layers_share_their_reorderings():

@@ -15,6 +15,7 @@ state but the last is kept, whatever the depth.
 Small circuits whose weights get no gradient need no states at all: see `polynomial`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -293,11 +294,13 @@ class _Program:
         signs = plan.readout.signs
         self.signs = None if signs is None else signs.to(device, self.real)
         parities = plan.readout.parities
-        self.parities: tuple[Tensor, Tensor, Tensor] | None = None
+        self.parities: tuple[Tensor, list[Tensor], Tensor] | None = None
         if parities is not None:
-            parts = (parities.first, parities.last, parities.weights)
-            first, last, combine = (part.to(device, self.real) for part in parts)
-            self.parities = first, last, combine
+            first = parities.first.to(device, self.real)
+            last = parities.last.to(device, self.real)
+            # One product for each setting of the first bits; both ways are stored as they are read.
+            lasts = [part.expand(first.shape[1], -1, -1) for part in (last, last.T.contiguous())]
+            self.parities = first, lasts, parities.weights.to(device, self.real)
         self.pairs = [(p.to(device), w.to(device, dtype)) for p, w in plan.readout.pairs]
         self.in_reals = self._runs_in_reals()
         # Coefficients pay where they are used again: on a CPU, where weights are compared.
@@ -433,7 +436,7 @@ class _Program:
                 continue
             if isinstance(step, Turn):
                 assert batched is not None
-                state = self._turn(number, batched, state, buffers.next())
+                (state,) = self._turn(number, batched, [state], [buffers.next()])
                 continue
             if number in self.tables.rows:
                 rows = self.tables.rows[number][0]
@@ -442,12 +445,12 @@ class _Program:
                 state = torch.mul(state, static.phases[number], out=buffers.next())
         return state
 
-    def _apply(self, matrix: Tensor, states: Tensor, left: int, out: Tensor | None) -> Tensor:
+    def _apply(self, matrix: Tensor, state: Tensor, left: int, out: Tensor | None) -> Tensor:
         """Multiplies rows, seen as ``(left, d, ...)``, by a matrix ``(d, d)``, real or complex."""
         # A real matrix acts on real and imaginary parts alike.
         real = not matrix.is_complex()
         size = len(matrix)
-        seen = (torch.view_as_real(states) if real else states).reshape(left, size, -1)
+        seen = (torch.view_as_real(state) if real else state).reshape(left, size, -1)
         target = None
         if out is not None:
             target = (torch.view_as_real(out) if real else out).view(seen.shape)
@@ -461,17 +464,27 @@ class _Program:
         if out is not None:
             return out
         if real:
-            return torch.view_as_complex(found.view(*states.shape, 2))
-        return found.view(states.shape)
+            return torch.view_as_complex(found.view(*state.shape, 2))
+        return found.view(state.shape)
 
-    def _turn(self, number: int, batched: _Batched, states: Tensor, out: Tensor | None) -> Tensor:
-        """Multiplies the rows of states ``(..., 2**n, batch)`` by a turn's phases."""
+    def _turn(
+        self,
+        number: int,
+        batched: _Batched,
+        states: Sequence[Tensor],
+        outs: Sequence[Tensor | None],
+    ) -> list[Tensor]:
+        """Multiplies the rows of states ``(2**n, batch)`` by a turn's phases."""
         turning = self.tables.turns[number]
-        seen = turning.by_halves(states)
-        target = None if out is None else turning.by_halves(out)
-        for factor in turning.phases(batched.circles, batched.angles):
-            seen = torch.mul(seen, factor, out=target)
-        return seen.flatten(-3, -2) if out is None else out
+        phases = turning.phases(batched.circles, batched.angles)
+        turned = []
+        for state, out in zip(states, outs, strict=True):
+            seen = turning.by_halves(state)
+            target = None if out is None else turning.by_halves(out)
+            for factor in phases:
+                seen = torch.mul(seen, factor, out=target)
+            turned.append(seen.flatten(-3, -2) if out is None else out)
+        return turned
 
     def read(self, state: Tensor) -> Tensor:
         """Expectation values of a state: ``(2**n, batch) -> (batch, n_observables)``."""
@@ -484,11 +497,10 @@ class _Program:
         if self.signs is not None:
             values = (self.signs @ squares).unflatten(1, (-1, 2)).sum(dim=-1)
         if self.parities is not None:
-            first, last, combine = self.parities
-            by_first = (first @ squares.reshape(first.shape[1], -1)).unflatten(
-                1, (-1, squares.shape[1])
-            )
-            values = combine @ (last @ by_first).flatten(0, 1).unflatten(1, (-1, 2)).sum(dim=-1)
+            first, (last, _), combine = self.parities
+            by_last = torch.bmm(last, squares.view(*last.shape[::2], -1))
+            by_both = (first @ by_last.flatten(1)).view(combine.shape[1], -1, 2)
+            values = combine @ by_both.sum(dim=-1)
         for partner, weights in self.pairs:
             part = (weights @ (state.index_select(0, partner).conj() * state)).real
             values = part if values is None else values + part
@@ -503,9 +515,11 @@ class _Program:
         if self.signs is not None:
             torch.mul(self.signs.T @ grad, conjugate, out=W)
         elif self.parities is not None:
-            first, last, combine = self.parities
-            by_first = last.T @ (combine.T @ grad).unflatten(0, (len(first), len(last)))
-            torch.mul((first.T @ by_first.flatten(1)).view(W.shape), conjugate, out=W)
+            # Both parts of a number at once: for few samples such products would be too narrow.
+            first, (_, last), combine = self.parities
+            by_last = first.T @ (combine.T @ grad.repeat_interleave(2, dim=1)).view(len(first), -1)
+            by_row = torch.bmm(last, by_last.view(*last.shape[::2], -1))
+            torch.mul(by_row.view(len(W), -1), _as_reals(conjugate), out=_as_reals(W))
         else:
             W.zero_()
         for partner, weights in self.pairs:
@@ -537,13 +551,14 @@ class _Program:
             W = static.dense[0].T @ by_parts
             return self._head_back(static, batched, W, by_angles, by, inputs, weights)
         # The state is followed down to the first step that wants it, W down to the head; the state
-        # before step 0 is still there.
+        # before step 0 is still there. Each is a tensor of its own: so a thread finds rows of both
+        # where it wrote them.
         wanted = [
             k for k, step in enumerate(steps) if (inputs if isinstance(step, Turn) else weights)
         ]
         last = max(wanted[0], 1) if wanted else len(steps)
         count = 2 if last < len(steps) else 1
-        both, spare = (state.new_empty(count, *state.shape) for _ in range(2))
+        both, spare = ([torch.empty_like(state) for _ in range(count)] for _ in range(2))
         conjugate = torch.conj_physical(state, out=both[1] if count == 2 else spare[0])
         self._readout_back(conjugate, grad, both[0])
         for number in range(len(steps) - 1, -1, -1):
@@ -551,7 +566,8 @@ class _Program:
             if number < last:
                 both, spare = both[:1], spare[:1]
             if isinstance(step, Turn):
-                both, spare = self._turn(number, batched, both, spare), both
+                self._turn(number, batched, both, spare)
+                both, spare = spare, both
                 if inputs:
                     assert by_angles is not None
                     psi = self._state_before(number, batched, both, spare)
@@ -559,7 +575,9 @@ class _Program:
                     by_bits += self.tables.turns[number].back(product, by_angles)
             elif isinstance(step, Dense):
                 matrix = static.dense[number].mT
-                both, spare = self._apply(matrix, both, len(both) * step.left, spare), both
+                for one, out in zip(both, spare, strict=True):
+                    self._apply(matrix, one, step.left, out)
+                both, spare = spare, both
                 if weights and matrix.is_complex():
                     psi = self._state_before(number, batched, both, spare)
                     by.dense[number] = _outer(spare[0], psi, step.left, len(matrix))
@@ -570,7 +588,9 @@ class _Program:
                     by.dense[number] = _outer(*parts, step.left, len(matrix)).to(self.dtype)
             else:
                 if step.phases:
-                    both, spare = torch.mul(both, static.phases[number], out=spare), both
+                    for one, out in zip(both, spare, strict=True):
+                        torch.mul(one, static.phases[number], out=out)
+                    both, spare = spare, both
                 if step.phases and weights:
                     psi = self._state_before(number, batched, both, spare)
                     if number == 0 and number in self.tables.rows:
@@ -587,7 +607,7 @@ class _Program:
         return self._head_back(static, batched, both[0], by_angles, by, inputs, weights)
 
     def _state_before(
-        self, number: int, batched: _Batched, both: Tensor, scratch: Tensor
+        self, number: int, batched: _Batched, both: list[Tensor], scratch: list[Tensor]
     ) -> Tensor:
         """The state before a step, ``(2**n, batch)``, written over the one after it."""
         return batched.state if number == 0 else torch.conj_physical(both[1], out=scratch[1])

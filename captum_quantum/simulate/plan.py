@@ -37,14 +37,19 @@ MAX_DENSE = 4
 """Others: the most wires that a dense step covers."""
 SIDE_BY_SIDE = 3
 """The most wires of blocks without a gate between them that a dense step covers."""
-FACTORED = 12
+FACTORED = 10
 """From this many qubits on, signs of observables are made of those of half of the bits."""
 POLYNOMIAL, COEFFICIENTS = 8, 2**17
 """Up to so many qubits, and coefficients of all observables, values are polynomials of the inputs
 while the weights are frozen."""
-MANY, NARROW = 9, 6
-"""A product with 2**9 or more row groups of 2**6 or fewer rows each costs more than to bring the
-wires to the front, where one group is left."""
+FRONT = 4
+"""A dense step is many small products side by side, one for each setting of the wires in front of
+its own. From 2**4 on, a thread does most of them alone, on rows that it wrote itself. Of fewer, a
+library shares each among threads: on cores without a cache in common that took up to four times as
+long."""
+MANY, NARROW = 12, 6
+"""With 2**12 or more products of 2**6 or fewer rows each, calls cost more than to move the wires
+forward."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,6 +343,7 @@ class _Planner:
         groups = 1 if self.whole else -(-self.n // MAX_DENSE)
         self.limit = max(-(-self.n // groups), min(self.n, 2))
         self.layout = list(range(self.n))
+        self.front = 0 if self.whole else min(FRONT, self.n // 2)
         self.steps: list[Step] = []
         self.open: list[_Open] = []
         self.monomial: list[int] = []
@@ -485,22 +491,34 @@ class _Planner:
 
     def _close_dense(self) -> None:
         """Emits the open blocks, small ones side by side in one matrix."""
+        self.open.sort(key=lambda block: min(map(self.layout.index, block.wires)))
+        first = [block for block in self.open if self._is_behind_front(block)]
+        later = [block for block in self.open if not self._is_behind_front(block)]
+        apart, packed = self._pack(first) + self._pack(later), self._pack(first + later)
+        if len(apart) == len(packed):
+            packed = apart
+        for k, block in enumerate(packed):
+            self._emit_dense(block, [wire for other in packed[k:] for wire in other.wires])
+        self.open = []
+
+    def _is_behind_front(self, block: _Open) -> bool:
+        return all(self.layout.index(wire) >= self.front for wire in block.wires)
+
+    def _pack(self, blocks: list[_Open]) -> list[_Open]:
+        """Puts neighbours together."""
         packed: list[_Open] = []
-        wires_left = sum(len(block.wires) for block in self.open)
+        wires_left = sum(len(block.wires) for block in blocks)
         room = self._room(wires_left)
-        for block in sorted(self.open, key=lambda block: min(map(self.layout.index, block.wires))):
-            if packed and len(packed[-1].wires) + len(block.wires) > room:
-                wires_left -= len(packed[-1].wires)
-                room = self._room(wires_left)
-                packed.append(_Open(list(block.wires), list(block.factors)))
-            elif packed:
+        for block in blocks:
+            if packed and len(packed[-1].wires) + len(block.wires) <= room:
                 packed[-1].wires += block.wires
                 packed[-1].factors += block.factors
-            else:
-                packed.append(_Open(list(block.wires), list(block.factors)))
-        for k, block in enumerate(packed):
-            self._emit_dense(block, [wire for later in packed[k:] for wire in later.wires])
-        self.open = []
+                continue
+            if packed:
+                wires_left -= len(packed[-1].wires)
+                room = self._room(wires_left)
+            packed.append(_Open(list(block.wires), list(block.factors)))
+        return packed
 
     def _room(self, wires: int) -> int:
         """The size of the next of as few steps as possible, all about the same."""
@@ -510,12 +528,15 @@ class _Planner:
     def _emit_dense(self, block: _Open, following: list[int]) -> None:
         """Emits a block; where rows must move for it, those that follow it come along."""
         places = sorted(self.layout.index(wire) for wire in block.wires)
+        own = [self.layout[place] for place in places]
+        moved = own + [wire for wire in following if wire not in own]
+        front = min(self.front, self.n - len(moved))
         apart = places[-1] - places[0] + 1 != len(places)
-        if apart or (places[0] >= MANY and places[-1] >= self.n - NARROW):
-            own = [self.layout[place] for place in places]
-            front = own + [wire for wire in following if wire not in own]
-            self._relayout(front + [wire for wire in self.layout if wire not in front])
-            places = list(range(len(places)))
+        narrow = places[0] >= MANY and places[-1] >= self.n - NARROW
+        if apart or narrow or places[0] < front:
+            others = [wire for wire in self.layout if wire not in moved]
+            self._relayout(others[:front] + moved + others[front:])
+            places = list(range(front, front + len(places)))
         wires = tuple(self.layout[place] for place in places)
         layers: list[tuple[Chain, ...] | int] = []
         pending: dict[int, list[int]] = {}
