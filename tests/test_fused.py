@@ -115,8 +115,8 @@ def fused_value_and_gradient(circuit, x, w, weights, dtype, adjoint):
     return values, *by
 
 
-def check_random_circuit(seed):
-    circuit = random_circuit(seed)
+def check_random_circuit(seed, make=random_circuit):
+    circuit = make(seed)
     rng = np.random.default_rng(seed)
     batch = 2 if circuit.n_qubits < 8 else 1  # the reference multiplies dense matrices
     x = rng.uniform(-3, 3, (batch, circuit.n_inputs))
@@ -144,6 +144,53 @@ def check_random_circuit(seed):
 def test_random_circuits_against_the_reference(part):
     for seed in range(part, N_RANDOM, 5):
         check_random_circuit(seed)
+
+
+REAL_GATES = [
+    name
+    for name, kind in GATE_TYPES.items()
+    if all(primitive.is_real for primitive in kind.primitives(kind.n_wires or 3, False))
+]
+
+
+def real_circuit(seed):
+    """Inputs and weights rotate by RY at the start; then gates without imaginary numbers."""
+    rng = random.Random(seed)
+    n, n_inputs, n_weights = rng.randint(1, 10), rng.randint(1, 4), rng.randint(1, 5)
+    gates = []
+    for k in range(rng.randint(n_inputs, 2 * n + n_inputs)):
+        of_input = Angle.of_input(k if k < n_inputs else rng.randrange(n_inputs))
+        of_weight = Angle.of_weight(rng.randrange(n_weights))
+        source = of_input if k < n_inputs or rng.random() < 0.5 else of_weight
+        gates.append(Gate("ry", (rng.randrange(n),), (source,), rng.random() < 0.2))
+    names = [name for name in REAL_GATES if (GATE_TYPES[name].n_wires or 1) <= n]
+    for _ in range(rng.randint(1, 25)):
+        kind = GATE_TYPES[rng.choice([*names, "ry", "ry", "ry"])]
+        wires = tuple(rng.sample(range(n), kind.n_wires or rng.randint(1, min(n, 4))))
+        own = [Angle.of_weight(rng.randrange(n_weights)) for _ in range(kind.n_angles)]
+        gates.append(Gate(kind.name, wires, tuple(own), rng.random() < 0.2))
+    observables = []
+    for letters in rng.choice((("IZ",), ("IZ", "XYZ"))):
+        words = ["".join(rng.choice(letters) for _ in range(n)) for _ in range(rng.randint(1, 3))]
+        observables.append(Observable.of({word: rng.uniform(-1, 1) for word in words}))
+    return Circuit(n, tuple(gates), tuple(observables), n_inputs, n_weights)
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_circuits_of_real_numbers_against_the_reference(part):
+    assert {"ry", "cry", "cnot", "cz", "hadamard", "toffoli", "swap"} <= set(REAL_GATES)
+    for seed in range(part, 150, 5):
+        circuit, *_ = check_random_circuit(seed, real_circuit)
+        for dtype, real in ((torch.complex64, torch.float32), (torch.complex128, torch.float64)):
+            assert FusedSimulator(circuit)._program(torch.device("cpu"), dtype).dtype == real
+
+
+def test_a_state_of_real_numbers_takes_half_of_the_memory():
+    real, other = (VQCLayer(8, 2, ansatz=a).fused for a in ("real_amplitudes", "rx_ry_rz_ring"))
+    sizes = [s._program(torch.device("cpu"), torch.complex64).row_bytes for s in (real, other)]
+    assert sizes == [2**8 * 4, 2**8 * 8]
+    assert "the state has 256 rows of real numbers" in str(real.plan)
+    assert "real numbers" not in str(other.plan)
 
 
 def test_values_of_a_circuit_without_steps_carry_no_graph():
@@ -343,6 +390,8 @@ LAYERS = {
     "reupload": {"reupload": True},
     "ry_rz": {"encoder": "ry_rz", "reupload": True},
     "amplitude": {"encoder": "amplitude", "n_qubits": 3},
+    "real_amplitude": {"encoder": "amplitude", "n_qubits": 7, "ansatz": "real_amplitudes"},
+    "real_xyz": {"ansatz": "real_amplitudes", "observables": ["X0 Z3", "Y1 Y2", "Z6", "Y0"]},
     "rzz": {"ansatz": "rzz_0"},
     "barren": {"ansatz": "barren_0", "observables": ["X0 Y6", "ZZIIIII"]},
 }

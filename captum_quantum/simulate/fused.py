@@ -30,6 +30,7 @@ from captum_quantum.simulate.matrices import (
     Static,
     Tables,
     as_matrices,
+    cast,
     take,
 )
 from captum_quantum.simulate.plan import Dense, Plan, Turn, make_plan
@@ -253,8 +254,8 @@ class _Buffers:
 
 
 def _as_reals(states: Tensor) -> Tensor:
-    """``(..., b)`` complex to ``(..., 2 b)`` real: both parts of each number side by side."""
-    return torch.view_as_real(states).flatten(-2)
+    """``(..., b)`` complex to ``(..., 2 b)`` real, both parts side by side; real as it is."""
+    return torch.view_as_real(states).flatten(-2) if states.is_complex() else states
 
 
 def _multiply(left: Tensor, right: Tensor) -> Tensor:
@@ -280,11 +281,12 @@ class _Program:
     """A plan on one device, in one precision."""
 
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
-        self.plan, self.device, self.dtype = plan, device, dtype
+        self.plan, self.device = plan, device
         self.real = dtype.to_real()
+        self.dtype = self.real if plan.is_real else dtype
         self.n = plan.circuit.n_qubits
-        self.row_bytes = 2**self.n * dtype.itemsize
-        self.tables = Tables(plan, device, dtype)
+        self.row_bytes = 2**self.n * self.dtype.itemsize
+        self.tables = Tables(plan, device, self.dtype)
         self._cached: tuple[Tensor, Static] | None = None
         self.amplitudes = plan.circuit.amplitude_encoding
         self.n_inputs = len(plan.circuit.columns("input"))
@@ -301,20 +303,22 @@ class _Program:
             # One product for each setting of the first bits; both ways are stored as they are read.
             lasts = [part.expand(first.shape[1], -1, -1) for part in (last, last.T.contiguous())]
             self.parities = first, lasts, parities.weights.to(device, self.real)
-        self.pairs = [(p.to(device), w.to(device, dtype)) for p, w in plan.readout.pairs]
+        # Of a real state the imaginary, antisymmetric part of an observable reads nothing.
+        self.pairs = [(p.to(device), cast(w, self.dtype).to(device)) for p, w in plan.readout.pairs]
         self.in_reals = self._runs_in_reals()
         # Coefficients pay where they are used again: on a CPU, where weights are compared.
         self.is_polynomial = plan.is_polynomial and device.type == "cpu"
         self._polynomial: tuple[Static, Polynomial] | None = None
 
     def _runs_in_reals(self) -> bool:
-        """Whether the whole body is one matrix on a real state, of whose result moduli are read.
+        """Whether the body is one complex matrix on a real state, of whose result moduli are read.
 
         Then nothing needs complex numbers: real and imaginary parts are two real products.
         """
         steps, tables = self.plan.steps, self.tables
         return (
-            len(steps) == 1
+            self.dtype.is_complex
+            and len(steps) == 1
             and isinstance(steps[0], Dense)
             and len(steps[0].wires) == self.n
             and not (self.amplitudes or tables.head or self.pairs)
@@ -448,12 +452,12 @@ class _Program:
     def _apply(self, matrix: Tensor, state: Tensor, left: int, out: Tensor | None) -> Tensor:
         """Multiplies rows, seen as ``(left, d, ...)``, by a matrix ``(d, d)``, real or complex."""
         # A real matrix acts on real and imaginary parts alike.
-        real = not matrix.is_complex()
+        by_part = state.is_complex() and not matrix.is_complex()
         size = len(matrix)
-        seen = (torch.view_as_real(state) if real else state).reshape(left, size, -1)
+        seen = (torch.view_as_real(state) if by_part else state).reshape(left, size, -1)
         target = None
         if out is not None:
-            target = (torch.view_as_real(out) if real else out).view(seen.shape)
+            target = (torch.view_as_real(out) if by_part else out).view(seen.shape)
         if left == 1:
             found = torch.mm(matrix, seen[0], out=None if target is None else target[0])
         elif seen.shape[2] == 1:
@@ -463,7 +467,7 @@ class _Program:
             found = torch.bmm(matrix.expand(left, -1, -1), seen, out=target)
         if out is not None:
             return out
-        if real:
+        if by_part:
             return torch.view_as_complex(found.view(*state.shape, 2))
         return found.view(state.shape)
 
@@ -493,13 +497,14 @@ class _Program:
             assert self.signs is not None
             real, imaginary = state.square().chunk(2)
             return (self.signs @ (real + imaginary)).T
-        squares = torch.view_as_real(state.resolve_conj()).square().flatten(1)
+        squares = _as_reals(state.resolve_conj()).square()
+        parts = squares.shape[1] // state.shape[1]
         if self.signs is not None:
-            values = (self.signs @ squares).unflatten(1, (-1, 2)).sum(dim=-1)
+            values = (self.signs @ squares).unflatten(1, (-1, parts)).sum(dim=-1)
         if self.parities is not None:
             first, (last, _), combine = self.parities
             by_last = torch.bmm(last, squares.view(*last.shape[::2], -1))
-            by_both = (first @ by_last.flatten(1)).view(combine.shape[1], -1, 2)
+            by_both = (first @ by_last.flatten(1)).view(combine.shape[1], -1, parts)
             values = combine @ by_both.sum(dim=-1)
         for partner, weights in self.pairs:
             part = (weights @ (state.index_select(0, partner).conj() * state)).real
@@ -517,7 +522,9 @@ class _Program:
         elif self.parities is not None:
             # Both parts of a number at once: for few samples such products would be too narrow.
             first, (_, last), combine = self.parities
-            by_last = first.T @ (combine.T @ grad.repeat_interleave(2, dim=1)).view(len(first), -1)
+            parts = 2 if W.is_complex() else 1
+            by_sign = combine.T @ grad.repeat_interleave(parts, dim=1)
+            by_last = first.T @ by_sign.view(len(first), -1)
             by_row = torch.bmm(last, by_last.view(*last.shape[::2], -1))
             torch.mul(by_row.view(len(W), -1), _as_reals(conjugate), out=_as_reals(W))
         else:
@@ -578,7 +585,7 @@ class _Program:
                 for one, out in zip(both, spare, strict=True):
                     self._apply(matrix, one, step.left, out)
                 both, spare = spare, both
-                if weights and matrix.is_complex():
+                if weights and matrix.dtype == state.dtype:
                     psi = self._state_before(number, batched, both, spare)
                     by.dense[number] = _outer(spare[0], psi, step.left, len(matrix))
                 elif weights:
@@ -610,7 +617,9 @@ class _Program:
         self, number: int, batched: _Batched, both: list[Tensor], scratch: list[Tensor]
     ) -> Tensor:
         """The state before a step, ``(2**n, batch)``, written over the one after it."""
-        return batched.state if number == 0 else torch.conj_physical(both[1], out=scratch[1])
+        if number == 0:
+            return batched.state
+        return torch.conj_physical(both[1], out=scratch[1]) if both[1].is_complex() else both[1]
 
     def _head_back(
         self,
@@ -655,7 +664,7 @@ class _Program:
         assert batched.product is not None
         levels, vectors = batched.levels, batched.vectors
         if not levels:
-            return batched.product.back((W.real if W.is_complex() else W)[None])[0]
+            return batched.product.back(W.real[None])[0]
         W = batched.product.back(W[None])[0]
         for number in range(len(levels) - 1, -1, -1):
             matrices, before = levels[number], vectors[number]
@@ -666,7 +675,7 @@ class _Program:
                 flat = W_matrices.reshape(-1, W_matrices.shape[-1])
                 by_entries.index_add_(0, links.index.reshape(-1), flat)
                 W = _multiply(matrices.transpose(1, 2), W)
-            elif number:
+            elif number or not W.is_complex():
                 if weights:
                     by.head[number] = W @ before.mT.expand(-1, W.shape[2], -1)
                 W = matrices.mT @ W
@@ -689,7 +698,7 @@ class _Program:
 
 def _turn(matrices: Tensor, vectors: Tensor) -> Tensor:
     """Shared 2 x 2 matrices ``(n, 2, 2)`` on vectors ``(n, 2, b)``, complex or real."""
-    if vectors.is_complex():
+    if vectors.dtype == matrices.dtype:
         return matrices @ vectors
     parts = torch.cat([matrices.real, matrices.imag], dim=1) @ vectors
     return torch.complex(parts[:, :2], parts[:, 2:])

@@ -35,9 +35,14 @@ def take(entries: Tensor, index: Tensor) -> Tensor:
     return entries.index_select(0, index.reshape(-1)).reshape(*index.shape, entries.shape[1])
 
 
+def cast(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Complex numbers in a dtype; if that is real, they have no imaginary part."""
+    return (numbers if dtype.is_complex else numbers.real).to(dtype)
+
+
 def by_parts(W: Tensor) -> Tensor:
-    """Gradients by real, then by imaginary parts, along dimension 0."""
-    return torch.cat([W.real, -W.imag])
+    """Gradients by real, then by imaginary parts, along dimension 0; real ones as they are."""
+    return torch.cat([W.real, -W.imag]) if W.is_complex() else W
 
 
 class Product:
@@ -164,8 +169,9 @@ class Factors:
             numbers.append(number)
             places.append(where)
         real = dtype.to_real()
-        self.numbers = torch.cat(numbers).T.reshape(-1, 1).to(device, real)
-        self.places = torch.cat(places).T.reshape(-1).to(device, torch.int32)
+        count = 2 if dtype.is_complex else 1
+        self.numbers = torch.cat(numbers).T[:count].reshape(-1, 1).to(device, real)
+        self.places = torch.cat(places).T[:count].reshape(-1).to(device, torch.int32)
         columns = [place[factor.column] for factor in turning]
         frequencies = [factor.primitive.frequency for factor in turning]
         self.multiples = Multiples(columns, frequencies, len(place), device, real)
@@ -180,6 +186,8 @@ class Factors:
     def entries(self, waves: Tensor) -> Tensor:
         """The entries of the factors' matrices, ``(n_entries, b)``."""
         parts = waves.index_select(0, self.places) * self.numbers
+        if len(parts) == self.size:
+            return parts
         return torch.complex(parts[: self.size], parts[self.size :])
 
     def back(self, waves: Tensor, W: Tensor) -> Tensor:
@@ -465,7 +473,7 @@ class Tables:
         odd = self.n % 2
         doubled = [2 * frequency for frequency in frequencies] + [0.0] * odd
         self.whole_angles = Multiples(columns + [0] * odd, doubled, *place)
-        self.numbers = torch.cat(fixed).to(self.device, self.dtype)[:, None]
+        self.numbers = cast(torch.cat(fixed), self.dtype).to(self.device)[:, None]
         static = [k for k in self._with_entries() if not factors[k].batched]
         in_head = {k for chain in self.plan.head for k in chain.factors}
         batched = [k for k in sorted(in_head) if factors[k].batched and k not in self.start]
@@ -619,7 +627,7 @@ class Tables:
                 made.rows = (rows.to(self.device), torch.argsort(rows).to(self.device))
                 made.matrix = None
             else:
-                made.matrix = made.matrix.to(self.device, self.dtype)
+                made.matrix = cast(made.matrix, self.dtype).to(self.device)
         return layers
 
     def _share_entries(self) -> None:

@@ -203,6 +203,11 @@ class Plan:
     readout: Readout
 
     @property
+    def is_real(self) -> bool:
+        """Whether no number in it has an imaginary part."""
+        return all(factor.primitive.is_real for factor in self.factors)
+
+    @property
     def is_polynomial(self) -> bool:
         """Whether inputs only rotate ``|0>``, one on a wire, products of Z are read, and few.
 
@@ -232,7 +237,7 @@ class Plan:
 
         lines = [
             f"{n} qubits, {len(self.circuit.gates)} gates, of which {len(self.factors)} factors "
-            f"matter; the state has {2**n} rows"
+            f"matter; the state has {2**n} rows{' of real numbers' * self.is_real}"
         ]
         if self.circuit.amplitude_encoding:
             lines.append("head: the inputs are the amplitudes")

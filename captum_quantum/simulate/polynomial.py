@@ -42,8 +42,8 @@ class Polynomial:
     An odd number of wires counts one more, whose angle is 0.
 
     Args:
-        V (Tensor): The circuit after the first rotations: ``(2**n, 2**n)``, complex, or its real
-            part above its imaginary one, ``(2 * 2**n, 2**n)``.
+        V (Tensor): The circuit after the first rotations: ``(2**n, 2**n)``, complex or real, or
+            its real part above its imaginary one, ``(2 * 2**n, 2**n)``.
         signs (Tensor): The observables' eigenvalues, ``(n_observables, 2**n)``, real: all are
             products of Z.
 
@@ -78,7 +78,8 @@ class Polynomial:
     @staticmethod
     def _coefficients(V: Tensor, signs: Tensor, n: int) -> Tensor:
         """All coefficients, ``(n_observables, 3**n)``, the first wire the most significant."""
-        M = torch.stack([V.T @ (sign[:, None] * V) for sign in torch.cat([signs, signs], dim=1)])
+        rows = signs.repeat(1, len(V) // signs.shape[1])
+        M = torch.stack([V.T @ (sign[:, None] * V) for sign in rows])
         # Wire by wire, from the first: cos^2 = (1 + cos 2t) / 2, sin^2 = (1 - cos 2t) / 2 and
         # cos sin = sin 2t / 2.
         for wire in range(n):
