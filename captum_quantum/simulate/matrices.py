@@ -169,7 +169,8 @@ class Factors:
             numbers.append(number)
             places.append(where)
         real = dtype.to_real()
-        count = 2 if dtype.is_complex else 1
+        self.is_complex = dtype.is_complex
+        count = 2 if self.is_complex else 1
         self.numbers = torch.cat(numbers).T[:count].reshape(-1, 1).to(device, real)
         self.places = torch.cat(places).T[:count].reshape(-1).to(device, torch.int32)
         columns = [place[factor.column] for factor in turning]
@@ -186,7 +187,7 @@ class Factors:
     def entries(self, waves: Tensor) -> Tensor:
         """The entries of the factors' matrices, ``(n_entries, b)``."""
         parts = waves.index_select(0, self.places) * self.numbers
-        if len(parts) == self.size:
+        if not self.is_complex:
             return parts
         return torch.complex(parts[: self.size], parts[self.size :])
 
