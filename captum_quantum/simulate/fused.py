@@ -1,7 +1,9 @@
 """The fused simulator: runs a plan on a batch of states, and goes back through it for gradients.
 
 The state psi is a tensor ``(2**n, batch)``: reordering its rows copies whole rows, and a dense step
-is one matrix product. Values need nothing but the current state. Gradients are found by adjoint
+is one matrix product. On a CPU, a large batch runs in lanes, whose states follow each other,
+``(lanes * 2**n, batch / lanes)``: so a thread finds the numbers it needs where it wrote them.
+Values need nothing but the current state. Gradients are found by adjoint
 differentiation. In the notation of `matrices`, the readout gives the gradient W at the last state.
 A step ``psi' = U psi`` has
 
@@ -30,14 +32,19 @@ from captum_quantum.simulate.matrices import (
     Static,
     Tables,
     as_matrices,
+    by_lanes,
     cast,
+    in_lanes,
+    of_lanes,
     take,
 )
-from captum_quantum.simulate.plan import Dense, Plan, Turn, make_plan
+from captum_quantum.simulate.plan import FRONT, WHOLE, Dense, Plan, Turn, make_plan
 from captum_quantum.simulate.polynomial import Polynomial, Terms
 
 BUDGET = 2**26
 """Bytes that one state of a batch may take; larger batches are cut into parts."""
+LANES, LANE = 4, 32
+"""On a CPU, batches of at least so many samples for each of so many lanes run in lanes."""
 
 
 class FusedSimulator:
@@ -47,7 +54,8 @@ class FusedSimulator:
         circuit (Circuit): The circuit.
 
     Attributes:
-        plan (Plan): What it runs; ``print(simulator.plan)`` shows it.
+        plan (Plan): What it runs; ``print(simulator.plan)`` shows it. For batches that run in lanes
+            see :meth:`plan_for`.
 
     Examples:
         >>> import torch
@@ -62,18 +70,37 @@ class FusedSimulator:
     def __init__(self, circuit: Circuit) -> None:
         self.circuit = circuit
         self.plan: Plan = make_plan(circuit)
-        self._programs: dict[tuple[torch.device, torch.dtype], _Program] = {}
+        self._in_lanes: Plan | None = None
+        self._programs: dict[tuple[torch.device, torch.dtype, int], _Program] = {}
 
     def __reduce__(self) -> Any:
         """Copies and pickles carry the circuit alone; tables are made anew."""
         return (type(self), (self.circuit,))
 
-    def _program(self, device: torch.device, dtype: torch.dtype) -> "_Program":
-        key = (device, dtype)
+    def plan_for(self, batch: int) -> Plan:
+        """What runs for so many samples on a CPU, while gradients need no derivatives themselves.
+
+        A batch in lanes is many small products as it is; so its plan need not keep as many wires in
+        front of a dense step's own, and has fewer reorderings.
+        """
+        if self._lanes(batch, torch.device("cpu")) == 1:
+            return self.plan
+        if self._in_lanes is None:
+            self._in_lanes = make_plan(self.circuit, FRONT - (LANES.bit_length() - 1))
+        return self._in_lanes
+
+    def _lanes(self, batch: int, device: torch.device) -> int:
+        fits = self.circuit.n_qubits > WHOLE and batch >= LANES * LANE and batch % LANES == 0
+        return LANES if fits and device.type == "cpu" else 1
+
+    def _program(self, device: torch.device, dtype: torch.dtype, batch: int = 1) -> "_Program":
+        lanes = self._lanes(batch, device)
+        key = (device, dtype, lanes)
         program = self._programs.get(key)
         if program is None:
             with torch.inference_mode(False):  # what is kept must serve training later
-                program = self._programs[key] = _Program(self.plan, device, dtype)
+                plan = self.plan if lanes == 1 else self.plan_for(batch)
+                program = self._programs[key] = _Program(plan, device, dtype, lanes)
         return program
 
     def run(self, inputs: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
@@ -112,7 +139,10 @@ class FusedSimulator:
             tuple[Tensor, FusedCall]: Values ``(batch, n_observables)``, and the way back. The call
             does not hold the values: a graph whose node holds it would never be freed.
         """
-        call = FusedCall(self._program(inputs.device, dtype), inputs, weights, needs)
+        program = self._program(inputs.device, dtype)
+        if needs[1] or not program.is_polynomial:
+            program = self._program(inputs.device, dtype, len(inputs))
+        call = FusedCall(program, inputs, weights, needs)
         return call.run(), call
 
 
@@ -129,7 +159,7 @@ class FusedCall:
         self._program, self._needs = program, needs
         self._static = program.static(weights.detach())
         self._polynomial = None if needs[1] else program.polynomial(self._static)
-        self._size = max(1, BUDGET // program.row_bytes)
+        self._size = program.lanes * max(1, BUDGET // program.row_bytes // program.lanes)
         inputs = inputs.detach()
         self._parts = inputs.split(self._size) if len(inputs) > self._size else (inputs,)
         # A batch in one part keeps this for the way back; else each part runs once more.
@@ -201,7 +231,7 @@ class _Batched:
 
     Attributes:
         angles (Tensor): Input angles, ``(n, batch)``, or amplitudes.
-        circles (Tensor): The phases of turns on single wires, ``(n_turns, n, 2, batch)``.
+        circles (tuple[Tensor, ...]): What turns do on single wires, see `Circles`.
         waves (Tensor or None): 1, cosines and sines of input angles of the head but those that are
             first on a wire.
         entries (Tensor): Entries that the head's matrices read, shared ones first, ``(e, batch)``.
@@ -209,11 +239,11 @@ class _Batched:
         vectors (list[Tensor]): The wires' vectors before the first level, real, and after each:
             ``(n, 2, batch or 1)``.
         product (Product or None): Their product; None under amplitude encoding.
-        state (Tensor): The state after the head, ``(2**n, batch)``.
+        state (Tensor): The state after the head, ``(lanes * 2**n, batch / lanes)``.
     """
 
     angles: Tensor
-    circles: Tensor
+    circles: tuple[Tensor, ...]
     waves: Tensor | None
     entries: Tensor
     levels: list[Tensor]
@@ -278,15 +308,15 @@ def _keep_freed_memory() -> None:
 
 
 class _Program:
-    """A plan on one device, in one precision."""
+    """A plan on one device, in one precision, for samples in so many lanes."""
 
-    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
-        self.plan, self.device = plan, device
+    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype, lanes: int) -> None:
+        self.plan, self.device, self.lanes = plan, device, lanes
         self.real = dtype.to_real()
         self.dtype = self.real if plan.is_real else dtype
         self.n = plan.circuit.n_qubits
         self.row_bytes = 2**self.n * self.dtype.itemsize
-        self.tables = Tables(plan, device, self.dtype)
+        self.tables = Tables(plan, device, self.dtype, lanes)
         self._cached: tuple[Tensor, Static] | None = None
         self.amplitudes = plan.circuit.amplitude_encoding
         self.n_inputs = len(plan.circuit.columns("input"))
@@ -301,10 +331,14 @@ class _Program:
             first = parities.first.to(device, self.real)
             last = parities.last.to(device, self.real)
             # One product for each setting of the first bits; both ways are stored as they are read.
-            lasts = [part.expand(first.shape[1], -1, -1) for part in (last, last.T.contiguous())]
+            count = lanes * first.shape[1]
+            lasts = [part.expand(count, -1, -1) for part in (last, last.T.contiguous())]
             self.parities = first, lasts, parities.weights.to(device, self.real)
         # Of a real state the imaginary, antisymmetric part of an observable reads nothing.
-        self.pairs = [(p.to(device), cast(w, self.dtype).to(device)) for p, w in plan.readout.pairs]
+        self.pairs = [
+            (in_lanes(partner, 2**self.n, lanes).to(device), cast(weights, self.dtype).to(device))
+            for partner, weights in plan.readout.pairs
+        ]
         self.in_reals = self._runs_in_reals()
         # Coefficients pay where they are used again: on a CPU, where weights are compared.
         self.is_polynomial = plan.is_polynomial and device.type == "cpu"
@@ -401,7 +435,7 @@ class _Program:
         vectors: list[Tensor] = []
         product: Product | None = None
         if self.amplitudes:
-            state = angles.to(self.dtype)
+            state = by_lanes(angles.to(self.dtype), self.lanes).flatten(0, 1)
         else:
             vectors.append(self._head_waves(angles))
             for number, links in enumerate(tables.head):
@@ -413,10 +447,14 @@ class _Program:
                 else:
                     levels.append(static.head[number])
                     vectors.append(_turn(levels[-1], before))
-            product = Product(vectors[-1][None])
-            state = product.value[0] if self.in_reals else product.value[0].to(self.dtype)
-            state = state.expand(-1, len(inputs))
-        circles = tables.circles(angles)
+            last = vectors[-1]
+            if self.lanes > 1:
+                last = last.expand(-1, -1, len(inputs))
+            product = Product(by_lanes(last, self.lanes))
+            state = product.value.flatten(0, 1)
+            state = state if self.in_reals else state.to(self.dtype)
+            state = state.expand(-1, len(inputs) // self.lanes)
+        circles = tables.circles.of(angles)
         return _Batched(angles, circles, waves, entries, levels, vectors, product, state)
 
     def _head_waves(self, angles: Tensor) -> Tensor:
@@ -436,7 +474,8 @@ class _Program:
         buffers = _Buffers(state)
         for number, step in enumerate(self.plan.steps):
             if isinstance(step, Dense):
-                state = self._apply(static.dense[number], state, step.left, buffers.next())
+                left = self.lanes * step.left
+                state = self._apply(static.dense[number], state, left, buffers.next())
                 continue
             if isinstance(step, Turn):
                 assert batched is not None
@@ -446,8 +485,15 @@ class _Program:
                 rows = self.tables.rows[number][0]
                 state = torch.index_select(state, 0, rows, out=buffers.next())
             if step.phases:
-                state = torch.mul(state, static.phases[number], out=buffers.next())
+                state = self._times(state, static.phases[number], buffers.next())
         return state
+
+    def _times(self, state: Tensor, phases: Tensor, out: Tensor | None) -> Tensor:
+        """Multiplies every lane's rows by phases ``(2**n, 1)``."""
+        lanes = (self.lanes, -1)
+        target = None if out is None else out.unflatten(0, lanes)
+        found = torch.mul(state.unflatten(0, lanes), phases, out=target)
+        return found.flatten(0, 1) if out is None else out
 
     def _apply(self, matrix: Tensor, state: Tensor, left: int, out: Tensor | None) -> Tensor:
         """Multiplies rows, seen as ``(left, d, ...)``, by a matrix ``(d, d)``, real or complex."""
@@ -478,7 +524,7 @@ class _Program:
         states: Sequence[Tensor],
         outs: Sequence[Tensor | None],
     ) -> list[Tensor]:
-        """Multiplies the rows of states ``(2**n, batch)`` by a turn's phases."""
+        """Multiplies the rows of states by a turn's phases."""
         turning = self.tables.turns[number]
         phases = turning.phases(batched.circles, batched.angles)
         turned = []
@@ -487,11 +533,11 @@ class _Program:
             target = None if out is None else turning.by_halves(out)
             for factor in phases:
                 seen = torch.mul(seen, factor, out=target)
-            turned.append(seen.flatten(-3, -2) if out is None else out)
+            turned.append(seen.flatten(0, 2) if out is None else out)
         return turned
 
     def read(self, state: Tensor) -> Tensor:
-        """Expectation values of a state: ``(2**n, batch) -> (batch, n_observables)``."""
+        """Expectation values of a state: ``(lanes * 2**n, ...)`` to ``(batch, n_observables)``."""
         values: Tensor | None = None
         if self.in_reals:
             assert self.signs is not None
@@ -500,37 +546,40 @@ class _Program:
         squares = _as_reals(state.resolve_conj()).square()
         parts = squares.shape[1] // state.shape[1]
         if self.signs is not None:
-            values = (self.signs @ squares).unflatten(1, (-1, parts)).sum(dim=-1)
+            values = self.signs @ squares.unflatten(0, (self.lanes, -1))
+            values = values.unflatten(-1, (-1, parts)).sum(dim=-1)
         if self.parities is not None:
             first, (last, _), combine = self.parities
             by_last = torch.bmm(last, squares.view(*last.shape[::2], -1))
-            by_both = (first @ by_last.flatten(1)).view(combine.shape[1], -1, parts)
+            by_both = first @ by_last.view(self.lanes, first.shape[1], -1)
+            by_both = by_both.view(self.lanes, combine.shape[1], -1, parts)
             values = combine @ by_both.sum(dim=-1)
         for partner, weights in self.pairs:
-            part = (weights @ (state.index_select(0, partner).conj() * state)).real
+            products = state.index_select(0, partner).conj() * state
+            part = (weights @ products.unflatten(0, (self.lanes, -1))).real
             values = part if values is None else values + part
         assert values is not None
-        return values.T
+        return of_lanes(values).T
 
     # -- back ------------------------------------------------------------------------------------
 
     def _readout_back(self, conjugate: Tensor, grad: Tensor, W: Tensor) -> None:
         """Writes the gradient at the last state: ``2 sum_k grad_k (O_k psi)*``."""
-        grad = 2 * grad.T.to(self.real)
+        grad = by_lanes(2 * grad.T.to(self.real), self.lanes)
         if self.signs is not None:
-            torch.mul(self.signs.T @ grad, conjugate, out=W)
+            torch.mul((self.signs.T @ grad).flatten(0, 1), conjugate, out=W)
         elif self.parities is not None:
             # Both parts of a number at once: for few samples such products would be too narrow.
             first, (_, last), combine = self.parities
             parts = 2 if W.is_complex() else 1
-            by_sign = combine.T @ grad.repeat_interleave(parts, dim=1)
-            by_last = first.T @ by_sign.view(len(first), -1)
+            by_sign = combine.T @ grad.repeat_interleave(parts, dim=-1)
+            by_last = first.T @ by_sign.view(self.lanes, len(first), -1)
             by_row = torch.bmm(last, by_last.view(*last.shape[::2], -1))
             torch.mul(by_row.view(len(W), -1), _as_reals(conjugate), out=_as_reals(W))
         else:
             W.zero_()
         for partner, weights in self.pairs:
-            coefficients = weights.mH @ grad.to(self.dtype)
+            coefficients = (weights.mH @ grad.to(self.dtype)).flatten(0, 1)
             W += (coefficients * conjugate).index_select(0, partner)
 
     @torch.no_grad()
@@ -547,7 +596,7 @@ class _Program:
         by = ByStatic()
         steps = self.plan.steps
         by_angles = state.real.new_zeros(batched.angles.shape) if self.tables.turns else None
-        by_bits: list[Tensor] = []  # gradients by what turns on single wires add to a row's phase
+        by_bits: dict[int, Tensor] = {}
         if self.in_reals:
             assert self.signs is not None
             by_square = 2 * (self.signs.T @ grad.T.to(self.real))
@@ -579,30 +628,33 @@ class _Program:
                     assert by_angles is not None
                     psi = self._state_before(number, batched, both, spare)
                     product = torch.mul(both[0], psi, out=spare[0])
-                    by_bits += self.tables.turns[number].back(product, by_angles)
+                    self.tables.turns[number].back(product, by_bits, by_angles)
             elif isinstance(step, Dense):
                 matrix = static.dense[number].mT
                 for one, out in zip(both, spare, strict=True):
-                    self._apply(matrix, one, step.left, out)
+                    self._apply(matrix, one, self.lanes * step.left, out)
                 both, spare = spare, both
                 if weights and matrix.dtype == state.dtype:
                     psi = self._state_before(number, batched, both, spare)
-                    by.dense[number] = _outer(spare[0], psi, step.left, len(matrix))
+                    left = self.lanes * step.left
+                    by.dense[number] = _outer(spare[0], psi, left, len(matrix))
                 elif weights:
                     # Re(W psi^T), of real and imaginary parts side by side.
                     conjugate = both[1] if number else torch.conj_physical(batched.state)
                     parts = _as_reals(spare[0]), _as_reals(conjugate)
-                    by.dense[number] = _outer(*parts, step.left, len(matrix)).to(self.dtype)
+                    found = _outer(*parts, self.lanes * step.left, len(matrix))
+                    by.dense[number] = found.to(self.dtype)
             else:
                 if step.phases:
                     for one, out in zip(both, spare, strict=True):
-                        torch.mul(one, static.phases[number], out=out)
+                        self._times(one, static.phases[number], out)
                     both, spare = spare, both
                 if step.phases and weights:
                     psi = self._state_before(number, batched, both, spare)
                     if number == 0 and number in self.tables.rows:
                         psi = psi.index_select(0, self.tables.rows[number][0])
-                    by.phases[number] = (spare[0] * psi).sum(1, keepdim=True)
+                    product = (spare[0] * psi).unflatten(0, (self.lanes, -1))
+                    by.phases[number] = product.sum(dim=(0, 2))[:, None]
                 if number in self.tables.rows:
                     back = self.tables.rows[number][1]
                     for one, out in zip(both, spare, strict=True):
@@ -610,13 +662,13 @@ class _Program:
                     both, spare = spare, both
         if by_bits:
             assert by_angles is not None
-            by_angles += self.tables.exponents.T @ torch.cat(by_bits[::-1])
+            by_angles += self.tables.circles.back(by_bits)
         return self._head_back(static, batched, both[0], by_angles, by, inputs, weights)
 
     def _state_before(
         self, number: int, batched: _Batched, both: list[Tensor], scratch: list[Tensor]
     ) -> Tensor:
-        """The state before a step, ``(2**n, batch)``, written over the one after it."""
+        """The state before a step, written over the one after it."""
         if number == 0:
             return batched.state
         return torch.conj_physical(both[1], out=scratch[1]) if both[1].is_complex() else both[1]
@@ -638,7 +690,7 @@ class _Program:
         if batched.waves is not None:
             by_entries = torch.zeros_like(batched.entries)
         if self.amplitudes:
-            by_inputs = W.real
+            by_inputs = of_lanes(W.real.unflatten(0, (self.lanes, -1)))
         else:
             by_waves = self._vectors_back(batched, W, by, by_entries, weights)
             if inputs:
@@ -664,8 +716,8 @@ class _Program:
         assert batched.product is not None
         levels, vectors = batched.levels, batched.vectors
         if not levels:
-            return batched.product.back(W.real[None])[0]
-        W = batched.product.back(W[None])[0]
+            W = W.real
+        W = of_lanes(batched.product.back(W.unflatten(0, (self.lanes, -1))))
         for number in range(len(levels) - 1, -1, -1):
             matrices, before = levels[number], vectors[number]
             links = self.tables.head[number]

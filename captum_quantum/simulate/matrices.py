@@ -35,6 +35,22 @@ def take(entries: Tensor, index: Tensor) -> Tensor:
     return entries.index_select(0, index.reshape(-1)).reshape(*index.shape, entries.shape[1])
 
 
+def by_lanes(columns: Tensor, lanes: int) -> Tensor:
+    """``(..., b)`` to ``(lanes, ..., b / lanes)``."""
+    split: Tensor = columns.unflatten(-1, (lanes, -1))
+    return split.movedim(-2, 0)
+
+
+def of_lanes(columns: Tensor) -> Tensor:
+    """``(lanes, ..., b / lanes)`` to ``(..., b)``."""
+    return columns.movedim(0, -2).flatten(-2)
+
+
+def in_lanes(index: Tensor, size: int, lanes: int) -> Tensor:
+    """An index of ``size`` rows for each of the lanes, whose rows follow each other."""
+    return (index + size * torch.arange(lanes)[:, None]).flatten()
+
+
 def cast(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     """Complex numbers in a dtype; if that is real, they have no imaginary part."""
     return (numbers if dtype.is_complex else numbers.real).to(dtype)
@@ -247,93 +263,140 @@ class Turning:
 
     Args:
         turn (Turn): The turn.
-        place (int): Its place among the turns that have factors on one wire.
+        place (int or None): Where `Circles` has the phases of factors on one wire, if there are
+            any.
         plan (Plan): Its plan.
         device (torch.device): Where.
         dtype (torch.dtype): Of the states.
-
-    Attributes:
-        exponents (Tensor): Of the factors on one wire: what each input adds to the phase of each
-            wire's 0 and 1, ``(2 n, n_inputs)``, float64.
+        lanes (int): Number of lanes that the samples run in.
     """
 
     def __init__(
-        self, turn: Turn, place: int, plan: Plan, device: torch.device, dtype: torch.dtype
+        self,
+        turn: Turn,
+        place: int | None,
+        plan: Plan,
+        device: torch.device,
+        dtype: torch.dtype,
+        lanes: int,
     ) -> None:
         real = dtype.to_real()
-        self.place = place if turn.own else None
-        self.n = n = plan.circuit.n_qubits
-        self.n_first = n - n // 2
-        column = {place: k for k, place in enumerate(plan.circuit.columns("input"))}
-        exponents = torch.zeros(n, 2, len(column), dtype=torch.float64)
-        for position, wire in turn.own:
-            factor = plan.factors[position]
-            exponents[wire, :, column[factor.column]] += factor.primitive.exponents()
-        self.exponents = exponents.flatten(0, 1)
-        self.wide = [
-            (
-                column[plan.factors[position].column],
-                plan.factors[position].primitive.exponents()[:, None].to(device, real),
-                places.to(device),
-            )
-            for position, places in turn.wide
-        ]
+        n = plan.circuit.n_qubits
+        self.place = place
+        self.halves = lanes, 2 ** (n - n // 2), 2 ** (n // 2)
         # Sums over all rows with a given bit, for the first and for the last half of the bits.
-        first, last = (_bits(bits).to(device, real) for bits in (self.n_first, n // 2))
-        self.bits = first, last
+        self.bits = [_bits(bits).to(device, real) for bits in (n - n // 2, n // 2)]
+        column = _input_columns(plan)
+        self.wide = []
+        for position, places in turn.wide:
+            factor = plan.factors[position]
+            exponents = factor.primitive.exponents()[:, None].to(device, real)
+            rows = in_lanes(places, len(exponents), lanes).to(device)
+            self.wide.append((column[factor.column], exponents, rows))
 
-    def phases(self, circles: Tensor, angles: Tensor) -> list[Tensor]:
+    def phases(self, circles: tuple[Tensor, ...], angles: Tensor) -> list[Tensor]:
         """Vectors whose product the phases are.
 
         Args:
-            circles (Tensor): Of all turns the phases of each wire's 0 and 1, ``(t, n, 2, b)``.
+            circles (tuple[Tensor, ...]): What `Circles` makes of the angles.
             angles (Tensor): Input angles, ``(n_inputs, b)``.
 
         Returns:
-            list[Tensor]: For rows seen by the halves of their bits, ``(2**n_first, 2**n_last)``:
-            ``(2**n_first, 1, b)`` and ``(1, 2**n_last, b)`` of the factors on one wire, if there
-            are any, then ``(2**n_first, 2**n_last, b)`` for each of the others.
+            list[Tensor]: For rows seen by the halves of their bits, ``(lanes, 2**n_first,
+            2**n_last, b / lanes)``: two vectors of the factors on one wire, if there are any, then
+            one for each of the others.
         """
         found: list[Tensor] = []
         if self.place is not None:
-            vectors = circles[self.place : self.place + 1]
-            split = self.n_first
-            found.append(Product(vectors[:, :split]).value[0][:, None])
-            if split < self.n:
-                found.append(Product(vectors[:, split:]).value)
-        for column, exponents, places in self.wide:
-            rows = _on_circle(exponents * angles[column]).index_select(0, places)
-            found.append(self.by_halves(rows))
+            first, last = circles
+            found += [first[self.place][:, :, None], last[self.place][:, None]]
+        for column, exponents, rows in self.wide:
+            own = by_lanes(_on_circle(exponents * angles[column]), self.halves[0])
+            found.append(self.by_halves(own.flatten(0, 1).index_select(0, rows)))
         return found
 
     def by_halves(self, rows: Tensor) -> Tensor:
-        """``(..., 2**n, b)`` to ``(..., 2**n_first, 2**n_last, b)``."""
-        halves: Tensor = rows.unflatten(-2, (2**self.n_first, -1))
+        """``(lanes * 2**n, b / lanes)`` to ``(lanes, 2**n_first, 2**n_last, b / lanes)``."""
+        halves: Tensor = rows.unflatten(0, self.halves)
         return halves
 
-    def back(self, W: Tensor, by_angles: Tensor) -> list[Tensor]:
-        """Gradients from ``W_r psi_r``, ``(2**n, b)``.
+    def back(self, W: Tensor, by_bits: dict[int, Tensor], by_angles: Tensor) -> None:
+        """Gradients from ``W_r psi_r``, ``(lanes * 2**n, b / lanes)``; adds them up.
 
         A change of theta changes the state by ``i psi_r``, and so E by ``Re(i W_r psi_r)``, before
         the turn as after it.
 
         Args:
             W (Tensor): The products.
-            by_angles (Tensor): Gradients by angles, to which those of wide factors are added.
-
-        Returns:
-            list[Tensor]: Gradients by the phases of each wire's 0 and 1, ``(2 n, b)``, if there are
-            factors on one wire.
+            by_bits (dict): For each place gradients by the phases of each wire's 0 and 1.
+            by_angles (Tensor): Gradients by the angles of wide factors.
         """
-        found: list[Tensor] = []
         if self.place is not None:
-            rows = self.by_halves(W)
-            halves = zip(self.bits, (rows.sum(dim=1), rows.sum(dim=0)), strict=True)
-            found.append(torch.cat([bits @ -sums.imag for bits, sums in halves]))
-        for column, exponents, places in self.wide:
-            sums = W.new_zeros(len(exponents), W.shape[1]).index_add_(0, places, W)
-            by_angles[column] -= (exponents * sums.imag).sum(dim=0)
-        return found
+            halves = self.by_halves(W)
+            sums = zip(self.bits, (halves.sum(dim=2), halves.sum(dim=1)), strict=True)
+            own = of_lanes(torch.cat([bits @ -part.imag for bits, part in sums], dim=1))
+            before = by_bits.get(self.place)
+            by_bits[self.place] = own if before is None else before + own
+        for column, exponents, rows in self.wide:
+            lanes = (self.halves[0], len(exponents))
+            by_entry = W.new_zeros(lanes[0] * lanes[1], W.shape[1]).index_add_(0, rows, W)
+            own = of_lanes(by_entry.imag.unflatten(0, lanes))
+            by_angles[column] -= (exponents * own).sum(dim=0)
+
+
+class Circles:
+    """Phases of single wires in turns, of all of them at once; turns that are alike share theirs.
+
+    Args:
+        n (int): Number of wires.
+        n_inputs (int): Number of input angles.
+        lanes (int): Number of lanes that the samples run in.
+    """
+
+    def __init__(self, n: int, n_inputs: int, lanes: int) -> None:
+        self.n, self.n_inputs, self.lanes = n, n_inputs, lanes
+        self._places: dict[bytes, int] = {}
+        # What each input adds to the phase of each wire's 0 and 1: (turns * 2 n, n_inputs).
+        self.exponents = torch.zeros(0, n_inputs, dtype=torch.float64)
+
+    def place(self, turn: Turn, plan: Plan) -> int:
+        """Where the phases of a turn's factors on one wire will be."""
+        column = _input_columns(plan)
+        own = torch.zeros(self.n, 2, self.n_inputs, dtype=torch.float64)
+        for position, wire in turn.own:
+            factor = plan.factors[position]
+            own[wire, :, column[factor.column]] += factor.primitive.exponents()
+        place = self._places.setdefault(own.numpy().tobytes(), len(self._places))
+        if len(self.exponents) == place * 2 * self.n:
+            self.exponents = torch.cat([self.exponents, own.flatten(0, 1)])
+        return place
+
+    def of(self, angles: Tensor) -> tuple[Tensor, ...]:
+        """For each half of the wires the product of their phases, ``(t, lanes, rows, b / lanes)``.
+
+        Args:
+            angles (Tensor): Input angles, ``(n_inputs, b)``.
+        """
+        if not len(self.exponents):
+            return ()
+        circles = _on_circle(self.exponents @ angles).unflatten(0, (-1, self.n, 2))
+        vectors = by_lanes(circles, self.lanes).transpose(0, 1).flatten(0, 1)
+        first = self.n - self.n // 2
+        one = torch.ones_like(vectors[:, 0, :1])  # of no wires
+        halves = (vectors[:, :first], vectors[:, first:])
+        return tuple(
+            (Product(half).value if half.shape[1] else one).unflatten(0, (-1, self.lanes))
+            for half in halves
+        )
+
+    def back(self, by_bits: dict[int, Tensor]) -> Tensor:
+        """Gradients by input angles, ``(n_inputs, b)``, from those of all places."""
+        return self.exponents.T @ torch.cat([own for _, own in sorted(by_bits.items())])
+
+
+def _input_columns(plan: Plan) -> dict[int, int]:
+    """The place of an angle among the inputs, by its column in the angle table."""
+    return {column: k for k, column in enumerate(plan.circuit.columns("input"))}
 
 
 def _on_circle(theta: Tensor) -> Tensor:
@@ -429,11 +492,11 @@ class Tables:
         head (list[Links]): What follows in the head.
         rows (dict): For each reordering its index and its inverse.
         turns (dict): For each turn how it is made of the inputs.
-        exponents (Tensor): Those of all turns, ``(2 n t, n_inputs)``.
+        circles (Circles): What turns do on single wires.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype) -> None:
-        self.plan, self.device, self.dtype = plan, device, dtype
+    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype, lanes: int) -> None:
+        self.plan, self.device, self.dtype, self.lanes = plan, device, dtype, lanes
         self.real = dtype.to_real()
         self.n = plan.circuit.n_qubits
         self._make_entries()
@@ -562,7 +625,7 @@ class Tables:
         self.rows: dict[int, tuple[Tensor, Tensor]] = {}
         self.phase_rows: dict[int, Tensor] = {}
         self.turns: dict[int, Turning] = {}
-        exponents: list[Tensor] = []
+        self.circles = Circles(self.n, len(self.plan.circuit.columns("input")), self.lanes)
         krons: dict[int, list[Tensor]] = {}
         made: dict[int, tuple[Tensor, Tensor]] = {}  # layers of a circuit share their reorderings
         for number, step in enumerate(self.plan.steps):
@@ -570,15 +633,17 @@ class Tables:
                 self.layers[number] = self._dense_layers(step, krons)
                 continue
             if isinstance(step, Turn):
-                place = len(exponents)
-                turning = Turning(step, place, self.plan, self.device, self.dtype)
-                self.turns[number] = turning
-                exponents += [turning.exponents] * bool(step.own)
+                place = self.circles.place(step, self.plan) if step.own else None
+                own = self.plan, self.device, self.dtype, self.lanes
+                self.turns[number] = Turning(step, place, *own)
                 continue
             if step.rows is not None:
                 if id(step.rows) not in made:
-                    back = torch.argsort(step.rows)
-                    made[id(step.rows)] = step.rows.to(self.device), back.to(self.device)
+                    there, back = (
+                        in_lanes(rows, 2**self.n, self.lanes).to(self.device)
+                        for rows in (step.rows, torch.argsort(step.rows))
+                    )
+                    made[id(step.rows)] = there, back
                 self.rows[number] = made[id(step.rows)]
             if step.phases:
                 diagonals = []
@@ -586,8 +651,7 @@ class Tables:
                     side = 2 ** len(self.plan.factors[position].wires)
                     diagonals.append(self._entry(position) + places * (side + 1))
                 self.phase_rows[number] = torch.stack(diagonals).to(self.device)
-        none = torch.zeros(0, len(self.plan.circuit.columns("input")))
-        self.exponents = torch.cat([none, *exponents]).to(self.device, self.real)
+        self.circles.exponents = self.circles.exponents.to(self.device, self.real)
         groups = sorted(krons)
         self.krons = [torch.stack(krons[k]).reshape(-1, k, 4).to(self.device) for k in groups]
         for layers in self.layers.values():
@@ -645,13 +709,6 @@ class Tables:
         place[self.n_static :] = len(self.shared) + own
         for links in tables:
             links.index = place[links.index]
-
-    def circles(self, angles: Tensor) -> Tensor:
-        """Of all turns the phases of each wire's 0 and 1: ``(n_inputs, b)`` to ``(t, n, 2, b)``."""
-        if not len(self.exponents):
-            return angles.new_zeros(0)
-        found: Tensor = _on_circle(self.exponents @ angles).unflatten(0, (-1, self.n, 2))
-        return found
 
     # -- from weights to matrices, and back ------------------------------------------------------
 

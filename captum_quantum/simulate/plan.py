@@ -278,9 +278,35 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(circuit: Circuit) -> Plan:
-    """Makes the plan of a circuit; done once, on the CPU, without values of weights or inputs."""
-    return _Planner(circuit).plan()
+def make_plan(circuit: Circuit, front: int = FRONT) -> Plan:
+    """Makes the plan of a circuit; done once, on the CPU, without values of weights or inputs.
+
+    Between two turns a run of CNOTs may stand between two layers of one-qubit gates. As one
+    reordering it costs little, but then either layer needs matrices of its own. As a staircase,
+    where each block of wires shares one with the next, it vanishes in the blocks' matrices together
+    with both layers. The cheaper plan is taken.
+
+    Args:
+        circuit (Circuit): The circuit.
+        front (int): How many wires are kept in front of a dense step's own, see `FRONT`.
+    """
+    plan = _Planner(circuit, front).plan()
+    if circuit.n_qubits > WHOLE and any(isinstance(step, Turn) for step in plan.steps):
+        plan = min(plan, _Planner(circuit, front, staircases=True).plan(), key=_cost)
+    return plan
+
+
+def _cost(plan: Plan) -> float:
+    """What the steps cost, in units of one reordering, roughly as measured on two cores."""
+    cost = 0.0
+    for step in plan.steps:
+        if isinstance(step, Dense):
+            cost += 1.5 + 2 ** len(step.wires) / (8 if step.real else 4)
+        elif isinstance(step, Monomial):
+            cost += (step.rows is not None) + 2 * bool(step.phases)
+        else:
+            cost += 2 * (2 * bool(step.own) + len(step.wide))
+    return cost
 
 
 def _factors(circuit: Circuit) -> list[Factor]:
@@ -328,7 +354,7 @@ def _in_stages(factors: list[Factor], circuit: Circuit) -> list[Factor]:
     return [factor for _, factor in sorted(placed, key=lambda pair: pair[0])]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Open:
     """A dense step that still takes gates."""
 
@@ -337,8 +363,9 @@ class _Open:
 
 
 class _Planner:
-    def __init__(self, circuit: Circuit) -> None:
+    def __init__(self, circuit: Circuit, front: int, staircases: bool = False) -> None:
         self.circuit = circuit
+        self.staircases = staircases  # of CNOTs in dense steps, instead of reorderings
         self.n = circuit.n_qubits
         self.factors = tuple(_in_stages(self._relevant(_factors(circuit)), circuit))
         self.head, self.body = self._split()
@@ -348,9 +375,12 @@ class _Planner:
         groups = 1 if self.whole else -(-self.n // MAX_DENSE)
         self.limit = max(-(-self.n // groups), min(self.n, 2))
         self.layout = list(range(self.n))
-        self.front = 0 if self.whole else min(FRONT, self.n // 2)
+        if staircases:
+            self.limit = min(self.limit, SIDE_BY_SIDE)
+        self.front = 0 if self.whole else min(front, self.n // 2)
         self.steps: list[Step] = []
-        self.open: list[_Open] = []
+        self.open: list[_Open] = []  # in order; those that share wires must stay in it
+        self.last: dict[int, _Open] = {}  # the last open block on a wire
         self.monomial: list[int] = []
         self.turn: list[int] = []
         self._kept: dict[bytes, Tensor] = {}
@@ -446,8 +476,10 @@ class _Planner:
         wires = set(self.factors[position].wires)
         if self.whole:
             return not self.open  # before the matrix
-        if any(wires <= set(block.wires) for block in self.open):
+        if self._block_of(wires) is not None:
             return False
+        if self.staircases:
+            return len(wires) > self.limit
         in_run = self._is_monomial(position - 1) or self._is_monomial(position + 1)
         return in_run or len(wires) > self.limit
 
@@ -486,25 +518,49 @@ class _Planner:
             self._close_monomial()
         if self._meets(position, self.turn):
             self._close_turn()
-        touching = [block for block in self.open if wires & set(block.wires)]
-        union = sorted(wires.union(*(block.wires for block in touching)))
-        if touching and len(union) > self.limit:
-            self._close_dense()
-            touching, union = [], sorted(wires)
-        merged = _Open(union, [f for block in touching for f in block.factors] + [position])
-        self.open = [block for block in self.open if block not in touching] + [merged]
+        block = self._block_of(wires)
+        if block is None:
+            block = _Open(sorted(wires))
+            touching = {id(own): own for own in map(self.last.get, block.wires) if own is not None}
+            for own in sorted(touching.values(), key=lambda own: len(own.wires)):
+                union = sorted({*block.wires, *own.wires})
+                if self._is_last(own) and len(union) <= self.limit:
+                    block.wires, block.factors = union, block.factors + own.factors
+                    self.open.remove(own)
+            self.open.append(block)
+            self.last.update(dict.fromkeys(block.wires, block))
+        block.factors.append(position)
+
+    def _block_of(self, wires: Iterable[int]) -> _Open | None:
+        """The open block that is the last on all of these wires, if one is."""
+        first, *others = (self.last.get(wire) for wire in wires)
+        return first if all(own is first for own in others) else None
+
+    def _is_last(self, block: _Open) -> bool:
+        return self._block_of(block.wires) is block
 
     def _close_dense(self) -> None:
         """Emits the open blocks, small ones side by side in one matrix."""
-        self.open.sort(key=lambda block: min(map(self.layout.index, block.wires)))
-        first = [block for block in self.open if self._is_behind_front(block)]
-        later = [block for block in self.open if not self._is_behind_front(block)]
+        depth = dict.fromkeys(range(self.n), 0)
+        waves: dict[int, list[_Open]] = {}  # blocks of a wave are on different wires
+        for block in self.open:
+            now = max(depth[wire] for wire in block.wires)
+            depth.update(dict.fromkeys(block.wires, now + 1))
+            waves.setdefault(now, []).append(block)
+        self.open, self.last = [], {}
+        for now in sorted(waves):
+            later = [block.wires for k in sorted(waves) if k > now for block in waves[k]]
+            packed = self._side_by_side(waves[now])
+            for k, block in enumerate(packed):
+                self._emit_dense(block, [other.wires for other in packed[k + 1 :]], later)
+
+    def _side_by_side(self, blocks: list[_Open]) -> list[_Open]:
+        """Packs neighbours; those behind the front apart from others, if that costs no step."""
+        blocks = sorted(blocks, key=lambda block: min(map(self.layout.index, block.wires)))
+        first = [block for block in blocks if self._is_behind_front(block)]
+        later = [block for block in blocks if not self._is_behind_front(block)]
         apart, packed = self._pack(first) + self._pack(later), self._pack(first + later)
-        if len(apart) == len(packed):
-            packed = apart
-        for k, block in enumerate(packed):
-            self._emit_dense(block, [wire for other in packed[k:] for wire in other.wires])
-        self.open = []
+        return apart if len(apart) == len(packed) else packed
 
     def _is_behind_front(self, block: _Open) -> bool:
         return all(self.layout.index(wire) >= self.front for wire in block.wires)
@@ -530,15 +586,28 @@ class _Planner:
         steps = -(-wires // (self.n if self.whole else SIDE_BY_SIDE))
         return -(-wires // steps) if wires else 0
 
-    def _emit_dense(self, block: _Open, following: list[int]) -> None:
-        """Emits a block; where rows must move for it, those that follow it come along."""
+    def _emit_dense(self, block: _Open, following: list[list[int]], later: list[list[int]]) -> None:
+        """Emits a block; where rows must move for it, those of blocks after it come along.
+
+        Args:
+            block (_Open): The block.
+            following (list[list[int]]): Wires of blocks that follow, on other wires.
+            later (list[list[int]]): Wires of those after them: of these as many as there is room
+                for behind the front.
+        """
         places = sorted(self.layout.index(wire) for wire in block.wires)
         own = [self.layout[place] for place in places]
-        moved = own + [wire for wire in following if wire not in own]
-        front = min(self.front, self.n - len(moved))
+        front = min(self.front, self.n - len(own) - sum(map(len, following)))
         apart = places[-1] - places[0] + 1 != len(places)
         narrow = places[0] >= MANY and places[-1] >= self.n - NARROW
         if apart or narrow or places[0] < front:
+            moved: list[int] = []
+            groups = [own, *following, *later]
+            for group, after in zip(groups, [*groups[1:], []], strict=True):
+                new = [wire for wire in group if wire not in moved]
+                if len(moved) + len(new) > self.n - front:
+                    break
+                moved += sorted(new, key=lambda wire: wire in after)  # what both have in between
             others = [wire for wire in self.layout if wire not in moved]
             self._relayout(others[:front] + moved + others[front:])
             places = list(range(front, front + len(places)))

@@ -298,7 +298,7 @@ class Measurement:
             for train in (False, True):
                 system = Fused(make_work(n, layers, batch, train, self.device))
                 system.step()
-                passes = plan_passes(system.layer.fused.plan, batch, train)
+                passes = plan_passes(system.layer.fused.plan_for(batch), batch, train)
                 machine = self._machine_steps(2**n * batch * 8)
                 for _, step in machine.values():
                     step()
