@@ -7,17 +7,16 @@ Values need nothing but the current state. Gradients are found by adjoint
 differentiation. In the notation of `matrices`, the readout gives the gradient W at the last state.
 A step ``psi' = U psi`` has
 
-    W = U^T W',    psi* = U^T psi'*    (U is unitary),    W_U = W' psi^T,
+    W = U^T W',    psi = U^H psi'    (U is unitary),    W_U = W' psi^T,
 
-so W and the conjugate state psi* go back together, through the same matrices, and W_U, summed over
-the batch, is the gradient by the matrix. A turn, ``psi'_r = e^{i theta_r} psi_r`` at row r, changes
-with its angle by ``i psi'_r d theta_r``; so ``Re(i W'_r psi'_r)`` is the gradient by theta_r. No
-state but the last is kept, whatever the depth.
+so W and the state psi go back together, and W_U, summed over the batch, is the gradient by the
+matrix. A turn, ``psi'_r = e^{i theta_r} psi_r`` at row r, changes with its angle by
+``i psi'_r d theta_r``; so ``Re(i W'_r psi'_r)`` is the gradient by theta_r. No state but the last
+is kept, whatever the depth.
 
 Small circuits whose weights get no gradient need no states at all: see `polynomial`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -479,7 +478,8 @@ class _Program:
                 continue
             if isinstance(step, Turn):
                 assert batched is not None
-                (state,) = self._turn(number, batched, [state], [buffers.next()])
+                phases = self.tables.turns[number].phases(batched.circles, batched.angles)
+                state = self._turn(number, phases, state, buffers.next())
                 continue
             if number in self.tables.rows:
                 rows = self.tables.rows[number][0]
@@ -490,10 +490,13 @@ class _Program:
 
     def _times(self, state: Tensor, phases: Tensor, out: Tensor | None) -> Tensor:
         """Multiplies every lane's rows by phases ``(2**n, 1)``."""
-        lanes = (self.lanes, -1)
-        target = None if out is None else out.unflatten(0, lanes)
-        found = torch.mul(state.unflatten(0, lanes), phases, out=target)
+        target = None if out is None else self._of_lane(out)
+        found = torch.mul(self._of_lane(state), phases, out=target)
         return found.flatten(0, 1) if out is None else out
+
+    def _of_lane(self, rows: Tensor) -> Tensor:
+        """``(lanes * m, ...)`` to ``(lanes, m, ...)``."""
+        return rows.view(self.lanes, -1, *rows.shape[1:])
 
     def _apply(self, matrix: Tensor, state: Tensor, left: int, out: Tensor | None) -> Tensor:
         """Multiplies rows, seen as ``(left, d, ...)``, by a matrix ``(d, d)``, real or complex."""
@@ -517,24 +520,14 @@ class _Program:
             return torch.view_as_complex(found.view(*state.shape, 2))
         return found.view(state.shape)
 
-    def _turn(
-        self,
-        number: int,
-        batched: _Batched,
-        states: Sequence[Tensor],
-        outs: Sequence[Tensor | None],
-    ) -> list[Tensor]:
-        """Multiplies the rows of states by a turn's phases."""
+    def _turn(self, number: int, phases: list[Tensor], state: Tensor, out: Tensor | None) -> Tensor:
+        """Multiplies the rows of a state by a turn's phases."""
         turning = self.tables.turns[number]
-        phases = turning.phases(batched.circles, batched.angles)
-        turned = []
-        for state, out in zip(states, outs, strict=True):
-            seen = turning.by_halves(state)
-            target = None if out is None else turning.by_halves(out)
-            for factor in phases:
-                seen = torch.mul(seen, factor, out=target)
-            turned.append(seen.flatten(0, 2) if out is None else out)
-        return turned
+        seen = turning.by_halves(state)
+        target = None if out is None else turning.by_halves(out)
+        for factor in phases:
+            seen = torch.mul(seen, factor, out=target)
+        return seen.flatten(0, 2) if out is None else out
 
     def read(self, state: Tensor) -> Tensor:
         """Expectation values of a state: ``(lanes * 2**n, ...)`` to ``(batch, n_observables)``."""
@@ -546,8 +539,8 @@ class _Program:
         squares = _as_reals(state.resolve_conj()).square()
         parts = squares.shape[1] // state.shape[1]
         if self.signs is not None:
-            values = self.signs @ squares.unflatten(0, (self.lanes, -1))
-            values = values.unflatten(-1, (-1, parts)).sum(dim=-1)
+            values = self.signs @ self._of_lane(squares)
+            values = values.view(*values.shape[:2], -1, parts).sum(dim=-1)
         if self.parities is not None:
             first, (last, _), combine = self.parities
             by_last = torch.bmm(last, squares.view(*last.shape[::2], -1))
@@ -556,31 +549,33 @@ class _Program:
             values = combine @ by_both.sum(dim=-1)
         for partner, weights in self.pairs:
             products = state.index_select(0, partner).conj() * state
-            part = (weights @ products.unflatten(0, (self.lanes, -1))).real
+            part = (weights @ self._of_lane(products)).real
             values = part if values is None else values + part
         assert values is not None
         return of_lanes(values).T
 
     # -- back ------------------------------------------------------------------------------------
 
-    def _readout_back(self, conjugate: Tensor, grad: Tensor, W: Tensor) -> None:
+    def _readout_back(self, psi: Tensor, grad: Tensor, W: Tensor) -> None:
         """Writes the gradient at the last state: ``2 sum_k grad_k (O_k psi)*``."""
         grad = by_lanes(2 * grad.T.to(self.real), self.lanes)
+        # Both parts of a number at once: of the conjugate, the imaginary part with a minus.
+        by_part = torch.stack([grad, -grad], dim=-1).flatten(-2) if W.is_complex() else grad
+        by_row: Tensor | None = None
         if self.signs is not None:
-            torch.mul((self.signs.T @ grad).flatten(0, 1), conjugate, out=W)
+            by_row = self.signs.T @ by_part
         elif self.parities is not None:
-            # Both parts of a number at once: for few samples such products would be too narrow.
             first, (_, last), combine = self.parities
-            parts = 2 if W.is_complex() else 1
-            by_sign = combine.T @ grad.repeat_interleave(parts, dim=-1)
+            by_sign = combine.T @ by_part
             by_last = first.T @ by_sign.view(self.lanes, len(first), -1)
             by_row = torch.bmm(last, by_last.view(*last.shape[::2], -1))
-            torch.mul(by_row.view(len(W), -1), _as_reals(conjugate), out=_as_reals(W))
-        else:
+        if by_row is None:
             W.zero_()
+        else:
+            torch.mul(by_row.view(len(W), -1), _as_reals(psi), out=_as_reals(W))
         for partner, weights in self.pairs:
             coefficients = (weights.mH @ grad.to(self.dtype)).flatten(0, 1)
-            W += (coefficients * conjugate).index_select(0, partner)
+            W += (coefficients * psi.conj()).index_select(0, partner)
 
     @torch.no_grad()
     def back(
@@ -613,65 +608,70 @@ class _Program:
             k for k, step in enumerate(steps) if (inputs if isinstance(step, Turn) else weights)
         ]
         last = max(wanted[0], 1) if wanted else len(steps)
-        count = 2 if last < len(steps) else 1
-        both, spare = ([torch.empty_like(state) for _ in range(count)] for _ in range(2))
-        conjugate = torch.conj_physical(state, out=both[1] if count == 2 else spare[0])
-        self._readout_back(conjugate, grad, both[0])
+        W, W_spare = torch.empty_like(state), torch.empty_like(state)
+        self._readout_back(state, grad, W)
+        if last < len(steps):
+            psi, psi_spare = state.clone(), torch.empty_like(state)
+        circles = tuple(half.conj_physical() for half in batched.circles)
         for number in range(len(steps) - 1, -1, -1):
             step = steps[number]
-            if number < last:
-                both, spare = both[:1], spare[:1]
+            follow = number >= last
             if isinstance(step, Turn):
-                self._turn(number, batched, both, spare)
-                both, spare = spare, both
+                turning = self.tables.turns[number]
+                phases = turning.phases(batched.circles, batched.angles)
+                self._turn(number, phases, W, W_spare)
+                W, W_spare = W_spare, W
+                if follow:
+                    phases = turning.phases(circles, -batched.angles)
+                    self._turn(number, phases, psi, psi_spare)
+                    psi, psi_spare = psi_spare, psi
                 if inputs:
                     assert by_angles is not None
-                    psi = self._state_before(number, batched, both, spare)
-                    product = torch.mul(both[0], psi, out=spare[0])
-                    self.tables.turns[number].back(product, by_bits, by_angles)
+                    before = psi if number else batched.state
+                    product = torch.mul(W, before, out=W_spare)
+                    turning.back(product, by_bits, by_angles)
             elif isinstance(step, Dense):
-                matrix = static.dense[number].mT
-                for one, out in zip(both, spare, strict=True):
-                    self._apply(matrix, one, self.lanes * step.left, out)
-                both, spare = spare, both
-                if weights and matrix.dtype == state.dtype:
-                    psi = self._state_before(number, batched, both, spare)
-                    left = self.lanes * step.left
-                    by.dense[number] = _outer(spare[0], psi, left, len(matrix))
-                elif weights:
-                    # Re(W psi^T), of real and imaginary parts side by side.
-                    conjugate = both[1] if number else torch.conj_physical(batched.state)
-                    parts = _as_reals(spare[0]), _as_reals(conjugate)
-                    found = _outer(*parts, self.lanes * step.left, len(matrix))
-                    by.dense[number] = found.to(self.dtype)
+                matrix, left = static.dense[number], self.lanes * step.left
+                self._apply(matrix.mT, W, left, W_spare)
+                W, W_spare = W_spare, W
+                if follow:
+                    self._apply(static.adjoint(number), psi, left, psi_spare)
+                    psi, psi_spare = psi_spare, psi
+                if weights:
+                    before = psi if number else batched.state
+                    by.dense[number] = self._outer(W_spare, before, left, matrix)
             else:
                 if step.phases:
-                    for one, out in zip(both, spare, strict=True):
-                        self._times(one, static.phases[number], out)
-                    both, spare = spare, both
-                if step.phases and weights:
-                    psi = self._state_before(number, batched, both, spare)
-                    if number == 0 and number in self.tables.rows:
-                        psi = psi.index_select(0, self.tables.rows[number][0])
-                    product = (spare[0] * psi).unflatten(0, (self.lanes, -1))
-                    by.phases[number] = product.sum(dim=(0, 2))[:, None]
+                    self._times(W, static.phases[number], W_spare)
+                    W, W_spare = W_spare, W
+                    if follow:
+                        self._times(psi, static.phases[number].conj_physical(), psi_spare)
+                        psi, psi_spare = psi_spare, psi
+                    if weights:
+                        before = psi if number else batched.state
+                        if number == 0 and number in self.tables.rows:
+                            before = before.index_select(0, self.tables.rows[number][0])
+                        product = self._of_lane(W_spare * before)
+                        by.phases[number] = product.sum(dim=(0, 2))[:, None]
                 if number in self.tables.rows:
                     back = self.tables.rows[number][1]
-                    for one, out in zip(both, spare, strict=True):
-                        torch.index_select(one, 0, back, out=out)
-                    both, spare = spare, both
+                    torch.index_select(W, 0, back, out=W_spare)
+                    W, W_spare = W_spare, W
+                    if follow:
+                        torch.index_select(psi, 0, back, out=psi_spare)
+                        psi, psi_spare = psi_spare, psi
         if by_bits:
             assert by_angles is not None
             by_angles += self.tables.circles.back(by_bits)
-        return self._head_back(static, batched, both[0], by_angles, by, inputs, weights)
+        return self._head_back(static, batched, W, by_angles, by, inputs, weights)
 
-    def _state_before(
-        self, number: int, batched: _Batched, both: list[Tensor], scratch: list[Tensor]
-    ) -> Tensor:
-        """The state before a step, written over the one after it."""
-        if number == 0:
-            return batched.state
-        return torch.conj_physical(both[1], out=scratch[1]) if both[1].is_complex() else both[1]
+    def _outer(self, W: Tensor, psi: Tensor, left: int, matrix: Tensor) -> Tensor:
+        """The gradient by a step's matrix: ``W psi^T``, summed over all but its rows."""
+        if matrix.dtype == W.dtype:
+            return _outer(W, psi, left, len(matrix))
+        # Re(W psi^T): of real and imaginary parts side by side, as -i i = 1.
+        parts = _as_reals(W), _as_reals(psi.conj_physical())
+        return _outer(*parts, left, len(matrix)).to(self.dtype)
 
     def _head_back(
         self,
@@ -690,7 +690,7 @@ class _Program:
         if batched.waves is not None:
             by_entries = torch.zeros_like(batched.entries)
         if self.amplitudes:
-            by_inputs = of_lanes(W.real.unflatten(0, (self.lanes, -1)))
+            by_inputs = of_lanes(self._of_lane(W.real))
         else:
             by_waves = self._vectors_back(batched, W, by, by_entries, weights)
             if inputs:
@@ -717,7 +717,7 @@ class _Program:
         levels, vectors = batched.levels, batched.vectors
         if not levels:
             W = W.real
-        W = of_lanes(batched.product.back(W.unflatten(0, (self.lanes, -1))))
+        W = of_lanes(batched.product.back(self._of_lane(W)))
         for number in range(len(levels) - 1, -1, -1):
             matrices, before = levels[number], vectors[number]
             links = self.tables.head[number]
@@ -757,6 +757,5 @@ def _turn(matrices: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _outer(W: Tensor, psi: Tensor, left: int, size: int) -> Tensor:
-    """The gradient by a shared matrix: ``W psi^T``, summed over all but its rows."""
     W, psi = W.reshape(left, size, -1), psi.reshape(left, size, -1)
     return W[0] @ psi[0].mT if left == 1 else torch.bmm(W, psi.mT).sum(dim=0)

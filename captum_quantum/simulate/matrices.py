@@ -37,12 +37,16 @@ def take(entries: Tensor, index: Tensor) -> Tensor:
 
 def by_lanes(columns: Tensor, lanes: int) -> Tensor:
     """``(..., b)`` to ``(lanes, ..., b / lanes)``."""
+    if lanes == 1:
+        return columns[None]
     split: Tensor = columns.unflatten(-1, (lanes, -1))
     return split.movedim(-2, 0)
 
 
 def of_lanes(columns: Tensor) -> Tensor:
     """``(lanes, ..., b / lanes)`` to ``(..., b)``."""
+    if len(columns) == 1:
+        return columns[0]
     return columns.movedim(0, -2).flatten(-2)
 
 
@@ -317,8 +321,7 @@ class Turning:
 
     def by_halves(self, rows: Tensor) -> Tensor:
         """``(lanes * 2**n, b / lanes)`` to ``(lanes, 2**n_first, 2**n_last, b / lanes)``."""
-        halves: Tensor = rows.unflatten(0, self.halves)
-        return halves
+        return rows.view(*self.halves, rows.shape[1])
 
     def back(self, W: Tensor, by_bits: dict[int, Tensor], by_angles: Tensor) -> None:
         """Gradients from ``W_r psi_r``, ``(lanes * 2**n, b / lanes)``; adds them up.
@@ -453,6 +456,7 @@ class Static:
         dense (dict): For each dense step its matrix.
         partial (dict): For each of several layers the products of its first layers.
         phases (dict): For each monomial step its phases, ``(2**n, 1)``.
+        adjoints (dict): For each dense step that was asked for it its matrix's adjoint.
     """
 
     weights: Tensor
@@ -466,6 +470,14 @@ class Static:
     dense: dict[int, Tensor] = field(default_factory=dict)
     partial: dict[int, list[Tensor]] = field(default_factory=dict)
     phases: dict[int, Tensor] = field(default_factory=dict)
+    adjoints: dict[int, Tensor] = field(default_factory=dict)
+
+    def adjoint(self, number: int) -> Tensor:
+        """The adjoint of a dense step's matrix, kept."""
+        found = self.adjoints.get(number)
+        if found is None:
+            found = self.adjoints[number] = self.dense[number].conj_physical().mT
+        return found
 
 
 @dataclass

@@ -566,20 +566,20 @@ class _Planner:
         return all(self.layout.index(wire) >= self.front for wire in block.wires)
 
     def _pack(self, blocks: list[_Open]) -> list[_Open]:
-        """Puts neighbours together."""
+        """Puts neighbours together; most wires at the end, where products are narrow."""
         packed: list[_Open] = []
         wires_left = sum(len(block.wires) for block in blocks)
         room = self._room(wires_left)
-        for block in blocks:
+        for block in reversed(blocks):
             if packed and len(packed[-1].wires) + len(block.wires) <= room:
-                packed[-1].wires += block.wires
-                packed[-1].factors += block.factors
+                packed[-1].wires = block.wires + packed[-1].wires
+                packed[-1].factors = block.factors + packed[-1].factors
                 continue
             if packed:
                 wires_left -= len(packed[-1].wires)
                 room = self._room(wires_left)
             packed.append(_Open(list(block.wires), list(block.factors)))
-        return packed
+        return packed[::-1]
 
     def _room(self, wires: int) -> int:
         """The size of the next of as few steps as possible, all about the same."""
