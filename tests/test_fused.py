@@ -13,7 +13,18 @@ import torch
 from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.circuit import GATE_TYPES
 from captum_quantum.simulate import FusedSimulator, fused
-from captum_quantum.simulate.plan import FRONT, MANY, NARROW, Dense, Monomial, Turn
+from captum_quantum.simulate.matrices import Halves
+from captum_quantum.simulate.plan import (
+    FRONT,
+    MANY,
+    NARROW,
+    Dense,
+    Monomial,
+    Turn,
+    _cost,
+    _Planner,
+    make_plan,
+)
 
 N_RANDOM, N_RANDOM_ALL = 120, 10_000
 
@@ -115,10 +126,11 @@ def fused_value_and_gradient(circuit, x, w, weights, dtype, adjoint):
     return values, *by
 
 
-def check_random_circuit(seed, make=random_circuit):
+def check_random_circuit(seed, make=random_circuit, batch=None):
     circuit = make(seed)
     rng = np.random.default_rng(seed)
-    batch = 2 if circuit.n_qubits < 8 else 1  # the reference multiplies dense matrices
+    if batch is None:
+        batch = 2 if circuit.n_qubits < 8 else 1  # the reference multiplies dense matrices
     x = rng.uniform(-3, 3, (batch, circuit.n_inputs))
     w = rng.uniform(-3, 3, circuit.n_weights)
     weights = rng.uniform(-1, 1, len(circuit.observables))
@@ -144,6 +156,74 @@ def check_random_circuit(seed, make=random_circuit):
 def test_random_circuits_against_the_reference(part):
     for seed in range(part, N_RANDOM, 5):
         check_random_circuit(seed)
+
+
+def layered_circuit(seed):
+    """Layers of gates on one qubit, with and without inputs, and of gates on several."""
+    rng = random.Random(seed)
+    n, n_inputs, n_weights = rng.randint(7, 10), rng.randint(1, 4), rng.randint(1, 5)
+    gates = [Gate("ry", (0,), (Angle.of_input(k),)) for k in range(n_inputs)]
+
+    def add(names, wires):
+        kind = GATE_TYPES[rng.choice(names)]
+        sources = (
+            Angle.of_input(rng.randrange(n_inputs)),
+            Angle.of_weight(rng.randrange(n_weights)),
+        )
+        angles = [rng.choice(sources) for _ in range(kind.n_angles)]
+        gates.append(Gate(kind.name, wires, tuple(angles), rng.random() < 0.2))
+
+    if rng.random() < 0.4:  # then the head takes no input
+        gates = [Gate("cnot", (k, (k + 1) % n), ()) for k in range(n)] + gates
+    single = rng.choice((["ry"], ["rx", "ry", "rz", "hadamard"]))
+    double = rng.choice((["cnot"], ["cnot", "cz", "swap"], ["cnot", "crx", "rzz", "rxx"]))
+    for _ in range(rng.randint(2, 3)):
+        for wire in rng.sample(range(n), rng.randint(1, n)):
+            add(single, (wire,))
+        first, step = rng.randrange(n), rng.choice((1, 1, 2, 3))
+        for k in range(first, first + rng.randint(1, n)):
+            add(double, (k % n, (k + step) % n))
+    letters = rng.choice(("IZ", "IXYZ"))
+    words = ["".join(rng.choice(letters) for _ in range(n)) for _ in range(rng.randint(1, 3))]
+    observables = tuple(Observable.of({word: rng.uniform(-1, 1)}) for word in words)
+    return Circuit(n, tuple(gates), observables, n_inputs, n_weights)
+
+
+def check_circuits_in_lanes(seeds):
+    kinds = set()
+    for seed in seeds:
+        # Two lanes: a large batch would take the reference too long.
+        circuit, *_ = check_random_circuit(seed, layered_circuit, batch=4)
+        simulator = FusedSimulator(circuit)
+        program = simulator._program(torch.device("cpu"), torch.complex64, 4)
+        assert program.lanes == 2
+        plan = simulator.plan_for(4)
+        assert plan is program.plan
+        kinds |= {type(step) for step in plan.steps}
+        readout = plan.readout
+        kinds |= {"signs"} if readout.signs is not None else set()
+        kinds |= {"parities"} if readout.parities is not None else set()
+        kinds |= {"pairs"} if readout.pairs else set()
+        kinds |= {"wide" for step in plan.steps if isinstance(step, Turn) and step.wide}
+        kinds |= {"phases" for step in plan.steps if isinstance(step, Monomial) and step.phases}
+        kinds |= {"real" for step in plan.steps if isinstance(step, Dense) and step.real}
+    assert kinds == {Dense, Monomial, Turn, "signs", "parities", "pairs", "wide", "phases", "real"}
+
+
+@pytest.fixture
+def two_lanes(monkeypatch):
+    monkeypatch.setattr(fused, "LANES", 2)
+    monkeypatch.setattr(fused, "LANE", 2)
+
+
+def test_circuits_in_lanes_against_the_reference(two_lanes):
+    check_circuits_in_lanes(range(40))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_a_thousand_circuits_in_lanes(part, two_lanes):
+    check_circuits_in_lanes(range(part, 1000, 4))
 
 
 REAL_GATES = [
@@ -492,6 +572,48 @@ def test_matrices_are_kept_while_weights_do_not_change(monkeypatch):
     assert len(made) == 2
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_large_batches_run_in_lanes_and_give_the_same(name, monkeypatch):
+    n_qubits = max(7, LAYERS[name].get("n_qubits", 7))
+    layer = layer_of(name, n_qubits=n_qubits).double()
+    x = torch.rand(fused.LANES * fused.LANE, layer.n_inputs, dtype=torch.float64)
+    x.requires_grad_()
+    assert layer.fused._lanes(len(x), x.device) == fused.LANES
+    for batch in (len(x) - 1, len(x) + 1, fused.LANES * (fused.LANE - 1)):
+        assert layer.fused._lanes(batch, x.device) == 1  # too small, or no multiple
+    assert layer.fused._lanes(len(x), torch.device("cuda")) == 1
+    assert VQCLayer(6, 1).fused._lanes(len(x), x.device) == 1  # one product does it all
+
+    def everything():
+        out = layer(x)
+        return (out, *torch.autograd.grad((out**2).sum(), [x, *layer.parameters()]))
+
+    found = everything()
+    assert [key[2] for key in layer.fused._programs] == [1, fused.LANES]
+    monkeypatch.setattr(fused, "BUDGET", 5 * 2**n_qubits * 16)  # parts of 4 samples
+    cut = everything()
+    monkeypatch.setattr(fused, "LANE", len(x))
+    for own, part, expected in zip(found, cut, everything(), strict=True):
+        torch.testing.assert_close(own, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(part, expected, rtol=0, atol=1e-12)
+
+
+def test_turns_far_apart_make_their_phases_anew():
+    """Products over half of the wires, of a few turns at once: at most as large as a state."""
+    for n in (1, 4, 7):
+        circles = torch.polar(torch.ones(()), torch.rand(40, n, 2, 6))
+        halves = Halves(circles, 2)
+        for place in (*range(40), *range(39, -1, -1), 17, 3):
+            first, *last = halves.of(place)
+            phases = (first * last[0] if last else first).flatten(1, 2)
+            assert sum(product.numel() for product in halves.products) <= max(2**n, 3) * 6
+            expected = torch.ones(1, 6, dtype=torch.complex64)
+            for wire in circles[place]:
+                expected = (expected[:, None] * wire).flatten(0, 1)
+            found = phases.transpose(0, 1).flatten(1)
+            torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("name", ["default", "reupload", "amplitude", "rzz"])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
@@ -586,9 +708,9 @@ def test_the_plan_of_the_default_circuit():
     text = str(VQCLayer(8, 2).fused.plan)
     assert "wire 3: ry rx ry rz" in text
     assert "step 0: reorder the rows (cnot" in text
-    assert "step 1: 8 x 8 matrix on wires 4, 5, 6 from 6 factors" in text
+    assert "step 1: 4 x 4 matrix on wires 4, 5 from 4 factors" in text
     assert "step 2: reorder the rows (bring wires together)" in text
-    assert "step 3: 8 x 8 matrix on wires 0, 1, 7" in text
+    assert "step 3: 8 x 8 matrix on wires 0, 6, 7" in text
     assert "step 5" not in text  # the last ring is folded into the observables
     assert "squared moduli of the rows, weighted: 8 values" in text
     assert text.endswith("8 polynomials of the inputs with 6561 coefficients")
@@ -609,6 +731,35 @@ def test_gates_that_take_inputs_are_turns_between_shared_matrices():
         assert sum(isinstance(step, Monomial) for step in steps) == 4 + 2
         assert len(steps) == 2 + 12 + 6
     assert "multiply the rows by phases, one for each sample (rz, " in str(layer.fused.plan)
+
+
+@pytest.mark.parametrize("front", [FRONT, FRONT - 2])
+def test_rings_between_two_layers_of_gates_vanish_in_staircases(front):
+    """Then either layer needs no matrices of its own: 4 of 8 x 8 instead of 6."""
+    plan = make_plan(VQCLayer(8, 4, reupload=True).circuit, front)
+    kinds = [type(step) for step in plan.steps]
+    assert kinds.count(Turn) == 3
+    assert kinds.count(Dense) == 3 * 4 + 3
+    assert not any("cnot" in step.names for step in plan.steps if isinstance(step, Monomial))
+    first = plan.steps[: kinds.index(Turn)]
+    blocks = [set(step.wires) for step in first if isinstance(step, Dense)]
+    assert blocks == [{0, 1, 2}, {2, 3, 4}, {4, 5, 6}, {6, 7, 0}]
+    # With fewer wires to keep in front, more blocks follow each other without reordering.
+    assert kinds.count(Monomial) == (13 if front == FRONT else 7)
+
+
+def test_a_ring_after_one_layer_of_gates_stays_a_reordering():
+    """RZ by an input needs no change of basis, so no gates but those before the ring."""
+    gates = []
+    for layer in range(3):
+        gates += [Gate("rx", (k,), (Angle.of_weight(8 * layer + k),)) for k in range(8)]
+        gates += [Gate("cnot", (k, (k + 1) % 8), ()) for k in range(8)]
+        gates += [Gate("rz", (k,), (Angle.of_input(k),)) for k in range(8)]
+    circuit = Circuit(8, tuple(gates), (Observable.of("X0"),), 8, 24)
+    plan = make_plan(circuit)
+    assert any("cnot" in step.names for step in plan.steps if isinstance(step, Monomial))
+    costs = [_cost(_Planner(circuit, FRONT, own).plan()) for own in (False, True)]
+    assert _cost(plan) == min(costs) == costs[0] < costs[1]
 
 
 @pytest.mark.parametrize("n", [10, 11, 12, 13, 14, 16, 20])

@@ -27,6 +27,7 @@ from torch import Tensor
 from captum_quantum.circuit import Circuit
 from captum_quantum.simulate.matrices import (
     ByStatic,
+    Halves,
     Product,
     Static,
     Tables,
@@ -230,7 +231,7 @@ class _Batched:
 
     Attributes:
         angles (Tensor): Input angles, ``(n, batch)``, or amplitudes.
-        circles (tuple[Tensor, ...]): What turns do on single wires, see `Circles`.
+        halves (Halves): The phases of turns on single wires.
         waves (Tensor or None): 1, cosines and sines of input angles of the head but those that are
             first on a wire.
         entries (Tensor): Entries that the head's matrices read, shared ones first, ``(e, batch)``.
@@ -242,7 +243,7 @@ class _Batched:
     """
 
     angles: Tensor
-    circles: tuple[Tensor, ...]
+    halves: Halves
     waves: Tensor | None
     entries: Tensor
     levels: list[Tensor]
@@ -453,8 +454,8 @@ class _Program:
             state = product.value.flatten(0, 1)
             state = state if self.in_reals else state.to(self.dtype)
             state = state.expand(-1, len(inputs) // self.lanes)
-        circles = tables.circles.of(angles)
-        return _Batched(angles, circles, waves, entries, levels, vectors, product, state)
+        halves = Halves(tables.circles.of(angles), self.lanes)
+        return _Batched(angles, halves, waves, entries, levels, vectors, product, state)
 
     def _head_waves(self, angles: Tensor) -> Tensor:
         """Cosine and sine of every wire's first input angle, ``(n, 2, batch)``; or (1, 0)."""
@@ -478,7 +479,7 @@ class _Program:
                 continue
             if isinstance(step, Turn):
                 assert batched is not None
-                phases = self.tables.turns[number].phases(batched.circles, batched.angles)
+                phases = self.tables.turns[number].phases(batched.halves, batched.angles)
                 state = self._turn(number, phases, state, buffers.next())
                 continue
             if number in self.tables.rows:
@@ -612,18 +613,17 @@ class _Program:
         self._readout_back(state, grad, W)
         if last < len(steps):
             psi, psi_spare = state.clone(), torch.empty_like(state)
-        circles = tuple(half.conj_physical() for half in batched.circles)
         for number in range(len(steps) - 1, -1, -1):
             step = steps[number]
             follow = number >= last
             if isinstance(step, Turn):
                 turning = self.tables.turns[number]
-                phases = turning.phases(batched.circles, batched.angles)
+                phases = turning.phases(batched.halves, batched.angles)
                 self._turn(number, phases, W, W_spare)
                 W, W_spare = W_spare, W
                 if follow:
-                    phases = turning.phases(circles, -batched.angles)
-                    self._turn(number, phases, psi, psi_spare)
+                    backwards = [factor.conj_physical() for factor in phases]
+                    self._turn(number, backwards, psi, psi_spare)
                     psi, psi_spare = psi_spare, psi
                 if inputs:
                     assert by_angles is not None

@@ -258,6 +258,73 @@ class Runs:
         return W.reshape(-1, 1)
 
 
+class Circles:
+    """Phases of single wires in turns, of all of them at once.
+
+    Args:
+        turns (Sequence[Turn]): Those that have factors on one wire.
+        plan (Plan): Their plan.
+        device (torch.device): Where.
+        dtype (torch.dtype): Of the states.
+    """
+
+    def __init__(
+        self, turns: Sequence[Turn], plan: Plan, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.n = plan.circuit.n_qubits
+        column = _input_columns(plan)
+        # What each input adds to the phase of each wire's 0 and 1.
+        exponents = torch.zeros(len(turns), self.n, 2, len(column), dtype=torch.float64)
+        for place, turn in enumerate(turns):
+            for position, wire in turn.own:
+                factor = plan.factors[position]
+                exponents[place, wire, :, column[factor.column]] += factor.primitive.exponents()
+        self.exponents = exponents.flatten(0, 2).to(device, dtype.to_real())
+
+    def of(self, angles: Tensor) -> Tensor:
+        """Input angles ``(n_inputs, b)`` to the phases of each wire's 0 and 1, ``(t, n, 2, b)``."""
+        if not len(self.exponents):
+            return angles.new_zeros(0)
+        return _on_circle(self.exponents @ angles).view(-1, self.n, 2, angles.shape[1])
+
+    def back(self, by_bits: dict[int, Tensor]) -> Tensor:
+        """Gradients by input angles, ``(n_inputs, b)``, from those of all turns."""
+        return self.exponents.T @ torch.cat([by_bits[place] for place in sorted(by_bits)])
+
+
+class Halves:
+    """The products of circles over each half of the wires: of a few turns at once, not of all.
+
+    Those of all would take memory that grows with the number of turns.
+
+    Args:
+        circles (Tensor): What `Circles` makes, ``(t, n, 2, b)``.
+        lanes (int): Number of lanes that the samples run in.
+    """
+
+    def __init__(self, circles: Tensor, lanes: int) -> None:
+        self.circles, self.lanes = circles, lanes
+        self.start = self.count = 0
+        self.products: list[Tensor] = []
+
+    def of(self, place: int) -> list[Tensor]:
+        """Of a turn, ``(lanes, 2**n_first, 1, b / lanes)`` and ``(lanes, 1, 2**n_last, ...)``."""
+        if not self.start <= place < self.start + self.count:
+            n = self.circles.shape[1]
+            sizes = [n - n // 2, n // 2]
+            # Together as large as a state.
+            self.count = max(1, 2**n // sum(2**size for size in sizes))
+            self.start = place - place % self.count
+            vectors = by_lanes(self.circles[self.start : self.start + self.count], self.lanes)
+            self.products = [
+                Product(half.flatten(0, 1)).value.view(self.lanes, -1, 2**size, half.shape[-1])
+                for size, half in zip(sizes, vectors.split(sizes, dim=2), strict=True)
+                if size
+            ]
+        first, *last = (product[:, place - self.start] for product in self.products)
+        return [first[:, :, None], *(half[:, None] for half in last)]
+
+
 class Turning:
     """A turn's phases from the inputs, and from gradients by rows back to the inputs.
 
@@ -267,8 +334,7 @@ class Turning:
 
     Args:
         turn (Turn): The turn.
-        place (int or None): Where `Circles` has the phases of factors on one wire, if there are
-            any.
+        place (int or None): Where `Circles` has its factors on one wire, if there are any.
         plan (Plan): Its plan.
         device (torch.device): Where.
         dtype (torch.dtype): Of the states.
@@ -298,11 +364,11 @@ class Turning:
             rows = in_lanes(places, len(exponents), lanes).to(device)
             self.wide.append((column[factor.column], exponents, rows))
 
-    def phases(self, circles: tuple[Tensor, ...], angles: Tensor) -> list[Tensor]:
+    def phases(self, halves: Halves, angles: Tensor) -> list[Tensor]:
         """Vectors whose product the phases are.
 
         Args:
-            circles (tuple[Tensor, ...]): What `Circles` makes of the angles.
+            halves (Halves): Of the factors on one wire.
             angles (Tensor): Input angles, ``(n_inputs, b)``.
 
         Returns:
@@ -312,8 +378,7 @@ class Turning:
         """
         found: list[Tensor] = []
         if self.place is not None:
-            first, last = circles
-            found += [first[self.place][:, :, None], last[self.place][:, None]]
+            found += halves.of(self.place)
         for column, exponents, rows in self.wide:
             own = by_lanes(_on_circle(exponents * angles[column]), self.halves[0])
             found.append(self.by_halves(own.flatten(0, 1).index_select(0, rows)))
@@ -331,70 +396,19 @@ class Turning:
 
         Args:
             W (Tensor): The products.
-            by_bits (dict): For each place gradients by the phases of each wire's 0 and 1.
+            by_bits (dict): For each turn gradients by the phases of each wire's 0 and 1.
             by_angles (Tensor): Gradients by the angles of wide factors.
         """
         if self.place is not None:
             halves = self.by_halves(W)
             sums = zip(self.bits, (halves.sum(dim=2), halves.sum(dim=1)), strict=True)
-            own = of_lanes(torch.cat([bits @ -part.imag for bits, part in sums], dim=1))
-            before = by_bits.get(self.place)
-            by_bits[self.place] = own if before is None else before + own
+            by_bit = torch.cat([bits @ -part.imag for bits, part in sums], dim=1)
+            by_bits[self.place] = of_lanes(by_bit)
         for column, exponents, rows in self.wide:
             lanes = (self.halves[0], len(exponents))
             by_entry = W.new_zeros(lanes[0] * lanes[1], W.shape[1]).index_add_(0, rows, W)
             own = of_lanes(by_entry.imag.unflatten(0, lanes))
             by_angles[column] -= (exponents * own).sum(dim=0)
-
-
-class Circles:
-    """Phases of single wires in turns, of all of them at once; turns that are alike share theirs.
-
-    Args:
-        n (int): Number of wires.
-        n_inputs (int): Number of input angles.
-        lanes (int): Number of lanes that the samples run in.
-    """
-
-    def __init__(self, n: int, n_inputs: int, lanes: int) -> None:
-        self.n, self.n_inputs, self.lanes = n, n_inputs, lanes
-        self._places: dict[bytes, int] = {}
-        # What each input adds to the phase of each wire's 0 and 1: (turns * 2 n, n_inputs).
-        self.exponents = torch.zeros(0, n_inputs, dtype=torch.float64)
-
-    def place(self, turn: Turn, plan: Plan) -> int:
-        """Where the phases of a turn's factors on one wire will be."""
-        column = _input_columns(plan)
-        own = torch.zeros(self.n, 2, self.n_inputs, dtype=torch.float64)
-        for position, wire in turn.own:
-            factor = plan.factors[position]
-            own[wire, :, column[factor.column]] += factor.primitive.exponents()
-        place = self._places.setdefault(own.numpy().tobytes(), len(self._places))
-        if len(self.exponents) == place * 2 * self.n:
-            self.exponents = torch.cat([self.exponents, own.flatten(0, 1)])
-        return place
-
-    def of(self, angles: Tensor) -> tuple[Tensor, ...]:
-        """For each half of the wires the product of their phases, ``(t, lanes, rows, b / lanes)``.
-
-        Args:
-            angles (Tensor): Input angles, ``(n_inputs, b)``.
-        """
-        if not len(self.exponents):
-            return ()
-        circles = _on_circle(self.exponents @ angles).unflatten(0, (-1, self.n, 2))
-        vectors = by_lanes(circles, self.lanes).transpose(0, 1).flatten(0, 1)
-        first = self.n - self.n // 2
-        one = torch.ones_like(vectors[:, 0, :1])  # of no wires
-        halves = (vectors[:, :first], vectors[:, first:])
-        return tuple(
-            (Product(half).value if half.shape[1] else one).unflatten(0, (-1, self.lanes))
-            for half in halves
-        )
-
-    def back(self, by_bits: dict[int, Tensor]) -> Tensor:
-        """Gradients by input angles, ``(n_inputs, b)``, from those of all places."""
-        return self.exponents.T @ torch.cat([own for _, own in sorted(by_bits.items())])
 
 
 def _input_columns(plan: Plan) -> dict[int, int]:
@@ -637,7 +651,8 @@ class Tables:
         self.rows: dict[int, tuple[Tensor, Tensor]] = {}
         self.phase_rows: dict[int, Tensor] = {}
         self.turns: dict[int, Turning] = {}
-        self.circles = Circles(self.n, len(self.plan.circuit.columns("input")), self.lanes)
+        turns = [step for step in self.plan.steps if isinstance(step, Turn) and step.own]
+        self.circles = Circles(turns, self.plan, self.device, self.dtype)
         krons: dict[int, list[Tensor]] = {}
         made: dict[int, tuple[Tensor, Tensor]] = {}  # layers of a circuit share their reorderings
         for number, step in enumerate(self.plan.steps):
@@ -645,7 +660,7 @@ class Tables:
                 self.layers[number] = self._dense_layers(step, krons)
                 continue
             if isinstance(step, Turn):
-                place = self.circles.place(step, self.plan) if step.own else None
+                place = turns.index(step) if step.own else None
                 own = self.plan, self.device, self.dtype, self.lanes
                 self.turns[number] = Turning(step, place, *own)
                 continue
@@ -663,7 +678,6 @@ class Tables:
                     side = 2 ** len(self.plan.factors[position].wires)
                     diagonals.append(self._entry(position) + places * (side + 1))
                 self.phase_rows[number] = torch.stack(diagonals).to(self.device)
-        self.circles.exponents = self.circles.exponents.to(self.device, self.real)
         groups = sorted(krons)
         self.krons = [torch.stack(krons[k]).reshape(-1, k, 4).to(self.device) for k in groups]
         for layers in self.layers.values():
