@@ -635,7 +635,7 @@ class _Program:
                 self._apply(matrix.mT, W, left, W_spare)
                 W, W_spare = W_spare, W
                 if follow:
-                    self._apply(static.adjoint(number), psi, left, psi_spare)
+                    self._apply(matrix.conj_physical().mT, psi, left, psi_spare)
                     psi, psi_spare = psi_spare, psi
                 if weights:
                     before = psi if number else batched.state

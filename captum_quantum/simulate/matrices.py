@@ -52,6 +52,8 @@ def of_lanes(columns: Tensor) -> Tensor:
 
 def in_lanes(index: Tensor, size: int, lanes: int) -> Tensor:
     """An index of ``size`` rows for each of the lanes, whose rows follow each other."""
+    if lanes == 1:
+        return index
     return (index + size * torch.arange(lanes)[:, None]).flatten()
 
 
@@ -244,15 +246,24 @@ class Runs:
 
     def levels(self, entries: Tensor) -> list[Tensor]:
         """From the matrices, ``(length * count, 2, 2)``, to the products, ``(count, 2, 2)``."""
-        levels = [entries[:, 0].index_select(0, self.index).reshape(-1, 2, 2)]
+        levels = [self._matrices(entries)]
         while len(levels[-1]) > self.count:
             earlier, later = levels[-1].chunk(2)
             levels.append(torch.bmm(later, earlier))
         return levels
 
-    def back(self, levels: list[Tensor], W: Tensor) -> Tensor:
-        """Gradients by the matrices' entries, in the order of ``index``."""
-        for level in reversed(levels[:-1]):
+    def _matrices(self, entries: Tensor) -> Tensor:
+        return entries[:, 0].index_select(0, self.index).reshape(-1, 2, 2)
+
+    def back(self, entries: Tensor, between: list[Tensor], W: Tensor) -> Tensor:
+        """Gradients by the matrices' entries, in the order of ``index``.
+
+        Args:
+            entries (Tensor): What `levels` was given, and may have grown.
+            between (list[Tensor]): The levels between the first and the last.
+            W (Tensor): Gradients by the last.
+        """
+        for level in reversed([self._matrices(entries), *between]):
             earlier, later = level.chunk(2)
             W = torch.cat([torch.bmm(later.mT, W), torch.bmm(W, earlier.mT)])
         return W.reshape(-1, 1)
@@ -461,7 +472,8 @@ class Static:
     Attributes:
         weights (Tensor): The weight angles it was made of.
         waves (Tensor): 1, cosines and sines of the static factors' angles.
-        runs (list[Tensor]): Levels of the products of consecutive one-qubit gates.
+        runs (list[Tensor]): Levels of the products of consecutive one-qubit gates between the
+            first and the last, which stand in ``entries``.
         krons (list[Product]): For each number of wires all Kronecker products, as vectors.
         squares (list): The same as matrices.
         entries (Tensor): 0, 1, fixed entries, then those of all factors and runs, ``(e, 1)``.
@@ -470,7 +482,6 @@ class Static:
         dense (dict): For each dense step its matrix.
         partial (dict): For each of several layers the products of its first layers.
         phases (dict): For each monomial step its phases, ``(2**n, 1)``.
-        adjoints (dict): For each dense step that was asked for it its matrix's adjoint.
     """
 
     weights: Tensor
@@ -484,14 +495,6 @@ class Static:
     dense: dict[int, Tensor] = field(default_factory=dict)
     partial: dict[int, list[Tensor]] = field(default_factory=dict)
     phases: dict[int, Tensor] = field(default_factory=dict)
-    adjoints: dict[int, Tensor] = field(default_factory=dict)
-
-    def adjoint(self, number: int) -> Tensor:
-        """The adjoint of a dense step's matrix, kept."""
-        found = self.adjoints.get(number)
-        if found is None:
-            found = self.adjoints[number] = self.dense[number].conj_physical().mT
-        return found
 
 
 @dataclass
@@ -747,8 +750,8 @@ class Tables:
         entries = torch.cat([self.numbers, self.static_factors.entries(waves)])
         runs: list[Tensor] = []
         if self.runs is not None:
-            runs = self.runs.levels(entries)
-            entries = torch.cat([entries, runs[-1].reshape(-1, 1)])
+            _, *runs, products = self.runs.levels(entries)
+            entries = torch.cat([entries, products.reshape(-1, 1)])
         krons = [Product(take(entries, index)) for index in self.krons]
         squares = [as_matrices(kron.release())[..., 0].unbind() for kron in krons]
         shared = entries.index_select(0, self.shared)
@@ -788,7 +791,7 @@ class Tables:
             W.index_add_(0, index.reshape(-1), own.reshape(-1, 1))
         if self.runs is not None:
             W_runs = W[self.first_run :].reshape(-1, 2, 2)
-            W.index_add_(0, self.runs.index, self.runs.back(static.runs, W_runs))
+            W.index_add_(0, self.runs.index, self.runs.back(entries, static.runs, W_runs))
         own = W[len(self.numbers) : self.first_run]
         return self.static_factors.back(static.waves, own)[: len(static.weights), 0]
 
