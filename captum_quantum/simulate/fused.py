@@ -2,10 +2,12 @@
 
 The state psi is a tensor ``(2**n, batch)``: reordering its rows copies whole rows, and a dense step
 is one matrix product. On a CPU, a large batch runs in lanes, whose states follow each other,
-``(lanes * 2**n, batch / lanes)``: so a thread finds the numbers it needs where it wrote them.
-Values need nothing but the current state. Gradients are found by adjoint
-differentiation. In the notation of `matrices`, the readout gives the gradient W at the last state.
-A step ``psi' = U psi`` has
+``(lanes * 2**n, batch / lanes)``: as every operation is shared among threads by rows, a thread
+finds the numbers that it needs where it wrote them.
+
+Values need nothing but the current state. Gradients are found by adjoint differentiation. In the
+notation of `matrices`, the readout gives the gradient W at the last state. A step ``psi' = U psi``
+has
 
     W = U^T W',    psi = U^H psi'    (U is unitary),    W_U = W' psi^T,
 
@@ -44,7 +46,7 @@ from captum_quantum.simulate.polynomial import Polynomial, Terms
 BUDGET = 2**26
 """Bytes that one state of a batch may take; larger batches are cut into parts."""
 LANES, LANE = 4, 32
-"""On a CPU, batches of at least so many samples for each of so many lanes run in lanes."""
+"""On a CPU a batch runs in so many lanes, if that leaves at least so many samples for each."""
 
 
 class FusedSimulator:

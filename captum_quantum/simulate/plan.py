@@ -8,8 +8,8 @@ each sample. A plan has
 - **steps**, of three kinds. A *monomial* step reorders the rows (CNOT, SWAP, Toffoli, ...: a run
   of such gates is one index) and multiplies them by phases (CZ, RZZ, CRZ, ...: a run of such gates
   is one vector). A *dense* step multiplies the rows of a few wires by one matrix, into which all
-  neighbouring gates on these wires are multiplied beforehand. A *turn* multiplies the rows by
-  phases that differ from sample to sample: gates that take an input;
+  neighbouring gates on these wires are multiplied beforehand; where that costs less, CNOTs too. A
+  *turn* multiplies the rows by phases that differ from sample to sample: gates that take an input;
 - a **readout**: reorderings at the end of the circuit reorder the observables instead of the state,
   and phases at the end that no observable sees are dropped, as are gates outside the observables'
   light cone.
@@ -36,7 +36,8 @@ WHOLE = 6
 MAX_DENSE = 4
 """Others: the most wires that a dense step covers."""
 SIDE_BY_SIDE = 3
-"""The most wires of blocks without a gate between them that a dense step covers."""
+"""The most wires of blocks without a gate between them, or in a staircase, that a dense step
+covers."""
 FACTORED = 10
 """From this many qubits on, signs of observables are made of those of half of the bits."""
 POLYNOMIAL, COEFFICIENTS = 8, 2**17
