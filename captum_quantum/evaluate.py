@@ -992,7 +992,9 @@ def _named(what: str, start: int, batch: _Batch) -> Iterator[None]:
     """Notes on an error, where Python can do that, what it is about."""
     try:
         yield
-    except Exception as error:  # nothing is swallowed: it only gets a note of where it happened
+    # Metrics and methods are the user's and may raise anything. It is raised again as it came,
+    # with a note of where.
+    except Exception as error:
         if hasattr(error, "add_note"):
             error.add_note(f"in {what}, batch of {len(batch)} samples from sample {start} on")
         raise

@@ -1476,7 +1476,7 @@ elif rank == victim:
         setattr(_results, where, fail)
 try:
     run(folder)
-except Exception as error:
+except Exception as error:  # whatever it is, the test compares its type and message
     print(f"{type(error).__name__}: {error}", flush=True)
     sys.stdin.read()  # the process goes on, so that nobody hears of its end
 """

@@ -191,7 +191,8 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             self._check_part("quantum_layer", module)
         return list(listed)
 
-    # As Captum's own methods are; the exception is because Captum ships no types.
+    # As Captum's own methods are. Captum ships no types, so mypy cannot see that this decorator
+    # returns the method with its signature; nothing on our side could declare it.
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,

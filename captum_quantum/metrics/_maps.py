@@ -20,7 +20,8 @@ def direction(higher_is_better: bool | None) -> Callable[[AnyMetric], AnyMetric]
     """Marks a metric with its direction, ``higher_is_better``; None where there is none."""
 
     def mark(metric: AnyMetric) -> AnyMetric:
-        # Python's types know no functions with attributes of their own.
+        # A function may have attributes, but Python's type system cannot express which. A class
+        # around it could, and would hide the metric's signature and documentation.
         metric.higher_is_better = higher_is_better  # type: ignore[attr-defined]
         return metric
 

@@ -669,11 +669,12 @@ class _Program:
 
     def _outer(self, W: Tensor, psi: Tensor, left: int, matrix: Tensor) -> Tensor:
         """The gradient by a step's matrix: ``W psi^T``, summed over all but its rows."""
-        if matrix.dtype == W.dtype:
-            return _outer(W, psi, left, len(matrix))
-        # Re(W psi^T): of real and imaginary parts side by side, as -i i = 1.
-        parts = _as_reals(W), _as_reals(psi.conj_physical())
-        return _outer(*parts, left, len(matrix)).to(self.dtype)
+        if matrix.dtype != W.dtype:
+            # Re(W psi^T): of real and imaginary parts side by side, as -i i = 1.
+            W, psi = _as_reals(W), _as_reals(psi.conj_physical())
+        W, psi = (rows.reshape(left, len(matrix), -1) for rows in (W, psi))
+        found = W[0] @ psi[0].mT if left == 1 else torch.bmm(W, psi.mT).sum(dim=0)
+        return found.to(self.dtype)
 
     def _head_back(
         self,
@@ -756,8 +757,3 @@ def _turn(matrices: Tensor, vectors: Tensor) -> Tensor:
         return matrices @ vectors
     parts = torch.cat([matrices.real, matrices.imag], dim=1) @ vectors
     return torch.complex(parts[:, :2], parts[:, 2:])
-
-
-def _outer(W: Tensor, psi: Tensor, left: int, size: int) -> Tensor:
-    W, psi = W.reshape(left, size, -1), psi.reshape(left, size, -1)
-    return W[0] @ psi[0].mT if left == 1 else torch.bmm(W, psi.mT).sum(dim=0)

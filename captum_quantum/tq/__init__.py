@@ -5,7 +5,9 @@ This is the only package that imports TorchQuantum, which takes about three seco
 
 try:
     import torchquantum
-# Beside ImportError: packages in versions that do not match raise AttributeError, TypeError, ...
+# TorchQuantum imports packages that it does not declare; in versions that do not match they raise
+# AttributeError, TypeError and others at import. To a user all mean the same: TorchQuantum cannot
+# be imported, and here is a set that can. The cause is chained.
 except Exception as error:
     raise ImportError(
         "captum_quantum needs TorchQuantum 0.1.8, whose import failed with "

@@ -122,7 +122,9 @@ def _record(
             apply(*copies, recorder, inputs)
     except CircuitError:
         raise
-    except Exception as error:  # the user's forward may raise anything: chained, with its gate
+    # The user's forward runs here on stand-in values and may raise anything. What it raises is
+    # chained to an error that names the gate at which it happened.
+    except Exception as error:
         raise _explain(error, recorder.op_history, n_qubits) from error
     return recorder.op_history, values
 
