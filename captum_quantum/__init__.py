@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from captum_quantum.attr import QuantumLayerGradCam
     from captum_quantum.circuit import Angle, Circuit, CircuitError, Gate, Observable
     from captum_quantum.evaluate import Report, compare
-    from captum_quantum.gradient import GradientPathError, GradientRuleError, quantum_gradient
+    from captum_quantum.gradients import GradientPathError, GradientRuleError, quantum_gradient
     from captum_quantum.layer import VQCLayer
     from captum_quantum.models import HybridClassifier, classical_twin
 
@@ -40,8 +40,8 @@ _HOME = {
     "Circuit": "circuit",
     "CircuitError": "circuit",
     "Gate": "circuit",
-    "GradientPathError": "gradient",
-    "GradientRuleError": "gradient",
+    "GradientPathError": "gradients",
+    "GradientRuleError": "gradients",
     "HybridClassifier": "models",
     "Observable": "circuit",
     "QuantumLayerGradCam": "attr",
@@ -49,7 +49,7 @@ _HOME = {
     "VQCLayer": "layer",
     "classical_twin": "models",
     "compare": "evaluate",
-    "quantum_gradient": "gradient",
+    "quantum_gradient": "gradients",
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.circuit import Circuit, Observable, read_observables
-from captum_quantum.gradient import (
+from captum_quantum.gradients import (
     RULES,
     Pullback,
     attach,

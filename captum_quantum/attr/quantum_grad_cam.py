@@ -17,9 +17,11 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_quantum import _checks
-from captum_quantum.attr._recording import LayerCall, Recorder, explain_broken_path
+from captum_quantum.attr._broken_path import explain_broken_path
+from captum_quantum.attr._recording import LayerCall, Recorder
+from captum_quantum.attr._shares import membership, one_at_a_time
 from captum_quantum.circuit import Circuit
-from captum_quantum.gradient import (
+from captum_quantum.gradients import (
     RULES,
     GradientPathError,
     QuantumCall,
@@ -382,7 +384,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             # From here on no gradient passes a quantum call: every path counts at its first.
             for call in graph.quantum_calls:
                 call.open = False
-            membership = _membership(circuit, input_wires, pulled[0])
+            share = membership(circuit, input_wires, pulled[0])
             columns = [
                 self._map(
                     graph,
@@ -392,7 +394,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
                         [grad * qubit for grad in pulled],
                     ),
                 )
-                for qubit in membership
+                for qubit in share
             ]
             direct = self._map(graph, self._pull(graph, [score], [torch.ones_like(score)]))
             return torch.cat(columns, dim=1), direct
@@ -451,7 +453,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
                 own = torch.cat(
                     [
                         self._map(graph, self._pull(graph, [call.outputs], [masked]))
-                        for masked in _one_at_a_time(grad)
+                        for masked in one_at_a_time(grad)
                     ],
                     dim=1,
                 )
@@ -677,37 +679,3 @@ def _module_behind(forward_func: Callable[..., Any]) -> nn.Module | None:
         return forward_func
     owner = getattr(forward_func, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
-
-
-def _membership(
-    circuit: Circuit | None, input_wires: Sequence[int] | None, angles: Tensor
-) -> Tensor:
-    """How much of each angle belongs to each qubit: ``(n_qubits, n_columns)``, columns sum to 1."""
-    n_columns = angles.shape[1]
-    if circuit is not None:
-        if input_wires is not None:
-            _checks.wrong_value(
-                "input_wires", "None for a quantum layer that shows its circuit", input_wires
-            )
-        share = angles.new_zeros(circuit.n_qubits, n_columns)
-        for column, position in enumerate(circuit.columns("input")):
-            gate = circuit.angles[position][0]
-            share[list(gate.wires), column] = 1 / len(gate.wires)
-        return share
-    wires = list(range(n_columns)) if input_wires is None else list(input_wires)
-    if len(wires) != n_columns:
-        _checks.wrong_value("input_wires", f"{n_columns} qubits, one for each input", input_wires)
-    for wire in wires:
-        _checks.check_int("input_wires", wire, 0)
-    share = angles.new_zeros(max(wires) + 1, n_columns)
-    share[wires, list(range(n_columns))] = 1
-    return share
-
-
-def _one_at_a_time(grad: Tensor) -> Iterator[Tensor]:
-    """The gradient with all but one output of each example set to zero, for each output."""
-    flat = grad.flatten(1) if grad.dim() > 1 else grad[None]
-    for column in range(flat.shape[1]):
-        mask = torch.zeros_like(flat)
-        mask[:, column] = 1
-        yield (flat * mask).reshape(grad.shape)
