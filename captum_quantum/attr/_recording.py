@@ -1,7 +1,7 @@
 """Runs a model once and cuts the autograd graph at a layer."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks
+from captum_quantum import _checks, _compat
+from captum_quantum.gradients import QuantumCall
+
+Grads = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ class Recorder:
 
     def _mine(self, module: nn.Module) -> bool:
         # DataParallel runs its replicas in threads of its own.
-        return threading.get_ident() == self._thread or getattr(module, "_is_replica", False)
+        return threading.get_ident() == self._thread or _compat.is_replica(module)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         return self._take(args) if self._mine(module) else None
@@ -101,3 +104,51 @@ class Recorder:
                 yield
         finally:
             handle.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedGraph:
+    """One recorded forward pass: from the layer to the model's output.
+
+    Attributes:
+        calls (list[LayerCall]): The calls of the layer.
+        output (Tensor): The model's output.
+        quantum_calls (list[QuantumCall]): The calls of quantum layers whose rule was swapped in.
+    """
+
+    calls: list[LayerCall]
+    output: Tensor
+    quantum_calls: list[QuantumCall]
+
+    def gradients(
+        self, outputs: Tensor | Sequence[Tensor], grads: Any = None, **kwargs: Any
+    ) -> list[Grads]:
+        """Derivatives of outputs by the layer's tensors, call by call; of unused tensors zero.
+
+        Args:
+            outputs (Tensor or Sequence[Tensor]): What is differentiated.
+            grads (Sequence[Tensor], optional): Their cotangents; ones by default.
+            **kwargs: Further arguments of ``torch.autograd.grad``.
+        """
+        leaves = [tensor for call in self.calls for tensor in call.tensors]
+        if grads is not None:
+            kwargs["grad_outputs"] = grads
+        found = iter(
+            torch.zeros_like(leaf) if grad is None else grad
+            for leaf, grad in zip(
+                leaves, torch.autograd.grad(outputs, leaves, **kwargs), strict=True
+            )
+        )
+        return [tuple(next(found) for _ in call.tensors) for call in self.calls]
+
+    def gather(self, values: Sequence[Grads], device_ids: list[int] | None) -> Grads:
+        """Adds up the calls on each device, then joins the devices along the batch."""
+        sums: dict[torch.device, Grads] = {}
+        for call, new in zip(self.calls, values, strict=True):
+            before = sums.get(call.device)
+            sums[call.device] = new if before is None else tuple(map(torch.add, before, new))
+        order = _compat.sort_devices(list(sums), device_ids)
+        return tuple(
+            torch.cat([sums[device][k].to(order[0]) for device in order])
+            for k in range(len(sums[order[0]]))
+        )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from captum_quantum import _checks
@@ -34,10 +33,16 @@ def membership(
     return share
 
 
-def one_at_a_time(grad: Tensor) -> Iterator[Tensor]:
-    """The gradient with all but one output of each example set to zero, for each output."""
-    flat = grad.flatten(1) if grad.dim() > 1 else grad[None]
-    for column in range(flat.shape[1]):
-        mask = torch.zeros_like(flat)
-        mask[:, column] = 1
-        yield (flat * mask).reshape(grad.shape)
+def one_at_a_time(cotangent: Tensor, by_last_dim: bool) -> Iterator[Tensor]:
+    """The cotangent of a layer's outputs with all observables but one set to zero, for each.
+
+    Args:
+        cotangent (Tensor): Shape ``(..., n_observables)``.
+        by_last_dim (bool): Whether the last dimension alone counts the observables; else all
+            dimensions behind the first.
+    """
+    flat = cotangent if by_last_dim or cotangent.dim() < 2 else cotangent.flatten(1)
+    for observable in range(flat.shape[-1]):
+        mask = flat.new_zeros(flat.shape[-1])
+        mask[observable] = 1
+        yield (flat * mask).reshape(cotangent.shape)

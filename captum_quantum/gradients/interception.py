@@ -3,36 +3,45 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks
-from captum_quantum.gradients.nodes import attach, thread
-from captum_quantum.gradients.rules import RULES, CircuitLayer, pullback
+from captum_quantum import _checks, _compat
+from captum_quantum.gradients.function import function_of_angles, function_of_inputs
+from captum_quantum.gradients.nodes import attach, is_not_intercepted
+from captum_quantum.gradients.table import RULES, vjp_of
+from captum_quantum.quantum_layer import as_quantum_layer, own_rule
 
 
 @dataclass(eq=False)
+class _Switch:
+    open: bool = True
+
+
+@dataclass(frozen=True, eq=False)
 class QuantumCall:
     """One call of an intercepted quantum layer.
 
     Attributes:
         module (nn.Module): The layer.
-        inputs (Tensor): What it was called with, in the caller's graph.
         angles (Tensor): The angles that come from inputs, one column for each gate that takes one,
-            shape ``(batch, n_columns)``; of a foreign layer its inputs, flattened.
+            shape ``(rows, n_variables)``, in the caller's graph; of a layer without known angles
+            its inputs, flattened.
         outputs (Tensor): What the caller got.
-        open (bool): Whether gradients pass; the caller may close a call to leave its paths out.
     """
 
     module: nn.Module
-    inputs: Tensor
-    angles: Tensor = field(init=False)
-    outputs: Tensor = field(init=False)
-    open: bool = True
+    angles: Tensor
+    outputs: Tensor
+    _switch: _Switch
+
+    def let_gradients_pass(self, passing: bool) -> None:
+        """Opens or closes the call: gradients of zero go through a closed one."""
+        self._switch.open = passing
 
 
 class _Interception:
@@ -44,14 +53,14 @@ class _Interception:
         self.pending: dict[int, Tensor] = {}
         self.superseded = False
 
-    def _mine(self, module: nn.Module) -> bool:
-        return not (self.superseded or getattr(thread, "running", False)) and (
-            threading.get_ident() == self.thread or getattr(module, "_is_replica", False)
+    def _concerns(self, module: nn.Module) -> bool:
+        return not (self.superseded or is_not_intercepted()) and (
+            threading.get_ident() == self.thread or _compat.is_replica(module)
         )
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
-        """Cuts the input off, so that the layer's own rule does not see it."""
-        if not self._mine(module) or not torch.is_grad_enabled():
+        """Detaches the input, so that autograd finds no derivative through the layer itself."""
+        if not self._concerns(module) or not torch.is_grad_enabled():
             return None
         if len(args) != 1 or not isinstance(args[0], Tensor):
             _checks.wrong_type(
@@ -62,12 +71,12 @@ class _Interception:
         inputs = args[0]
         if not inputs.requires_grad:
             return None
-        cut = inputs.detach()
-        self.pending[id(cut)] = inputs
-        return (cut,)
+        detached = inputs.detach()
+        self.pending[id(detached)] = inputs
+        return (detached,)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Tensor | None:
-        """Ties the output to the input by the rule."""
+        """Connects the output with the input by the rule."""
         inputs = self.pending.pop(id(args[0]), None) if args else None
         if inputs is None:
             return None
@@ -75,37 +84,35 @@ class _Interception:
             _checks.wrong_type(
                 f"output of {type(module).__name__} under quantum_gradient", "a tensor", outputs
             )
-        call = QuantumCall(module, inputs)
-        result = _tie(call, args[0], outputs, self.rule)
+        call = _connect(module, inputs, outputs, self.rule)
         self.calls.append(call)
-        return result
+        return call.outputs
 
 
-def _tie(call: QuantumCall, cut: Tensor, outputs: Tensor, rule: str | None) -> Tensor:
-    module, inputs = call.module, call.inputs
-    name = rule or getattr(module, "gradient", None) or "backprop"
-    amplitudes = None
-    if isinstance(module, CircuitLayer) and not module.circuit.amplitude_encoding:
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        columns: list[int] | None = module.circuit.columns("input")
-        indices = module.circuit.indices("input")
-        call.angles = rows[:, torch.tensor(indices, device=rows.device)]
-        table = module.angle_table(cut.reshape(rows.shape))
-        flat = outputs.reshape(len(rows), -1)
+def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | None) -> QuantumCall:
+    layer = as_quantum_layer(module)
+    if layer is not None:
+        inputs = inputs.reshape(-1, inputs.shape[-1])
+    elif inputs.dim() == 1:
+        inputs = inputs[None]
+    if layer is not None and not layer.circuit.amplitude_encoding:
+        index = torch.tensor(layer.circuit.indices("input"), device=inputs.device)
+        angles = inputs[:, index]
+        table = layer.angle_table(inputs.detach())
+        function = function_of_angles(module, layer, table, "input")
     else:
-        if inputs.dim() == 1:
-            rows, table, flat = inputs[None], cut[None], outputs.reshape(1, -1)
-        else:
-            rows, table, flat = inputs, cut, outputs.reshape(len(inputs), -1)
-        columns = None
-        call.angles = rows.reshape(len(rows), -1)
-    pull = pullback(name, module, table.detach(), columns, amplitudes)
+        angles = inputs.reshape(len(inputs), -1)
+        function = function_of_inputs(module, layer, inputs)
+    pullback = vjp_of(rule or own_rule(module) or "backprop", function)
 
-    def guarded(grad: Tensor) -> Tensor:
-        return pull(grad) if call.open else grad.new_zeros(call.angles.shape)
+    # The graph must not hold the call, which holds the graph: neither would ever be freed.
+    switch, shape = _Switch(), angles.shape
 
-    call.outputs = attach(flat, call.angles, guarded).reshape(outputs.shape)
-    return call.outputs
+    def if_open(cotangent: Tensor) -> Tensor:
+        return pullback(cotangent) if switch.open else cotangent.new_zeros(shape)
+
+    values = attach(outputs.reshape(len(inputs), -1), angles, if_open)
+    return QuantumCall(module, angles, values.reshape(outputs.shape), switch)
 
 
 _active: dict[tuple[int, int], list[_Interception]] = {}

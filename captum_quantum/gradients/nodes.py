@@ -1,7 +1,7 @@
-"""How a rule enters the autograd graph.
+"""How a gradient rule enters the autograd graph.
 
-The node that carries a rule into the autograd graph adds zero to the layer's output, so the values
-are the layer's own, and derivatives by its weights keep their own path.
+A node adds zero to a layer's output and carries the derivative by the layer's variables. So the
+values are the layer's own, and derivatives by its weights keep their own path.
 """
 
 import threading
@@ -15,25 +15,26 @@ from torch import Tensor
 from captum_quantum.gradients.errors import GradientRuleError
 
 Pullback = Callable[[Tensor], Tensor]
+"""A vector-Jacobian product: cotangents ``(batch, n_outputs)`` to ``(batch, n_variables)``."""
 
 
 class _Zero(torch.autograd.Function):
-    """Adds zero to a layer's output and carries its derivative by ``variables``."""
+    """Zero, with the derivative by ``variables`` that a pullback gives."""
 
     @staticmethod
-    def forward(ctx: Any, variables: Tensor, like: Tensor, pull: Pullback) -> Tensor:
-        ctx.pull = pull
+    def forward(ctx: Any, variables: Tensor, like: Tensor, pullback: Pullback) -> Tensor:
+        ctx.pullback = pullback
         return torch.zeros_like(like)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         with torch.no_grad():
-            result = ctx.pull(grad.detach())
+            result = ctx.pullback(grad.detach())
         return first_derivative(result), None, None
 
 
 def first_derivative(result: Tensor) -> Tensor:
-    """Marks what a rule gave, where autograd records (``create_graph``), as not differentiable."""
+    """Marks a rule's result as not differentiable where autograd records (``create_graph``)."""
     if not torch.is_grad_enabled():
         return result
     guard: Any = _FirstDerivative
@@ -56,44 +57,50 @@ class _FirstDerivative(torch.autograd.Function):
         )
 
 
-def attach(values: Tensor, variables: Tensor, pull: Pullback) -> Tensor:
-    """Returns ``values`` with the derivative by ``variables`` that ``pull`` gives.
+def attach(values: Tensor, variables: Tensor, pullback: Pullback) -> Tensor:
+    """Returns ``values`` with the derivative by ``variables`` that a pullback gives.
 
     Args:
         values (Tensor): Shape ``(batch, n_outputs)``.
-        variables (Tensor): Shape ``(batch, n_columns)``.
-        pull (Callable): ``(batch, n_outputs) -> (batch, n_columns)``.
+        variables (Tensor): Shape ``(batch, n_variables)``.
+        pullback (Callable): ``(batch, n_outputs) -> (batch, n_variables)``.
+
+    Returns:
+        Tensor: Shape ``(batch, n_outputs)``.
     """
     node: Any = _Zero
-    zero: Tensor = node.apply(variables, values.detach(), pull)
+    zero: Tensor = node.apply(variables, values.detach(), pullback)
     return values + zero
 
 
-thread = threading.local()
+_thread = threading.local()
 
 
 @contextmanager
-def inputs_only() -> Iterator[None]:
-    """In this thread and block, layers record nothing of their own weights, to save the work."""
-    before = getattr(thread, "inputs_only", False)
-    thread.inputs_only = True
+def _flagged(name: str) -> Iterator[None]:
+    before = getattr(_thread, name, False)
+    setattr(_thread, name, True)
     try:
         yield
     finally:
-        thread.inputs_only = before
+        setattr(_thread, name, before)
 
 
-def only_inputs() -> bool:
-    """Whether that is so."""
-    return getattr(thread, "inputs_only", False)
+def inputs_only() -> Any:
+    """In this thread and block, layers record nothing for their own weights, to save the work."""
+    return _flagged("inputs_only")
 
 
-@contextmanager
-def unintercepted() -> Iterator[None]:
-    """A rule calls the module itself: those calls are not the model's."""
-    before = getattr(thread, "running", False)
-    thread.running = True
-    try:
-        yield
-    finally:
-        thread.running = before
+def is_inputs_only() -> bool:
+    """Whether this thread is inside of :func:`inputs_only`."""
+    return getattr(_thread, "inputs_only", False)
+
+
+def not_intercepted() -> Any:
+    """In this thread and block, calls of layers are a rule's own and not intercepted."""
+    return _flagged("not_intercepted")
+
+
+def is_not_intercepted() -> bool:
+    """Whether this thread is inside of :func:`not_intercepted`."""
+    return getattr(_thread, "not_intercepted", False)
