@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
-from captum_quantum._results import replace
+from captum_quantum._files import replace
 from captum_quantum.layer import VQCLayer
 
 IMAGE_SIZE = 32

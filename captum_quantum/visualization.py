@@ -20,7 +20,7 @@ from torch import Tensor
 from captum_quantum import _checks
 
 if TYPE_CHECKING:
-    from captum_quantum._report import Report, Score, SeedReport, Spread
+    from captum_quantum.evaluation import Report, Score, SeedReport, Spread
 
 COLORS = "RdBu_r"
 """Blue against, white neither, red for: told apart by the colour-blind too."""

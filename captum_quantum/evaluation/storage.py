@@ -8,24 +8,21 @@ whole, which a kill or a full disk may leave behind, are dropped when the run go
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from captum_quantum import _checks
+from captum_quantum import _checks, _files
 
 CONFIGURATION, VALUES = "configuration.json", "values.csv"
-_LOCK = ".lock"
 _COLUMNS = ("batch", "batch_size", "checksum", "index", "label", "target", "method")
 
 
-class Batch(NamedTuple):
+class BatchResult(NamedTuple):
     """What was found about one batch of samples.
 
     Attributes:
@@ -44,7 +41,7 @@ class Batch(NamedTuple):
     targets: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
 
-    def same(self, other: "Batch") -> bool:
+    def same(self, other: "BatchResult") -> bool:
         """Whether all numbers are the same; NaN equals NaN."""
         return self[:3] == other[:3] and all(
             np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
@@ -68,7 +65,7 @@ class Table(NamedTuple):
         """The first line, without its end."""
         return ",".join((*_COLUMNS, *self.metrics))
 
-    def lines(self, batch: Batch) -> str:
+    def lines(self, batch: BatchResult) -> str:
         """A line for each method and sample; numbers in full precision."""
         rows = []
         size = len(batch.labels)
@@ -79,7 +76,7 @@ class Table(NamedTuple):
                 rows.append(",".join([*map(str, place + classes), method, *map(repr, numbers)]))
         return "\n".join(rows) + "\n"
 
-    def read(self, lines: Sequence[str]) -> Batch | None:
+    def read(self, lines: Sequence[str]) -> BatchResult | None:
         """The batch that begins with the first line; None if its lines are not all there.
 
         Raises:
@@ -107,7 +104,7 @@ class Table(NamedTuple):
             self.methods
         ):
             raise ValueError("another label or target than for the first method")
-        return Batch(
+        return BatchResult(
             number,
             checksum,
             start,
@@ -115,89 +112,6 @@ class Table(NamedTuple):
             np.array(targets[:size], dtype=np.int64),
             np.array(values, dtype=np.float64).reshape(len(self.methods), size, len(self.metrics)),
         )
-
-
-def replace(path: Path, content: str | bytes | Iterable[str]) -> None:
-    """Writes a file such that it is either the old or the new one, never a part.
-
-    Args:
-        path (Path): The file.
-        content (str, bytes or Iterable[str]): What to write, as a whole or piece by piece.
-
-    Raises:
-        OSError: If that fails; the old file is then as it was.
-    """
-    pieces = (content,) if isinstance(content, (str, bytes)) else content
-    new = path.with_name(f".{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            for piece in pieces:
-                file.write(piece.encode() if isinstance(piece, str) else piece)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def to_json(content: Any) -> str:
-    """JSON with NaN and infinity as null, which JSON does not have."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        if isinstance(value, Mapping):
-            return {str(key): plain(entry) for key, entry in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(entry) for entry in value]
-        return value
-
-    return json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes sure that a file's name is on the disk, where the system can do that."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder (if need be) and keeps other processes out of it.
-
-    The lock is the operating system's: it ends with the process, however that ends, and workers
-    that the process has forked do not hold it. Systems other than POSIX have none.
-
-    Raises:
-        BlockingIOError: If another process holds it.
-        OSError: If the folder cannot be made or written to.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with (folder / _LOCK).open("ab") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise BlockingIOError(
-                _checks.sentence(
-                    "output",
-                    "a folder that no other process is writing to",
-                    f"{str(folder)!r}, which one is",
-                )
-            ) from error
-        yield
 
 
 def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
@@ -215,7 +129,7 @@ def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
     if not path.exists():
         if files := sorted(p.name for p in _result_files(folder)):
             _refuse_folder(folder, f"{files[0]} but no {CONFIGURATION}")
-        replace(path, json.dumps(configuration, indent=2) + "\n")
+        _files.replace(path, json.dumps(configuration, indent=2) + "\n")
         return
     refuse_other(folder, configuration)
 
@@ -288,7 +202,7 @@ def _result_files(folder: Path) -> list[Path]:
     return [whole] * whole.exists() + sorted(folder.glob("part-*.csv"))
 
 
-def recover(folder: Path, table: Table) -> dict[int, Batch]:
+def recover(folder: Path, table: Table) -> dict[int, BatchResult]:
     """Reads all whole batches and drops what is left of one that a kill has torn.
 
     Args:
@@ -296,12 +210,12 @@ def recover(folder: Path, table: Table) -> dict[int, Batch]:
         table (Table): Its columns.
 
     Returns:
-        dict[int, Batch]: The batches by their numbers.
+        dict[int, BatchResult]: The batches by their numbers.
 
     Raises:
         OSError: If a file is damaged in a way that a kill cannot explain, or cannot be read.
     """
-    found: dict[int, Batch] = {}
+    found: dict[int, BatchResult] = {}
     for path in _result_files(folder):
         batches, end = _read(path, table)
         if end < path.stat().st_size:
@@ -314,7 +228,7 @@ def recover(folder: Path, table: Table) -> dict[int, Batch]:
     return found
 
 
-def _read(path: Path, table: Table) -> tuple[list[Batch], int]:
+def _read(path: Path, table: Table) -> tuple[list[BatchResult], int]:
     """The whole batches of a file, and where the last of them ends."""
     text = path.read_bytes().decode(errors="replace")
     header = table.header + "\n"
@@ -323,7 +237,7 @@ def _read(path: Path, table: Table) -> tuple[list[Batch], int]:
             return [], 0
         _damaged(path, "other columns than those asked for")
     lines = text[len(header) :].split("\n")[:-1]  # what has no line end is torn
-    batches: list[Batch] = []
+    batches: list[BatchResult] = []
     row, end = 0, len(header.encode())
     while row < len(lines):
         try:
@@ -368,9 +282,9 @@ class Part:
         self.path = folder / f"part-{rank}.csv"
         self._table = table
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        _sync_folder(folder)
+        _files.sync_folder(folder)
 
-    def append(self, batch: Batch) -> None:
+    def append(self, batch: BatchResult) -> None:
         """Writes a batch; when this returns, it is on the disk.
 
         Raises:
@@ -398,18 +312,18 @@ class Part:
         os.close(self._file)
 
 
-def merge(folder: Path, table: Table, batches: Iterable[Batch]) -> None:
+def merge(folder: Path, table: Table, batches: Iterable[BatchResult]) -> None:
     """Writes ``values.csv``, in the order of the data set, and removes the parts.
 
     Raises:
         OSError: If it cannot be written; the parts are then as they were.
     """
-    replace(folder / VALUES, csv_pieces(table, batches))
+    _files.replace(folder / VALUES, csv_pieces(table, batches))
     for path in folder.glob("part-*.csv"):
         path.unlink()
 
 
-def csv_pieces(table: Table, batches: Iterable[Batch]) -> Iterator[str]:
+def csv_pieces(table: Table, batches: Iterable[BatchResult]) -> Iterator[str]:
     """The CSV file, piece by piece, in the order of the data set."""
     yield table.header + "\n"
     yield from map(table.lines, sorted(batches, key=lambda batch: batch.number))
