@@ -1,4 +1,4 @@
-"""Sanity: does the map depend on what the model has learned?"""
+"""Randomization: does the map depend on what the model has learned?"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from captum_quantum.metrics._maps import (
     read_maps,
     resize,
 )
-from captum_quantum.metrics.form import rank_correlation, structural_similarity
+from captum_quantum.metrics.similarity import rank_correlation, structural_similarity
 
 PARTS = ("quantum", "classical", "cascade")
 """What :func:`parameter_randomization` can randomise."""
