@@ -1,4 +1,4 @@
-"""Localisation: does the map lie where the object is?"""
+"""Localization: does the map lie where the object is?"""
 
 from typing import Any
 

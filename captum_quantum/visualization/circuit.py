@@ -1,14 +1,13 @@
 """Drawing a circuit with Qiskit's drawer."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from captum_quantum.circuit.circuit import Circuit
+from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from captum_quantum.circuit import Circuit
 
 
-def draw(circuit: Circuit, **kwargs: Any) -> "Figure":
+def draw_circuit(circuit: Circuit, **kwargs: Any) -> Figure:
     """Draws every gate as a labelled box or in its usual form; x[i] are inputs, w[j] weights.
 
     Args:

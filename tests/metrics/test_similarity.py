@@ -1,4 +1,4 @@
-"""Sparseness, agreement, and the similarities behind them."""
+"""Agreement of two methods, and the similarities behind it."""
 
 import math
 
@@ -9,34 +9,15 @@ import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_metrics import MAPS, random_maps, slow_resize
+from slow_metrics import MAPS, random_maps, slow_resize
 
-from captum_quantum.metrics import agreement, sparseness
-from captum_quantum.metrics.form import (
+from captum_quantum.metrics import agreement
+from captum_quantum.metrics.similarity import (
     Agreement,
     average_ranks,
     rank_correlation,
     structural_similarity,
 )
-
-
-@pytest.mark.parametrize("shape", MAPS.values(), ids=MAPS)
-def test_sparseness_is_half_the_mean_relative_difference_of_all_pairs(shape):
-    maps = random_maps(*shape)
-    expected = []
-    for own in maps.numpy():
-        sizes = np.abs(own.sum(0)).ravel()
-        differences = sum(abs(a - b) for a in sizes for b in sizes)
-        expected.append(differences / (2 * len(sizes) ** 2 * sizes.mean()))
-    assert sparseness(maps).tolist() == pytest.approx(expected)
-
-
-def test_sparseness_of_extremes():
-    one_pixel, constant, nothing = torch.zeros(1, 5, 4), -torch.ones(1, 5, 4), torch.zeros(1, 5, 4)
-    one_pixel[0, 2, 1] = -1e-30
-    values = sparseness(torch.stack([one_pixel, constant, nothing]))
-    assert values.tolist() == pytest.approx([1 - 1 / 20, 0, math.nan], nan_ok=True, abs=1e-7)
-
 
 ties = st.lists(st.integers(0, 4), min_size=2, max_size=12)
 
@@ -138,9 +119,3 @@ def test_ssim_equals_the_definition(size, radius):
     expected = [slow_ssim(x, y, radius) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
     assert structural_similarity(a, b).tolist() == pytest.approx(expected)
     assert structural_similarity(a, a).tolist() == pytest.approx([1] * 3)
-
-
-def test_sparseness_of_equal_magnitudes_is_not_negative():
-    for n in range(2, 40):
-        maps = torch.full((3, 1, n, n), 1 / 3) * torch.tensor([1.0, 0.7, -0.1]).reshape(-1, 1, 1, 1)
-        assert (sparseness(maps) >= 0).all()

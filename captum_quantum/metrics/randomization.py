@@ -1,4 +1,4 @@
-"""Sanity: does the map depend on what the model has learned?"""
+"""Randomization: does the map depend on what the model has learned?"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,19 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
+from captum_quantum._state import evaluation_mode, seeded
 from captum_quantum.circuit import Circuit
 from captum_quantum.metrics._maps import (
     check_callable,
     check_index,
     check_inputs,
     direction,
-    evaluation_mode,
     is_constant,
     read_maps,
     resize,
-    seeded,
 )
-from captum_quantum.metrics.form import rank_correlation, structural_similarity
+from captum_quantum.metrics.similarity import rank_correlation, structural_similarity
 
 PARTS = ("quantum", "classical", "cascade")
 """What :func:`parameter_randomization` can randomise."""

@@ -1,26 +1,18 @@
-"""Figures of explanations: the only module that imports matplotlib."""
+"""Figures of explanations: images and their maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from os import PathLike
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from captum.attr import LayerAttribution
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from captum_quantum import _checks
-
-if TYPE_CHECKING:
-    from captum_quantum.evaluation import Report, Score, SeedReport, Spread
 
 COLORS = "RdBu_r"
 """Blue against, white neither, red for: told apart by the colour-blind too."""
@@ -118,40 +110,6 @@ def plot_explanations(
         _plot_row(figure, sheet, row, explanation)
     _plot_footer(figure, sheet, caption)
     return figure
-
-
-def save_figure(figure: Figure, path: str | PathLike[str] | BinaryIO, dpi: int = 100) -> None:
-    """Writes a figure as a PNG file of 256 colours, which takes less than half the space.
-
-    Args:
-        figure (matplotlib.figure.Figure): The figure.
-        path (str, PathLike or BinaryIO): The file, replaced if it exists.
-        dpi (int): Pixels per inch.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=dpi)
-    with Image.open(drawn) as image:
-        pixels = np.asarray(image.convert("RGB")).astype(np.int64)
-    # Pillow's own quantisation cuts the ends of the colour scale, or makes white gray.
-    packed = pixels @ np.array([1 << 16, 1 << 8, 1])
-    colors, places = np.unique(packed, return_inverse=True)
-    unpacked = np.stack([colors >> 16, (colors >> 8) & 255, colors & 255], axis=1)
-    palette = _palette()
-    distances = ((unpacked[:, None] - palette.astype(np.int64)) ** 2).sum(axis=2)
-    indices = distances.argmin(axis=1).astype(np.uint8)[places.reshape(packed.shape)]
-    few = Image.fromarray(indices).convert("P")
-    few.putpalette(palette.tobytes())
-    few.save(path, format="PNG", optimize=True)
-
-
-def _palette() -> npt.NDArray[np.uint8]:
-    """The colours of `plot_explanations`: half of them its colour scale, half black to white."""
-    scale = colormaps[COLORS](np.linspace(0, 1, 128), bytes=True)[:, :3]
-    grays = np.linspace(0, 255, 128).round().astype(np.uint8)[:, None].repeat(3, axis=1)
-    return np.concatenate([np.asarray(scale, dtype=np.uint8), grays])
 
 
 def _check_rows(explanations: Sequence[Explanation], headers: Sequence[str]) -> None:
@@ -309,119 +267,3 @@ def _plot_footer(figure: Figure, sheet: _Sheet, caption: str) -> None:
     figure.text(0.62, y, "evidence for the class", ha="left", va="center", fontsize=13)
     if caption:
         figure.text(0.5, 0.12 / sheet.height, caption, ha="center", va="bottom", fontsize=13)
-
-
-METHOD_COLORS = ("#67001f", "#053061", "#4a4a4a", "#e58267", "#6bacd1", "#9b9b9b")
-"""Of the methods in `plot_comparison`: dark and light red, blue and gray."""
-
-
-def plot_comparison(reports: Sequence["Report"], *, title: str = "", caption: str = "") -> Figure:
-    """Draws how methods do: a panel for each metric, a line for each method.
-
-    The point is the mean, the bar its confidence interval, and the faint bar behind it holds the
-    middle half of the samples' values.
-
-    Args:
-        reports (Sequence[Report]): One or more, of the same methods and different metrics.
-        title (str): Above the figure.
-        caption (str): Below the figure, instead of how to read it.
-
-    Returns:
-        matplotlib.figure.Figure: The figure, not known to pyplot.
-
-    Raises:
-        ValueError: If there are no reports, or of different methods.
-    """
-    if not reports:
-        _checks.wrong_value("reports", "at least one report", list(reports))
-    methods = reports[0].methods
-    for report in reports:
-        if report.methods != methods:
-            _checks.wrong_value("reports", f"of the same methods, {methods}", report.methods)
-    panels = [(report, metric) for report in reports for metric in report.metrics]
-    level = f"{100 * reports[0].confidence:g} %"
-    reading = (
-        f"Points: means with {level} confidence intervals (bootstrap). Faint bars: the middle half "
-        "of the samples."
-    )
-    figure, all_axes = _panels(len(panels), methods, title, caption or reading)
-    for axes, (report, metric) in zip(all_axes, panels, strict=True):
-        scores = [score for score in report.scores if score.metric == metric]
-        _title_metric(axes, metric, report.metrics[metric])
-        _plot_scores(axes, scores, report.values[metric])
-    return figure
-
-
-def plot_seeds(report: "SeedReport", *, title: str = "", caption: str = "") -> Figure:
-    """Draws how methods do over several trainings: a panel for each metric.
-
-    Args:
-        report (SeedReport): The trainings' means.
-        title (str): Above the figure.
-        caption (str): Below the figure, instead of how to read it.
-
-    Returns:
-        matplotlib.figure.Figure: The figure, not known to pyplot.
-    """
-    spreads: dict[str, list[Spread]] = {}
-    for spread in report.scores:
-        spreads.setdefault(spread.metric, []).append(spread)
-    reading = (
-        f"Large points: means over {len(report.seeds)} trainings. Small points: every training's "
-        "mean over its test samples."
-    )
-    figure, all_axes = _panels(len(spreads), report.methods, title, caption or reading)
-    for axes, (metric, lines) in zip(all_axes, spreads.items(), strict=True):
-        _title_metric(axes, metric, lines[0].higher_is_better)
-        for line, spread in enumerate(lines):
-            color = METHOD_COLORS[line % len(METHOD_COLORS)]
-            known = [value for value in spread.per_seed if np.isfinite(value)]
-            axes.plot(known, [line] * len(known), "o", color="0.75", markersize=5)
-            if np.isfinite(spread.mean):
-                axes.plot([spread.mean], [line], "o", color=color, markersize=8)
-    return figure
-
-
-def _panels(
-    n_panels: int, methods: Sequence[str], title: str, caption: str
-) -> tuple[Figure, list[Axes]]:
-    """A figure of panels that share the methods as their lines, from the top down."""
-    n_columns = min(3, n_panels)
-    n_rows = -(-n_panels // n_columns)
-    height = n_rows * (0.95 + 0.32 * len(methods)) + 0.6 + 0.5 * bool(title)
-    figure = Figure(figsize=(12, height), facecolor="white", layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=16)
-    grid = list(figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).flat)
-    for axes in grid[n_panels:]:
-        axes.set_axis_off()
-    for axes in grid[:n_panels]:
-        axes.set_yticks(range(len(methods)), methods)
-        axes.set_ylim(len(methods) - 0.5, -0.5)
-        axes.grid(axis="x", color="0.93")
-        axes.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-    figure.supxlabel(caption, fontsize=10)
-    return figure, grid[:n_panels]
-
-
-def _title_metric(axes: Axes, metric: str, higher_is_better: bool | None) -> None:
-    better = {True: " (higher is better)", False: " (lower is better)", None: ""}
-    axes.set_title(metric.replace("_", " ") + better[higher_is_better], fontsize=11)
-
-
-def _plot_scores(axes: Axes, scores: "Sequence[Score]", values: dict[str, Any]) -> None:
-    for line, score in enumerate(scores):
-        color = METHOD_COLORS[line % len(METHOD_COLORS)]
-        known = values[score.method][np.isfinite(values[score.method])]
-        if not len(known):
-            axes.text(0.02, line, "undefined", transform=axes.get_yaxis_transform(), va="center")
-            continue
-        low, high = np.quantile(known, [0.25, 0.75])
-        axes.plot([low, high], [line, line], color="0.88", linewidth=9, solid_capstyle="butt")
-        if np.isfinite(score.low):
-            ends = [score.low, score.high]
-            axes.plot(ends, [line, line], color=color, linewidth=2.2, solid_capstyle="butt")
-        axes.plot([score.mean], [line], "o", color=color, markersize=6)

@@ -9,11 +9,11 @@ and has no fitted scale; its `MPRT` has layers in the order of their definition 
 import numpy as np
 import pytest
 import torch
-from test_metrics import random_maps, random_masks
+from slow_metrics import random_maps, random_masks
 from torch import nn
 
 from captum_quantum import metrics
-from captum_quantum.metrics.form import rank_correlation, structural_similarity
+from captum_quantum.metrics.similarity import rank_correlation, structural_similarity
 
 quantus = pytest.importorskip("quantus", reason="quantus is part of the extra metrics-test")
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from test_metrics import TARGETS, random_maps, slow_resize
+from slow_metrics import TARGETS, random_maps, slow_resize
 from torch import nn
 
 from captum_quantum.metrics import infidelity, sensitivity_max
-from captum_quantum.metrics.perturbation import _mixed, _Noise
+from captum_quantum.metrics._perturbations import Noise, _mixed
 
 
 class Recorder:
@@ -253,7 +253,7 @@ def test_bits_are_mixed_as_in_splitmix64():
 def test_noise_is_uniform_and_independent():
     images = torch.zeros(40, 1, 5, 5)  # all but a bit alike
     images[:, 0, 0, 0] = torch.arange(40) * 1e-40
-    noise = _Noise(images, seed=0).draw(40 * 50, 20).reshape(40, 50, 20)
+    noise = Noise(images, seed=0).draw(40 * 50, 20).reshape(40, 50, 20)
     assert noise.min() >= 0
     assert noise.max() < 1
     assert scipy.stats.kstest(noise.flatten(), "uniform").pvalue > 1e-3
@@ -266,14 +266,14 @@ def test_noise_is_uniform_and_independent():
 
 def test_noise_continues_and_reads_every_pixel():
     images = random_maps(3, 1, 4, 4, dtype=torch.float32)
-    whole = _Noise(images, seed=5).draw(3 * 7, 4).reshape(3, 7, 4)
-    source = _Noise(images.clone(), seed=5)
+    whole = Noise(images, seed=5).draw(3 * 7, 4).reshape(3, 7, 4)
+    source = Noise(images.clone(), seed=5)
     parts = [source.draw(3 * n, 4).reshape(3, n, 4) for n in (2, 4, 1)]
     assert torch.equal(torch.cat(parts, dim=1), whole)
     swapped = images.clone()
     swapped[0, 0, 1, 1], swapped[0, 0, 2, 3] = images[0, 0, 2, 3], images[0, 0, 1, 1]
-    changed = _Noise(swapped, seed=5).draw(3 * 7, 4).reshape(3, 7, 4)
+    changed = Noise(swapped, seed=5).draw(3 * 7, 4).reshape(3, 7, 4)
     assert not torch.equal(changed[0], whole[0])
     assert torch.equal(changed[1:], whole[1:])
     minus = torch.where(images > 0, images, 0.0), torch.where(images > 0, images, -0.0)
-    assert torch.equal(*(_Noise(x, seed=5).draw(3, 4) for x in minus))
+    assert torch.equal(*(Noise(x, seed=5).draw(3, 4) for x in minus))

@@ -7,13 +7,13 @@ import pytest
 import scipy.stats
 import torch
 from captum.attr import LayerGradCam, Saliency
-from test_metrics import random_maps, slow_resize
+from slow_metrics import random_maps, slow_resize
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from captum_quantum import HybridClassifier, QuantumLayerGradCam, VQCLayer
 from captum_quantum.metrics import parameter_randomization
-from captum_quantum.metrics.form import structural_similarity
+from captum_quantum.metrics.similarity import structural_similarity
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
 
