@@ -327,9 +327,9 @@ class QuantumLayerGradCam(LayerExplainer):
 
         With :math:`E_o` the quantum layer's expectation values, :math:`\partial y / \partial A =
         D + \sum_o (\partial y / \partial E_o) (\partial E_o / \partial A)`, where the direct part
-        D takes all paths past the quantum layer. Observable o's map is Grad-CAM with its term alone.
-        Shares and direct part add up to the signed map. Of a layer called several times, each path
-        counts at its first call.
+        D takes all paths past the quantum layer. Observable o's map is Grad-CAM with its term
+        alone. Shares and direct part add up to the signed map. Of a layer called several times,
+        each path counts at its first call.
 
         Args:
             inputs (Tensor or tuple[Tensor, ...]): The model's inputs, examples along dimension 0.
