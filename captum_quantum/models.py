@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum._results import replace
+from captum_quantum._state import seeded
 from captum_quantum.layer import VQCLayer
 
 IMAGE_SIZE = 32
@@ -254,9 +255,7 @@ def digits_model(
     _checks.check_int("n_classes", n_classes, 2, 100_000)
     channels = _check_channels(channels)
     _checks.check_int("seed", seed, 0)
-    with torch.random.fork_rng(devices=[]):
-        # The CPU's generator alone, which fork_rng restores; torch.manual_seed seeds all devices.
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         vqc = VQCLayer(n_qubits, n_layers, encoder=encoder, ansatz=ansatz)
         model = HybridClassifier(SmallCNN(1, channels), vqc, channels[-1], n_classes)
         # Expectation values stay within [-1, 1] and begin near 0; with the usual small weights the

@@ -1,12 +1,11 @@
 """What all metrics share: reading maps, resizing them, and asking the model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_quantum import _checks
 
@@ -142,34 +141,6 @@ def gaussian_blur(images: Tensor, sigma: float, radius: int) -> Tensor:
         padded = F.pad(lines.flatten(0, -2)[:, None], (radius, radius), mode="replicate")
         images = F.conv1d(padded, kernel)[:, 0].reshape(lines.shape).movedim(-1, dim)
     return images
-
-
-@contextmanager
-def evaluation_mode(model: Any) -> Iterator[None]:
-    """Sets a module to evaluation mode and restores that of every part; functions are left alone.
-
-    In training mode BatchNorm would learn from the masked images, and the score of one image would
-    depend on the others.
-    """
-    before = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
-    for module, _ in before:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
-
-
-@contextmanager
-def seeded(seed: int, *tensors: Tensor) -> Iterator[None]:
-    """Seeds the generators of the CPU and of the tensors' devices, and restores them."""
-    devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(seed)
-        yield
 
 
 def check_index(target: Any, batch: int, device: torch.device) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
+from captum_quantum._state import evaluation_mode
 from captum_quantum.metrics._maps import (
     check_callable,
     check_index,
     check_inputs,
     direction,
-    evaluation_mode,
     gaussian_blur,
     is_constant,
     read_maps,

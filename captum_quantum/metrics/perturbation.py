@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
+from captum_quantum._state import evaluation_mode, seeded
 from captum_quantum.metrics._maps import (
     check_attributions,
     check_callable,
     check_index,
     check_inputs,
     direction,
-    evaluation_mode,
     magnitude,
     resize,
-    seeded,
 )
 from captum_quantum.metrics.faithfulness import Model, check_scores, read_baseline, read_target
 

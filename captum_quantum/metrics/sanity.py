@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
+from captum_quantum._state import evaluation_mode, seeded
 from captum_quantum.circuit import Circuit
 from captum_quantum.metrics._maps import (
     check_callable,
     check_index,
     check_inputs,
     direction,
-    evaluation_mode,
     is_constant,
     read_maps,
     resize,
-    seeded,
 )
 from captum_quantum.metrics.form import rank_correlation, structural_similarity
 
