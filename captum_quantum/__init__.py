@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from captum_quantum import metrics
     from captum_quantum.attr import QuantumLayerGradCam
     from captum_quantum.circuit import Angle, Circuit, CircuitError, Gate, Observable
-    from captum_quantum.evaluate import Report, compare
+    from captum_quantum.evaluation.compare import compare
+    from captum_quantum.evaluation.report import Report
     from captum_quantum.gradient import GradientPathError, GradientRuleError, quantum_gradient
     from captum_quantum.layer import VQCLayer
     from captum_quantum.models import HybridClassifier, classical_twin
@@ -45,10 +46,10 @@ _HOME = {
     "HybridClassifier": "models",
     "Observable": "circuit",
     "QuantumLayerGradCam": "attr",
-    "Report": "evaluate",
+    "Report": "evaluation",
     "VQCLayer": "layer",
     "classical_twin": "models",
-    "compare": "evaluate",
+    "compare": "evaluation",
     "quantum_gradient": "gradient",
 }
 

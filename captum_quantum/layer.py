@@ -371,9 +371,9 @@ class VQCLayer(nn.Module):
         Returns:
             matplotlib.figure.Figure: The figure.
         """
-        from captum_quantum.circuit.draw import draw
+        from captum_quantum.visualization import draw_circuit
 
-        return draw(self.circuit, **kwargs)
+        return draw_circuit(self.circuit, **kwargs)
 
     def extra_repr(self) -> str:
         """The layer in one line."""

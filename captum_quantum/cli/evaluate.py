@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from captum_quantum.datasets import Digits
-    from captum_quantum.evaluate import Report, World
+    from captum_quantum.evaluation import Report, World
     from captum_quantum.models import HybridClassifier
 
 EVALUATION, TWIN_WEIGHTS = "evaluation", "twin.safetensors"
@@ -94,7 +94,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _prepare(args: argparse.Namespace) -> Work:
-    from captum_quantum import _checks, _results
+    from captum_quantum import _checks, _files
+    from captum_quantum.evaluation import storage
 
     _checks.check_choice("--dataset", args.dataset, ("digits",))
     methods = read_list("--methods", args.methods, METHODS)
@@ -105,7 +106,7 @@ def _prepare(args: argparse.Namespace) -> Work:
     if args.weights is not None and args.seeds > 1:
         _checks.wrong_value("--seeds", "1 with --weights, which are of one seed", args.seeds)
     device = check_device(args.device)
-    from captum_quantum.evaluate import World, named_metrics, versions
+    from captum_quantum.evaluation import World, named_metrics, versions
 
     metrics = read_list("--metrics", args.metrics, named_metrics())
     if "random" in methods and any(name.startswith("randomization_") for name in metrics):
@@ -137,8 +138,8 @@ def _prepare(args: argparse.Namespace) -> Work:
 
         def claim() -> None:
             check_folder(args.output)
-            stack.enter_context(_results.locked(args.output))
-            started = (args.output / _results.CONFIGURATION).exists()
+            stack.enter_context(_files.locked(args.output))
+            started = (args.output / storage.CONFIGURATION).exists()
             if not started and (args.output / WEIGHTS).exists():
                 raise FileExistsError(
                     _checks.sentence(
@@ -147,7 +148,7 @@ def _prepare(args: argparse.Namespace) -> Work:
                         f"{str(args.output)!r}, which holds {WEIGHTS}",
                     )
                 )
-            _results.check_configuration(args.output, configuration)
+            storage.check_configuration(args.output, configuration)
 
         world.first_does(claim)
         rest = stack.pop_all()
@@ -202,8 +203,9 @@ def _evaluate_seeds(
     device: "torch.device",
     world: "World",
 ) -> None:
-    from captum_quantum import _results
-    from captum_quantum._report import SeedReport, png
+    from captum_quantum import _files
+    from captum_quantum.evaluation.report import png
+    from captum_quantum.evaluation.seeds import SeedReport
 
     found: dict[int, dict[str, Report]] = {}
     tested = {}
@@ -217,10 +219,10 @@ def _evaluate_seeds(
     if args.seeds > 1:
         summary = SeedReport({seed: list(parts.values()) for seed, parts in found.items()})
         content = {**summary.to_dict(), "models": tested, **environment(device)}
-        _results.replace(args.output / f"{EVALUATION}.json", _results.to_json(content))
+        _files.replace(args.output / f"{EVALUATION}.json", _files.to_json(content))
         text = f"{_accuracies([*tested.values()])}\n\n{summary.markdown()}"
-        _results.replace(args.output / f"{EVALUATION}.md", text)
-        _results.replace(args.output / f"{EVALUATION}.png", png(summary.figure()))
+        _files.replace(args.output / f"{EVALUATION}.md", text)
+        _files.replace(args.output / f"{EVALUATION}.png", png(summary.figure()))
         say(f"{_accuracies([*tested.values()])}\n\n{summary}")
     else:
         say(f"{_accuracies([tested[args.seed]])}\n")
@@ -256,10 +258,10 @@ def _evaluate(
         The reports on images and on mosaics, as far as metrics ask for them; and of each model the
         accuracy and numbers of parameters.
     """
-    from captum_quantum import _results
-    from captum_quantum._report import png
+    from captum_quantum import _files
     from captum_quantum.datasets import load_digits
-    from captum_quantum.evaluate import compare, named_metrics, needs_masks
+    from captum_quantum.evaluation import compare, named_metrics, needs_masks
+    from captum_quantum.evaluation.report import png
     from captum_quantum.models import load_model
     from captum_quantum.training import accuracy
     from captum_quantum.visualization import plot_comparison
@@ -311,9 +313,9 @@ def _evaluate(
         }
         tables = [_accuracies([tested]) + "\n"]
         tables += [f"## On {part}\n\n{report.markdown()}" for part, report in reports.items()]
-        _results.replace(folder / f"{EVALUATION}.json", _results.to_json(content))
-        _results.replace(folder / f"{EVALUATION}.md", "\n".join(tables))
-        _results.replace(folder / f"{EVALUATION}.png", png(plot_comparison([*reports.values()])))
+        _files.replace(folder / f"{EVALUATION}.json", _files.to_json(content))
+        _files.replace(folder / f"{EVALUATION}.md", "\n".join(tables))
+        _files.replace(folder / f"{EVALUATION}.png", png(plot_comparison([*reports.values()])))
     return reports, tested
 
 

@@ -16,10 +16,10 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from captum_quantum import _results
 from captum_quantum.cli import main
 from captum_quantum.cli.evaluate import _explainer
 from captum_quantum.datasets import load_digits, mosaics
+from captum_quantum.evaluation import storage
 from captum_quantum.metrics import average_drop, grid_pointing_game
 from captum_quantum.models import (
     HybridClassifier,
@@ -127,7 +127,7 @@ def test_summary(done, weights, capsys):
 
 
 def test_an_interrupted_run_goes_on(done, weights, tmp_path, monkeypatch, capsys):
-    real, written = _results.Part.append, []
+    real, written = storage.Part.append, []
 
     def append(self, batch):
         real(self, batch)
@@ -135,7 +135,7 @@ def test_an_interrupted_run_goes_on(done, weights, tmp_path, monkeypatch, capsys
         if len(written) in (2, 5):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_results.Part, "append", append)
+    monkeypatch.setattr(storage.Part, "append", append)
     assert evaluate(weights, tmp_path) == 130
     assert evaluate(weights, tmp_path) == 130
     assert evaluate(weights, tmp_path) == 0
@@ -268,8 +268,8 @@ def test_a_folder_without_permission(weights, tmp_path, monkeypatch, check_refus
 
 def test_a_folder_that_another_process_writes_to(weights, done, check_refused):
     code = (
-        "import sys; from pathlib import Path; from captum_quantum import _results\n"
-        "with _results.locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from captum_quantum import _files\n"
+        "with _files.locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(done)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
