@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from captum_quantum import metrics
     from captum_quantum.attr import QuantumLayerGradCam
     from captum_quantum.circuit import Angle, Circuit, CircuitError, Gate, Observable
-    from captum_quantum.evaluation.compare import compare
+    from captum_quantum.evaluation.comparison import compare
     from captum_quantum.evaluation.report import Report
     from captum_quantum.gradient import GradientPathError, GradientRuleError, quantum_gradient
     from captum_quantum.layer import VQCLayer

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.circuit import Circuit
+from captum_quantum.evaluation.adapters import Attribute, check_name
 from captum_quantum.evaluation.batches import Batch
 from captum_quantum.evaluation.fingerprint import plain
-from captum_quantum.evaluation.methods import Attribute, check_name
 from captum_quantum.metrics._maps import direction
 
 GIVEN = ("attribute", "attributions", "inputs", "masks", "model", "target")
