@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import reference as ref
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from captum_quantum import CircuitError
@@ -341,6 +343,20 @@ def test_observables_are_made_of_what_describes_them():
     assert str(mixed) == "Z0 Z1 + -0.5 X3 + 2 I"
     assert Observable.of("I").wires == ()
     assert hash(Observable([word])) == hash(Observable((word,)))
+
+
+PAULI_STRINGS = st.builds(
+    PauliString,
+    st.dictionaries(st.integers(0, 30), st.sampled_from("XYZ"), max_size=4).map(
+        lambda factors: tuple(factors.items())
+    ),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+
+
+@given(st.lists(PAULI_STRINGS, min_size=1, max_size=4).map(Observable))
+def test_an_observable_is_read_from_its_own_text(observable):
+    assert Observable.of(str(observable)) == observable
 
 
 def test_observables_default_to_z_on_each_qubit():
