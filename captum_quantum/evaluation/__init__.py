@@ -2,7 +2,6 @@
 
 from captum_quantum.evaluation.compare import compare
 from captum_quantum.evaluation.fingerprint import versions
-from captum_quantum.evaluation.metrics import named_metrics, needs_masks
 from captum_quantum.evaluation.processes import World
 from captum_quantum.evaluation.report import Difference, Report, Score
 from captum_quantum.evaluation.seeds import SeedDifference, SeedReport, Spread
@@ -16,7 +15,5 @@ __all__ = [
     "Spread",
     "World",
     "compare",
-    "named_metrics",
-    "needs_masks",
     "versions",
 ]
