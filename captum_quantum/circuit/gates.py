@@ -394,6 +394,7 @@ def _gate_types() -> dict[str, GateType]:
 
 
 GATE_TYPES: dict[str, GateType] = _gate_types()
+"""Every gate by its name in TorchQuantum."""
 
 ALIASES: dict[str, str] = {
     "h": "hadamard",

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from captum_quantum import _checks
 from captum_quantum.evaluation import storage
+from captum_quantum.evaluation.adapters import Method
 from captum_quantum.evaluation.batches import Batch, checksum
-from captum_quantum.evaluation.methods import Method
 from captum_quantum.metrics.registry import Metric
 
 _OUT_OF_MEMORY = re.compile(

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from captum_quantum import _checks
+from captum_quantum.evaluation.adapters import check_name
 from captum_quantum.evaluation.batches import Batch
-from captum_quantum.evaluation.methods import check_name
 from captum_quantum.metrics.registry import Metric, named_metrics, needs_masks, read_metric
 
 

@@ -16,7 +16,8 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from captum_quantum.__main__ import _explainer, main
+from captum_quantum.cli import main
+from captum_quantum.cli.evaluate import _explainer
 from captum_quantum.datasets import load_digits, mosaics
 from captum_quantum.evaluation import storage
 from captum_quantum.metrics import average_drop, grid_pointing_game
@@ -164,15 +165,6 @@ def test_a_full_disk(done, weights, tmp_path, monkeypatch, capsys):
     same_results(tmp_path, done)
 
 
-def check_refused(arguments, message, capsys):
-    assert main(["evaluate", *arguments]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 1
-    assert err.startswith("captum-quantum evaluate: error: ")
-    assert message in err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -194,14 +186,14 @@ def check_refused(arguments, message, capsys):
         (["--weights", "nowhere"], "path must be a weights file; got 'nowhere'"),
     ],
 )
-def test_wrong_arguments(arguments, message, tmp_path, capsys):
-    check_refused([*arguments, "--output", str(tmp_path / "new")], message, capsys)
+def test_wrong_arguments(arguments, message, tmp_path, check_refused):
+    check_refused(["evaluate", *arguments, "--output", str(tmp_path / "new")], message)
     assert not (tmp_path / "new").exists()
 
 
-def test_several_seeds_of_one_weights_file(weights, tmp_path, capsys):
+def test_several_seeds_of_one_weights_file(weights, tmp_path, check_refused):
     arguments = ["--weights", str(weights), "--seeds", "2", "--output", str(tmp_path / "new")]
-    check_refused(arguments, "--seeds must be 1 with --weights", capsys)
+    check_refused(["evaluate", *arguments], "--seeds must be 1 with --weights")
 
 
 @pytest.mark.parametrize(
@@ -213,34 +205,35 @@ def test_several_seeds_of_one_weights_file(weights, tmp_path, capsys):
         (["--methods", "gradcam"], 'methods = ["qgradcam", "gradcam"] in'),
     ],
 )
-def test_another_configuration(more, message, done, weights, capsys):
+def test_another_configuration(more, message, done, weights, check_refused):
     before = {p: p.read_bytes() for p in done.rglob("*") if p.is_file()}
     arguments = ["--weights", str(weights), *SMALL, *more, "--output", str(done)]
-    check_refused(arguments, message, capsys)
+    check_refused(["evaluate", *arguments], message)
     assert {p: p.read_bytes() for p in done.rglob("*") if p.is_file()} == before
 
 
-def test_other_weights(done, tmp_path, capsys):
+def test_other_weights(done, tmp_path, check_refused):
     save_model(digits_model(n_qubits=4), tmp_path / "other")
     arguments = ["--weights", str(tmp_path / "other"), *SMALL, "--output", str(done)]
-    check_refused(arguments, "weights = ", capsys)
+    check_refused(["evaluate", *arguments], "weights = ")
 
 
-def test_a_classical_twin_is_not_taken_for_the_hybrid(tmp_path, capsys):
+def test_a_classical_twin_is_not_taken_for_the_hybrid(tmp_path, check_refused):
     save_model(classical_twin(digits_model(n_qubits=4)), tmp_path / "twin")
     arguments = ["--weights", str(tmp_path / "twin"), *SMALL, "--output", str(tmp_path / "new")]
-    check_refused(arguments, "--weights must be the file of a hybrid model", capsys)
+    check_refused(["evaluate", *arguments], "--weights must be the file of a hybrid model")
     assert not (tmp_path / "new").exists()
 
 
-def test_a_seed_or_training_that_is_not_that_of_the_weights(tmp_path, capsys):
+def test_a_seed_or_training_that_is_not_that_of_the_weights(tmp_path, capsys, check_refused):
     model = digits_model(n_qubits=4)
     model.trained = {"seed": 3, "epochs": 7}
     save_model(model, tmp_path / "weights")
     arguments = ["--weights", str(tmp_path / "weights"), "--output", str(tmp_path / "new")]
-    check_refused(arguments, "--seed must be 3, that of the weights (another seed's", capsys)
+    message = "--seed must be 3, that of the weights (another seed's"
+    check_refused(["evaluate", *arguments], message)
     message = "--epochs must be 7, that of the weights, for a twin that is trained alike; got 40"
-    check_refused([*arguments, "--seed", "3"], message, capsys)
+    check_refused(["evaluate", *arguments, "--seed", "3"], message)
     assert not (tmp_path / "new").exists()
     small = [*SMALL, "--limit", "2", "--methods", "gradcam"]
     assert main(["evaluate", *arguments, "--seed", "3", *small]) == 0
@@ -249,31 +242,31 @@ def test_a_seed_or_training_that_is_not_that_of_the_weights(tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_a_folder_of_the_demo(weights, tmp_path, capsys):
+def test_a_folder_of_the_demo(weights, tmp_path, check_refused):
     (tmp_path / "weights.safetensors").write_bytes(weights.read_bytes())
     message = "--output must be a folder without results (to evaluate a model, use --weights)"
-    check_refused([*SMALL, "--output", str(tmp_path)], message, capsys)
+    check_refused(["evaluate", *SMALL, "--output", str(tmp_path)], message)
     assert not (tmp_path / "configuration.json").exists()
 
 
-def test_an_unwritable_folder(weights, tmp_path, capsys):
+def test_an_unwritable_folder(weights, tmp_path, check_refused):
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         arguments = ["--weights", str(weights), *SMALL, "--output", str(folder)]
-        check_refused(arguments, "--output must be a folder that can be written to", capsys)
+        check_refused(["evaluate", *arguments], "--output must be a folder that can be written to")
 
 
-def test_a_folder_without_permission(weights, tmp_path, monkeypatch, capsys):
+def test_a_folder_without_permission(weights, tmp_path, monkeypatch, check_refused):
     def refuse(*arguments, **options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     arguments = ["--weights", str(weights), *SMALL, "--output", str(tmp_path)]
     message = "--output must be a folder that can be written to; got"
-    check_refused(arguments, message, capsys)
+    check_refused(["evaluate", *arguments], message)
 
 
-def test_a_folder_that_another_process_writes_to(weights, done, capsys):
+def test_a_folder_that_another_process_writes_to(weights, done, check_refused):
     code = (
         "import sys; from pathlib import Path; from captum_quantum import _files\n"
         "with _files.locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
@@ -282,7 +275,7 @@ def test_a_folder_that_another_process_writes_to(weights, done, capsys):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         arguments = ["--weights", str(weights), *SMALL, "--output", str(done)]
-        check_refused(arguments, "output must be a folder that no other process is", capsys)
+        check_refused(["evaluate", *arguments], "output must be a folder that no other process is")
 
 
 def test_training_of_hybrid_and_twin_alike(tmp_path, capsys, monkeypatch):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from captum_quantum import _checks, _files
 from captum_quantum.evaluation import storage
+from captum_quantum.evaluation.adapters import read_methods
 from captum_quantum.evaluation.batches import (
     check_again,
     check_order,
@@ -23,7 +24,6 @@ from captum_quantum.evaluation.batches import (
 )
 from captum_quantum.evaluation.evaluator import Evaluator, prepared
 from captum_quantum.evaluation.fingerprint import plain, versions
-from captum_quantum.evaluation.methods import read_methods
 from captum_quantum.evaluation.metrics import check_masks, read_metrics
 from captum_quantum.evaluation.processes import World, read_device
 from captum_quantum.evaluation.report import Report
