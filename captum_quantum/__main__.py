@@ -679,7 +679,8 @@ def _prepare_evaluate(args: argparse.Namespace) -> Work:
     if args.weights is not None and args.seeds > 1:
         _checks.wrong_value("--seeds", "1 with --weights, which are of one seed", args.seeds)
     device = _check_device(args.device)
-    from captum_quantum.evaluation import World, named_metrics, versions
+    from captum_quantum.evaluation import World, versions
+    from captum_quantum.metrics import named_metrics
 
     metrics = _read_list("--metrics", args.metrics, named_metrics())
     if "random" in methods and any(name.startswith("randomization_") for name in metrics):
@@ -892,8 +893,9 @@ def _evaluate(
     """
     from captum_quantum import _files
     from captum_quantum.datasets import load_digits
-    from captum_quantum.evaluation import compare, named_metrics, needs_masks
+    from captum_quantum.evaluation import compare
     from captum_quantum.evaluation.report import png
+    from captum_quantum.metrics.registry import named_metrics, needs_masks
     from captum_quantum.models import load_model
     from captum_quantum.training import accuracy
     from captum_quantum.visualization import plot_comparison

@@ -23,7 +23,7 @@ from captum_quantum.evaluation.batches import (
     peek,
 )
 from captum_quantum.evaluation.evaluator import Evaluator, prepared
-from captum_quantum.evaluation.fingerprint import versions
+from captum_quantum.evaluation.fingerprint import plain, versions
 from captum_quantum.evaluation.metrics import check_masks, read_metrics
 from captum_quantum.evaluation.processes import World, read_device
 from captum_quantum.evaluation.report import Report
@@ -129,7 +129,7 @@ def compare(
             "format": 2,
             "versions": versions(),
             "methods": {m.name: m.describe(place) for m in method_list},
-            "metrics": {m.name: m.description for m in metric_list},
+            "metrics": {m.name: plain(m.function) for m in metric_list},
             "target": target,
             "seed": seed,
             "n_batches": total,
