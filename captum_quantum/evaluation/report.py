@@ -14,12 +14,10 @@ import numpy as np
 from captum_quantum import _files
 from captum_quantum.evaluation import storage
 from captum_quantum.evaluation.statistics import (
-    LEAST,
-    ROUNDING,
     Array,
     bootstrap_mean,
+    find_ties,
     paired_p_value,
-    scale_of,
 )
 from captum_quantum.evaluation.tables import ARROWS, Rows, Tables, number_text
 
@@ -92,6 +90,9 @@ class Report(Tables):
         configuration (Mapping): What they were computed with.
         confidence (float): Level of the intervals.
         seed (int): Fixes the bootstrap.
+        rounding_scales (Mapping[str, float], optional): For each metric the size of the numbers
+            whose rounding its values carry, see `captum_quantum.metrics.register_metric`. Default:
+            the size of the values.
 
     Attributes:
         methods (tuple[str, ...]): Names of the methods.
@@ -140,12 +141,14 @@ class Report(Tables):
         *,
         confidence: float = 0.95,
         seed: int = 0,
+        rounding_scales: Mapping[str, float] | None = None,
     ) -> None:
         self.methods = tuple(methods)
         self.metrics = dict(metrics)
         self.configuration = dict(configuration or {})
         self.confidence = confidence
         self._seed = seed
+        self._rounding_scales = dict(rounding_scales or {})
         self._batches = sorted(batches, key=lambda batch: batch.number)
         sizes = [np.arange(b.start, b.start + len(b.labels)) for b in self._batches]
         self.index = np.concatenate(sizes)
@@ -190,7 +193,7 @@ class Report(Tables):
         a, b = a[known], b[known]
         away = a - b
         n = len(away)
-        ties = np.abs(away) <= ROUNDING * scale_of(a, b, LEAST.get(metric, 0.0))
+        ties = find_ties(a, b, self._rounding_scales.get(metric, 0.0))
         low, high = bootstrap_mean(away, self.confidence, self._seed)
         mean = float(away.mean()) if n else math.nan
         p_value = paired_p_value(away, ties)
