@@ -585,7 +585,11 @@ def test_wrong_circuits_are_refused(make, error, message):
                 "ZZ X",
                 "XAZ",
                 "Z0 * X1",
-                "2 Z0",
+                "2 * Z0",
+                "2",
+                "2 2 Z0",
+                "Z0 + ",
+                "Z0 - X1",
                 "Z 0",
             )
         ),
