@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,11 @@ from captum_quantum.gradient import (
     only_inputs,
     pullback,
 )
-from captum_quantum.simulate import FusedSimulator, expectation_values
+from captum_quantum.simulate import SIMULATORS
+from captum_quantum.simulate.amplitudes import normalize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SIMULATORS = ("fused", "torchquantum")
-"""The names of the simulators."""
 
 
 def _columns(values: Tensor, indices: list[int], dim: int) -> Tensor:
@@ -35,26 +32,29 @@ def _columns(values: Tensor, indices: list[int], dim: int) -> Tensor:
     return values.index_select(dim, torch.tensor(indices, dtype=torch.long, device=values.device))
 
 
-def _rescaled(rows: Tensor) -> Tensor:
-    """Divides amplitudes by the largest: only ratios count, and their squares stay in range."""
-    return rows / rows.detach().abs().amax(dim=-1, keepdim=True)
-
-
 class _Adjoint(torch.autograd.Function):
-    """A fused call as one node of the autograd graph."""
+    """A simulator's vector-Jacobian product as one node of the autograd graph."""
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weights: Tensor, simulator: FusedSimulator, dtype: torch.dtype
+        ctx: Any,
+        inputs: Tensor,
+        weights: Tensor,
+        initial: Tensor | None,
+        simulator: Any,
+        circuit: Circuit,
+        dtype: torch.dtype,
     ) -> Tensor:
-        values, ctx.call = simulator.call(inputs, weights, dtype, ctx.needs_input_grad[:2])
+        values: Tensor
+        values, ctx.pullback = simulator.vjp(
+            circuit, inputs, weights, dtype, initial=initial, needs=ctx.needs_input_grad[:3]
+        )
         return values
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        found = ctx.call.pull(grad)
-        by_inputs, by_weights = (None if by is None else first_derivative(by) for by in found)
-        return by_inputs, by_weights, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        derivatives = ctx.pullback(grad)
+        return (*(None if by is None else first_derivative(by) for by in derivatives), *[None] * 3)
 
 
 class VQCLayer(nn.Module):
@@ -97,7 +97,6 @@ class VQCLayer(nn.Module):
         encoder (nn.Module): The TorchQuantum encoder.
         ansatz (nn.Module): The TorchQuantum ansatz.
         circuit (Circuit): The traced circuit.
-        fused (FusedSimulator): The fused simulator; ``print(layer.fused.plan)`` shows what it runs.
 
     Raises:
         TypeError, ValueError: If an argument or an input is wrong.
@@ -164,12 +163,7 @@ class VQCLayer(nn.Module):
         self.dtype = dtype
         self.circuit: Circuit = tq.trace(self.encoder, self.ansatz, n_qubits, read, reupload)
         self._weights = [attrgetter(name) for name in tq.weight_names(self.encoder, self.ansatz)]
-        self.fused = FusedSimulator(self.circuit)
-
-    @cached_property
-    def _all_inputs(self) -> FusedSimulator:
-        """The circuit with its weights taken as inputs: every row of angles has its own."""
-        return FusedSimulator(self.circuit.weights_as_inputs())
+        self._simulator: Any = SIMULATORS[simulator]()
 
     @property
     def n_qubits(self) -> int:
@@ -202,9 +196,7 @@ class VQCLayer(nn.Module):
         """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
         if not self.circuit.amplitude_encoding:
             return None
-        inputs = _rescaled(inputs)
-        norm: Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
-        return inputs / norm
+        return normalize(inputs)
 
     def run(
         self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
@@ -220,27 +212,16 @@ class VQCLayer(nn.Module):
         Returns:
             Tensor: Shape ``(batch, n_observables)``, differentiable by autograd.
         """
-        if self.simulator == "torchquantum":
-            from captum_quantum.tq import run_circuit
-
-            states = run_circuit(self.circuit, angles.float(), amplitudes)
-            values = expectation_values(states, self.circuit.observables, self.n_qubits)
-            return values.to(angles.dtype)
-        dtype = self._complex(angles)
-        by_inputs, by_weights = self.circuit.columns("input"), self.circuit.columns("weight")
-        if own_weights or not by_weights:
-            inputs = angles[:, by_inputs] if amplitudes is None else amplitudes
-            values = self.fused.run(inputs, self._weight_angles(), dtype)
-        elif amplitudes is None:
-            columns = sorted(by_inputs + by_weights)
-            values = self._all_inputs.run(angles[:, columns], angles.new_zeros(0), dtype)
-        else:
-            rows, which = torch.unique(angles[:, by_weights], dim=0, return_inverse=True)
-            values = angles.new_zeros(len(angles), self.n_observables)
-            for k, row in enumerate(rows):
-                part = which == k
-                found = self.fused.run(amplitudes[part], row, dtype).to(values.dtype)
-                values = values.index_put((part.nonzero()[:, 0],), found)
+        weights = (
+            self._weight_angles() if own_weights else angles[:, self.circuit.columns("weight")]
+        )
+        values: Tensor = self._simulator.expectations(
+            self.circuit,
+            angles[:, self.circuit.columns("input")],
+            weights,
+            self._complex(angles),
+            initial=amplitudes,
+        )
         return values.to(angles.dtype)
 
     def adjoint_pullback(self, inputs: Tensor) -> Pullback | None:
@@ -253,26 +234,35 @@ class VQCLayer(nn.Module):
         Returns:
             Callable: ``(batch, n_observables)`` to the shape of inputs.
         """
-        if self.simulator != "fused":
+        if not hasattr(self._simulator, "vjp"):
             return None
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
-            given = self.amplitudes(leaf) if self.circuit.amplitude_encoding else leaf
-            assert given is not None
-            weights, dtype = self._weight_angles(), self._complex(leaf)
-            _, call = self.fused.call(given, weights, dtype, (True, False))
+            initial = self.amplitudes(leaf)
+            _, pullback = self._simulator.vjp(
+                self.circuit,
+                leaf if initial is None else leaf[:, :0],
+                self._weight_angles(),
+                self._complex(leaf),
+                initial=initial,
+                needs=(initial is None, False, initial is not None),
+            )
 
         def pull(grad: Tensor) -> Tensor:
-            found = call.pull_inputs(grad)
-            if given is leaf:
-                return found
-            return torch.autograd.grad(given, leaf, found.to(given.dtype), retain_graph=True)[0]
+            by_inputs: Tensor
+            by_inputs, _, by_initial = pullback(grad)
+            if initial is None:
+                return by_inputs
+            return torch.autograd.grad(
+                initial, leaf, by_initial.to(initial.dtype), retain_graph=True
+            )[0]
 
         return pull
 
     def _complex(self, inputs: Tensor) -> torch.dtype:
         """The precision of the simulation: that of the layer, or of float64 inputs."""
-        return torch.complex128 if inputs.dtype == torch.float64 else self.dtype
+        dtype = torch.complex128 if inputs.dtype == torch.float64 else self.dtype
+        return dtype if dtype in self._simulator.dtypes else self.dtype
 
     def _weight_angles(self) -> Tensor:
         weights = self.weights
@@ -312,34 +302,28 @@ class VQCLayer(nn.Module):
         return values
 
     def _exact(self, rows: Tensor) -> Tensor:
-        if self.simulator == "torchquantum":
-            return self._run_modules(rows)
-        inputs, weights, dtype = self._angles(rows), self._weight_angles(), self._complex(rows)
-        if torch.is_grad_enabled():
-            return self.fused.run(inputs, weights, dtype)
-        return self.fused.call(inputs, weights, dtype)[0]
+        if hasattr(self._simulator, "run_modules"):
+            values: Tensor = self._simulator.run_modules(
+                self.encoder, self.ansatz, self.circuit, rows, self.reupload
+            )
+        else:
+            inputs, weights, initial = self._arguments(rows)
+            values = self._simulator.expectations(
+                self.circuit, inputs, weights, self._complex(rows), initial=initial
+            )
+        return values
 
     def _by_adjoint(self, rows: Tensor) -> Tensor:
         node: Any = _Adjoint
         values: Tensor = node.apply(
-            self._angles(rows), self._weight_angles(), self.fused, self._complex(rows)
+            *self._arguments(rows), self._simulator, self.circuit, self._complex(rows)
         )
         return values
 
-    def _angles(self, rows: Tensor) -> Tensor:
-        """What the fused simulator takes: input angles, or amplitudes."""
-        amplitudes = self.amplitudes(rows)
-        if amplitudes is not None:
-            return amplitudes
-        return _columns(rows, self.circuit.indices("input"), 1)
-
-    def _run_modules(self, rows: Tensor) -> Tensor:
-        from captum_quantum.tq import run_modules
-
-        if self.circuit.amplitude_encoding:
-            rows = _rescaled(rows)
-        states = run_modules(self.encoder, self.ansatz, self.n_qubits, rows.float(), self.reupload)
-        return expectation_values(states, self.circuit.observables, self.n_qubits)
+    def _arguments(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What simulators take: input angles, weight angles and amplitudes."""
+        inputs = _columns(rows, self.circuit.indices("input"), 1)
+        return inputs, self._weight_angles(), self.amplitudes(rows)
 
     def _no_values(self, rows: Tensor) -> Tensor:
         return rows.new_zeros(0, self.n_observables) + rows.sum() + self.weights.sum()
