@@ -20,7 +20,7 @@ from captum_quantum.gradients import (
     is_inputs_only,
     vjp_of,
 )
-from captum_quantum.simulate import Simulator, read_simulator
+from captum_quantum.simulate import Simulator, normalize, read_simulator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,11 +33,6 @@ def _columns(values: Tensor, indices: list[int], dim: int) -> Tensor:
     if indices == list(range(values.shape[dim])):
         return values
     return values.index_select(dim, torch.tensor(indices, dtype=torch.long, device=values.device))
-
-
-def _rescaled(rows: Tensor) -> Tensor:
-    """Divides amplitudes by the largest: only ratios count, and their squares stay in range."""
-    return rows / rows.detach().abs().amax(dim=-1, keepdim=True)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -279,11 +274,7 @@ class VQCLayer(nn.Module):
 
     def amplitudes(self, inputs: Tensor) -> Tensor | None:
         """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
-        if not self.circuit.amplitude_encoding:
-            return None
-        inputs = _rescaled(inputs)
-        norm: Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
-        return inputs / norm
+        return normalize(inputs) if self.circuit.amplitude_encoding else None
 
     def run(
         self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
@@ -420,8 +411,6 @@ class VQCLayer(nn.Module):
         """The simulator's values; differentiable by autograd if the simulator is."""
         run_modules = getattr(self._simulator, "run_modules", None)
         if run_modules is not None and self.encoder is not None:
-            if self.circuit.amplitude_encoding:
-                rows = _rescaled(rows)
             values: Tensor = run_modules(
                 self.encoder, self.ansatz, self.circuit, rows, self.reupload
             )

@@ -12,7 +12,8 @@ import torch
 
 from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.circuit import GATE_TYPES
-from captum_quantum.simulate import FusedSimulator, call, fused, program
+from captum_quantum.simulate import FusedSimulator, compiled, evaluation, program
+from captum_quantum.simulate.compiled import CompiledCircuit
 from captum_quantum.simulate.plan import Dense, Monomial, Turn
 from captum_quantum.simulate.planner import FRONT, MANY, NARROW, _cost, _Planner, make_plan
 from captum_quantum.simulate.turns import Halves
@@ -91,26 +92,35 @@ def complex_step_free_gradient(circuit, x, w, weights):
     return by["input"], by["weight"]
 
 
+def compiled_of(layer):
+    """What the layer's simulator keeps of its circuit."""
+    return layer._simulator._compiled(layer.circuit)
+
+
+def plan_of(circuit, batch=1):
+    return FusedSimulator().plan(circuit, batch)
+
+
 def fused_value_and_gradient(circuit, x, w, weights, dtype, adjoint):
     real = dtype.to_real()
     xs = torch.tensor(x, dtype=real).requires_grad_()
     ws = torch.tensor(w, dtype=real).requires_grad_()
     u, v = xs[:, circuit.indices("input")], ws[circuit.indices("weight")]
-    simulator = FusedSimulator(circuit)
+    simulator = FusedSimulator()
     grad = torch.tensor(weights, dtype=real).expand(len(x), -1).contiguous()
     if not adjoint:
-        values = simulator.run(u, v, dtype)
+        values = simulator.expectations(circuit, u, v, dtype)
         if not values.requires_grad:
             return values, torch.zeros_like(xs), torch.zeros_like(ws)
         by = torch.autograd.grad(
             (values * grad).sum(), [xs, ws], allow_unused=True, materialize_grads=True
         )
         return values.detach(), *by
-    values, call = simulator.call(u, v, dtype, (True, True))
+    values, pullback = simulator.vjp(circuit, u, v, dtype)
     by = torch.autograd.grad(
         [u, v],
         [xs, ws],
-        [call.pull_inputs(grad), call.pull_weights(grad)],
+        pullback(grad)[:2],
         allow_unused=True,
         materialize_grads=True,
     )
@@ -185,11 +195,9 @@ def check_circuits_in_lanes(seeds):
     for seed in seeds:
         # Two lanes: a large batch would take the reference too long.
         circuit, *_ = check_random_circuit(seed, layered_circuit, batch=4)
-        simulator = FusedSimulator(circuit)
-        program = simulator._program(torch.device("cpu"), torch.complex64, 4)
-        assert program.lanes == 2
-        plan = simulator.plan_for(4)
-        assert plan is program.plan
+        in_lanes = CompiledCircuit(circuit).program(torch.device("cpu"), torch.complex64, 4)
+        assert in_lanes.lanes == 2
+        plan = in_lanes.plan
         kinds |= {type(step) for step in plan.steps}
         readout = plan.readout
         kinds |= {"signs"} if readout.signs is not None else set()
@@ -203,8 +211,8 @@ def check_circuits_in_lanes(seeds):
 
 @pytest.fixture
 def two_lanes(monkeypatch):
-    monkeypatch.setattr(fused, "LANES", 2)
-    monkeypatch.setattr(fused, "LANE", 2)
+    monkeypatch.setattr(compiled, "LANES", 2)
+    monkeypatch.setattr(compiled, "LANE", 2)
 
 
 def test_circuits_in_lanes_against_the_reference(two_lanes):
@@ -253,21 +261,25 @@ def test_circuits_of_real_numbers_against_the_reference(part):
     for seed in range(part, 150, 5):
         circuit, *_ = check_random_circuit(seed, real_circuit)
         for dtype, real in ((torch.complex64, torch.float32), (torch.complex128, torch.float64)):
-            assert FusedSimulator(circuit)._program(torch.device("cpu"), dtype).dtype == real
+            assert CompiledCircuit(circuit).program(torch.device("cpu"), dtype).dtype == real
 
 
 def test_a_state_of_real_numbers_takes_half_of_the_memory():
-    real, other = (VQCLayer(8, 2, ansatz=a).fused for a in ("real_amplitudes", "rx_ry_rz_ring"))
-    sizes = [s._program(torch.device("cpu"), torch.complex64).row_bytes for s in (real, other)]
-    assert sizes == [2**8 * 4, 2**8 * 8]
+    real, other = (
+        CompiledCircuit(VQCLayer(8, 2, ansatz=a).circuit).program(
+            torch.device("cpu"), torch.complex64
+        )
+        for a in ("real_amplitudes", "rx_ry_rz_ring")
+    )
+    assert [real.row_bytes, other.row_bytes] == [2**8 * 4, 2**8 * 8]
     assert "the state has 256 rows of real numbers" in str(real.plan)
     assert "real numbers" not in str(other.plan)
 
 
 def test_values_of_a_circuit_without_steps_carry_no_graph():
     gates = (Gate("ry", (0,), (Angle.of_weight(0),)), Gate("rz", (0,), (Angle.of_input(0),)))
-    simulator = FusedSimulator(Circuit(1, gates, (Observable.of("Z0"),), 1, 1))
-    values, _ = simulator.call(torch.rand(2, 1), torch.rand(1), torch.complex64, (True, True))
+    circuit = Circuit(1, gates, (Observable.of("Z0"),), 1, 1)
+    values, _ = FusedSimulator().vjp(circuit, torch.rand(2, 1), torch.rand(1), torch.complex64)
     assert not values.requires_grad
     check_random_circuit(6640)
 
@@ -301,10 +313,12 @@ def frozen_value_and_gradient(circuit, x, w, weights, dtype):
     xs = torch.tensor(x, dtype=real).requires_grad_()
     v = torch.tensor(w, dtype=real)[circuit.indices("weight")]
     u = xs[:, circuit.indices("input")]
-    values, call = FusedSimulator(circuit).call(u, v, dtype, (True, False))
+    simulator = FusedSimulator()
+    values, pullback = simulator.vjp(circuit, u, v, dtype, needs=(True, False, False))
     grad = torch.tensor(weights, dtype=real).expand(len(x), -1)
-    by = torch.autograd.grad(u, xs, call.pull_inputs(grad), allow_unused=True)
-    return values, *by, call
+    by = torch.autograd.grad(u, xs, pullback(grad)[0], allow_unused=True)
+    running = simulator._compiled(circuit).program(u.device, dtype)
+    return values, *by, running._polynomial is not None
 
 
 def test_circuits_with_frozen_weights_against_the_reference():
@@ -334,11 +348,13 @@ def check_encoded_circuits(seeds):
                     d = ref.derivative(circuit.n_qubits, gates, terms, position, 0)
                     by_x[row, gate.angles[0].index] += float(np.dot(weights, d))
         for dtype, bound in ((torch.complex128, 1e-12), (torch.complex64, 5e-6)):
-            values, by_inputs, call = frozen_value_and_gradient(circuit, x, w, weights, dtype)
+            values, by_inputs, by_polynomial = frozen_value_and_gradient(
+                circuit, x, w, weights, dtype
+            )
             scale = max(1.0, sum(abs(t.coefficient) for o in circuit.observables for t in o.terms))
             assert np.abs(values.numpy() - expected).max() <= bound * scale
             assert np.abs(by_inputs.numpy() - by_x).max() <= bound * scale * circuit.n_qubits
-            seen += [circuit.n_qubits] * (call._polynomial is not None)
+            seen += [circuit.n_qubits] * by_polynomial
     assert set(seen) == set(range(1, 9))
     assert len(seen) > 1.6 * len(
         seeds
@@ -364,9 +380,9 @@ def test_which_circuits_are_polynomials_while_weights_are_frozen(name, options, 
     trained = layer(x)
     layer.requires_grad_(False)
     frozen = layer(x)
-    program = layer.fused._program(x.device, torch.complex64)
-    assert program.is_polynomial == is_polynomial
-    assert (program._polynomial is not None) == is_polynomial
+    running = compiled_of(layer).program(x.device, torch.complex64)
+    assert running.is_polynomial == is_polynomial
+    assert (running._polynomial is not None) == is_polynomial
     scale = torch.linspace(-1, 1, frozen.shape[1])
     by = [torch.autograd.grad((values * scale).sum(), x)[0] for values in (trained, frozen)]
     torch.testing.assert_close(frozen, trained, rtol=0, atol=2e-6)
@@ -436,15 +452,14 @@ def one_gate(name, n_qubits):
 def test_gradcheck_and_gradgradcheck_of_every_gate(name):
     kind = GATE_TYPES[name]
     circuit = one_gate(name, max(2, kind.n_wires or 3))
-    simulator = FusedSimulator(circuit)
+    simulator = FusedSimulator()
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, circuit.n_inputs, dtype=torch.float64, generator=generator).requires_grad_()
     w = torch.rand(circuit.n_weights, dtype=torch.float64, generator=generator).requires_grad_()
 
     def run(x, w):
-        return simulator.run(
-            x[:, circuit.indices("input")], w[circuit.indices("weight")], torch.complex128
-        )
+        inputs, weights = x[:, circuit.indices("input")], w[circuit.indices("weight")]
+        return simulator.expectations(circuit, inputs, weights, torch.complex128)
 
     wanted = (x, w) if kind.n_angles else (x,)
     call = run if kind.n_angles else lambda x: run(x, w.detach())
@@ -565,23 +580,26 @@ def test_matrices_are_kept_while_weights_do_not_change(monkeypatch):
 def test_large_batches_run_in_lanes_and_give_the_same(name, monkeypatch):
     n_qubits = max(7, LAYERS[name].get("n_qubits", 7))
     layer = layer_of(name, n_qubits=n_qubits).double()
-    x = torch.rand(fused.LANES * fused.LANE, layer.n_inputs, dtype=torch.float64)
+    x = torch.rand(compiled.LANES * compiled.LANE, layer.n_inputs, dtype=torch.float64)
     x.requires_grad_()
-    assert layer.fused._lanes(len(x), x.device) == fused.LANES
-    for batch in (len(x) - 1, len(x) + 1, fused.LANES * (fused.LANE - 1)):
-        assert layer.fused._lanes(batch, x.device) == 1  # too small, or no multiple
-    assert layer.fused._lanes(len(x), torch.device("cuda")) == 1
-    assert VQCLayer(6, 1).fused._lanes(len(x), x.device) == 1  # one product does it all
+    lanes = compiled_of(layer).lanes
+    assert lanes(len(x), x.device) == compiled.LANES
+    for batch in (len(x) - 1, len(x) + 1, compiled.LANES * (compiled.LANE - 1)):
+        assert lanes(batch, x.device) == 1  # too small, or no multiple
+    assert lanes(len(x), torch.device("cuda")) == 1
+    assert (
+        CompiledCircuit(VQCLayer(6, 1).circuit).lanes(len(x), x.device) == 1
+    )  # one product does it all
 
     def everything():
         out = layer(x)
         return (out, *torch.autograd.grad((out**2).sum(), [x, *layer.parameters()]))
 
     found = everything()
-    assert [key[2] for key in layer.fused._programs] == [1, fused.LANES]
-    monkeypatch.setattr(call, "BUDGET", 5 * 2**n_qubits * 16)  # parts of 4 samples
+    assert [key[2] for key in compiled_of(layer).programs] == [1, compiled.LANES]
+    monkeypatch.setattr(evaluation, "BUDGET", 5 * 2**n_qubits * 16)  # parts of 4 samples
     cut = everything()
-    monkeypatch.setattr(fused, "LANE", len(x))
+    monkeypatch.setattr(compiled, "LANE", len(x))
     for own, part, expected in zip(found, cut, everything(), strict=True):
         torch.testing.assert_close(own, expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(part, expected, rtol=0, atol=1e-12)
@@ -615,7 +633,7 @@ def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
         return (out, *torch.autograd.grad((out**2).sum(), wanted))
 
     whole = everything()
-    monkeypatch.setattr(call, "BUDGET", 3 * 2**layer.n_qubits * 8)
+    monkeypatch.setattr(evaluation, "BUDGET", 3 * 2**layer.n_qubits * 8)
     for part, expected in zip(everything(), whole, strict=True):
         assert torch.allclose(part, expected, atol=1e-6)
 
@@ -623,8 +641,8 @@ def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
 def test_one_way_back_serves_inputs_and_weights(monkeypatch):
     layer = layer_of("default")
     count = []
-    original = call.adjoint
-    monkeypatch.setattr(call, "adjoint", lambda *args: count.append(1) or original(*args))
+    original = evaluation.adjoint
+    monkeypatch.setattr(evaluation, "adjoint", lambda *args: count.append(1) or original(*args))
     x = torch.rand(3, 7, requires_grad=True)
     layer(x).sum().backward()
     assert len(count) == 1
@@ -694,7 +712,7 @@ def test_two_threads_and_two_runs_give_the_same_bits():
 
 
 def test_the_plan_of_the_default_circuit():
-    text = str(VQCLayer(8, 2).fused.plan)
+    text = str(plan_of(VQCLayer(8, 2).circuit))
     assert "wire 3: ry rx ry rz" in text
     assert "step 0: reorder the rows (cnot" in text
     assert "step 1: 4 x 4 matrix on wires 4, 5 from 4 factors" in text
@@ -703,15 +721,15 @@ def test_the_plan_of_the_default_circuit():
     assert "step 5" not in text  # the last ring is folded into the observables
     assert "squared moduli of the rows, weighted: 8 values" in text
     assert text.endswith("8 polynomials of the inputs with 6561 coefficients")
-    assert "polynomials" not in str(VQCLayer(9, 2).fused.plan)
-    assert len(VQCLayer(5, 9).fused.plan.steps) <= 2  # small circuits: one matrix
+    assert "polynomials" not in str(plan_of(VQCLayer(9, 2).circuit))
+    assert len(plan_of(VQCLayer(5, 9).circuit).steps) <= 2  # small circuits: one matrix
 
 
 def test_gates_that_take_inputs_are_turns_between_shared_matrices():
     """One turn for each further layer, whatever the wires and the gate."""
     for encoder in ("ry", "rx", "rz_after_h"):
         layer = VQCLayer(7, 3, encoder=encoder, reupload=True)
-        steps = layer.fused.plan.steps
+        steps = plan_of(layer.circuit).steps
         turns = [step for step in steps if isinstance(step, Turn)]
         assert [len(turn.own) for turn in turns] == [7, 7]
         # Gates on all wires, four times: three matrices each, one reordering between them. A ring
@@ -719,7 +737,7 @@ def test_gates_that_take_inputs_are_turns_between_shared_matrices():
         assert sum(isinstance(step, Dense) for step in steps) == 4 * 3
         assert sum(isinstance(step, Monomial) for step in steps) == 4 + 2
         assert len(steps) == 2 + 12 + 6
-    assert "multiply the rows by phases, one for each sample (rz, " in str(layer.fused.plan)
+    assert "multiply the rows by phases, one for each sample (rz, " in str(plan_of(layer.circuit))
 
 
 @pytest.mark.parametrize("front", [FRONT, FRONT - 2])
@@ -755,7 +773,7 @@ def test_a_ring_after_one_layer_of_gates_stays_a_reordering():
 @pytest.mark.parametrize("reupload", [False, True])
 def test_dense_steps_are_many_products_of_many_rows(n, reupload):
     """With few products a library shares each among threads; with few rows calls cost the most."""
-    steps = VQCLayer(n, 2, reupload=reupload).fused.plan.steps
+    steps = plan_of(VQCLayer(n, 2, reupload=reupload).circuit).steps
     for step in steps:
         if isinstance(step, Dense):
             assert step.left >= 2**FRONT
@@ -764,18 +782,11 @@ def test_dense_steps_are_many_products_of_many_rows(n, reupload):
 
 
 def test_layers_share_their_reorderings():
-    few, many = (VQCLayer(9, n_layers).fused for n_layers in (3, 30))
-    for simulator in (few, many):
-        simulator.run(
-            torch.zeros(1, 9),
-            torch.zeros(len(simulator.circuit.columns("weight"))),
-            torch.complex64,
-        )
-    distinct = [
-        {id(rows) for rows, _ in program.tables.rows.values()}
-        for simulator in (few, many)
-        for program in simulator._programs.values()
-    ]
+    few, many = (
+        CompiledCircuit(VQCLayer(9, n_layers).circuit).program(torch.device("cpu"), torch.complex64)
+        for n_layers in (3, 30)
+    )
+    distinct = [{id(rows) for rows, _ in own.tables.rows.values()} for own in (few, many)]
     assert len(distinct[0]) == len(distinct[1])
     assert len(many.plan.steps) > 9 * len(few.plan.steps)
 
@@ -787,9 +798,9 @@ def test_gates_that_no_observable_sees_are_dropped():
         Gate("cnot", (2, 1)),
         Gate("rz", (0,), (Angle.of_weight(0),)),
     )
-    plan = FusedSimulator(Circuit(3, gates, (Observable.of("Z0"),), 2, 1)).plan
+    plan = plan_of(Circuit(3, gates, (Observable.of("Z0"),), 2, 1))
     assert [factor.name for factor in plan.factors] == ["ry"]
-    plan = FusedSimulator(Circuit(3, gates, (Observable.of("X0"),), 2, 1)).plan
+    plan = plan_of(Circuit(3, gates, (Observable.of("X0"),), 2, 1))
     assert [factor.name for factor in plan.factors] == ["ry", "rz"]
 
 
@@ -818,11 +829,11 @@ def test_products_of_z_of_many_qubits_are_read_by_parities():
     )
     words = ("Z3", {"Z0 Z11": 0.5, "I" * n: -0.3}, {"Z5": 1.5}, "Z1 Z2 Z3 Z8", "Z" * n)
     circuit = Circuit(n, gates, tuple(Observable.of(w) for w in words), n, n)
-    plan = FusedSimulator(circuit).plan
+    plan = plan_of(circuit)
     assert plan.readout.parities is not None
     assert plan.readout.signs is None
     with_x = Circuit(n, gates, (*circuit.observables, Observable.of("X0")), n, n)
-    table = FusedSimulator(with_x).plan
+    table = plan_of(with_x)
     assert table.readout.signs is not None
     rng = np.random.default_rng(0)
     x, w = rng.uniform(-3, 3, (3, n)), rng.uniform(-3, 3, n)
@@ -845,11 +856,10 @@ def test_a_toffoli_before_the_readout_is_no_parity():
         Gate("toffoli", (0, 4, 11)),
     )
     circuit = Circuit(12, gates, (Observable.of("Z11"), Observable.of("Z4")), 12, 1)
-    simulator = FusedSimulator(circuit)
-    assert simulator.plan.readout.parities is None
+    assert plan_of(circuit).readout.parities is None
     x = torch.linspace(0.1, 2, 12, dtype=torch.float64)[None]
     w = torch.tensor([0.7], dtype=torch.float64)
-    got = simulator.run(x, w, torch.complex128)[0]
+    got = FusedSimulator().expectations(circuit, x, w, torch.complex128)[0]
     # P(3) = sin^2(x/2) flips qubit 4, which RY then turns; Toffoli flips 11 where 0 and 4 are 1.
     p = torch.sin(x[0] / 2) ** 2
     z4 = torch.cos(x[0, 4] + w[0]) * (1 - p[3]) + torch.cos(math.pi - x[0, 4] + w[0]) * p[3]
@@ -865,8 +875,8 @@ def test_closed_form_of_many_qubits():
         *(Gate("cnot", (k, k + 1)) for k in range(n - 1)),
     )
     observables = tuple(Observable.of(o) for o in ("Z3", "Z0 Z11", "X" * n))
-    simulator = FusedSimulator(Circuit(n, gates, observables, 1))
+    circuit, weights = Circuit(n, gates, observables, 1), torch.zeros(0, dtype=torch.float64)
     x = torch.tensor([[math.pi / 2], [0.0]], dtype=torch.float64)
-    values = simulator.run(x, torch.zeros(0, dtype=torch.float64), torch.complex128)
+    values = FusedSimulator().expectations(circuit, x, weights, torch.complex128)
     expected = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
     assert torch.allclose(values, expected, atol=1e-12)
