@@ -205,8 +205,8 @@ def _evaluate_seeds(
     world: "World",
 ) -> None:
     from captum_quantum import _files
-    from captum_quantum.evaluation.report import png
     from captum_quantum.evaluation.seeds import SeedReport
+    from captum_quantum.visualization import png
 
     found: dict[int, dict[str, Report]] = {}
     tested = {}
@@ -262,11 +262,10 @@ def _evaluate(
     from captum_quantum import _files
     from captum_quantum.datasets import load_digits
     from captum_quantum.evaluation import compare
-    from captum_quantum.evaluation.report import png
     from captum_quantum.metrics.registry import named_metrics, needs_masks
     from captum_quantum.models import load_model
     from captum_quantum.training import accuracy
-    from captum_quantum.visualization import plot_comparison
+    from captum_quantum.visualization import plot_comparison, png
 
     digits = load_digits(seed)
     twin_needed = "twin-gradcam" in methods

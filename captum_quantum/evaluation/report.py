@@ -278,6 +278,8 @@ class Report:
             FileExistsError: If the folder holds results of `compare` of another configuration.
             OSError: If a file cannot be written.
         """
+        from captum_quantum.visualization import png
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         storage.refuse_other(folder, self.configuration)
@@ -316,14 +318,3 @@ def piped(rows: list[list[str]]) -> list[str]:
     """A table in Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
-
-
-def png(figure: "Figure") -> bytes:
-    """A figure as the content of a PNG file."""
-    from io import BytesIO
-
-    from captum_quantum.visualization import save_figure
-
-    drawn = BytesIO()
-    save_figure(figure, drawn)
-    return drawn.getvalue()
