@@ -19,6 +19,7 @@ class QuantumLayer(Protocol):
 
     - ``applies_rule`` (bool): Whether autograd through the module already follows the rule
       ``gradient``. Default: False; the rule then replaces whatever derivative autograd would find.
+      It is read from the module itself, not from what an adapter shows of it.
     - ``vjp(inputs)``: Adjoint differentiation. From input angles ``(batch, n_angles)``, one column
       for each gate angle that comes from an input (under amplitude encoding: from the inputs), to
       the function that turns a cotangent ``(batch, n_observables)`` into one of the shape of its
@@ -119,7 +120,7 @@ def follows_own_rule(module: nn.Module) -> bool:
     """Whether autograd through a module finds the derivative of the rule that it declares."""
     if own_rule(module) is None:
         return True
-    return bool(getattr(as_quantum_layer(module) or module, "applies_rule", False))
+    return bool(getattr(module, "applies_rule", False))
 
 
 def find_quantum_layers(

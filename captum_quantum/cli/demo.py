@@ -2,118 +2,89 @@
 
 import argparse
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
-from captum_quantum.cli.maps import (
-    READING,
-    closest_rival,
-    explain_image,
-    gradcam_maps,
-    maps_of_qubits,
-    qubit_influence,
-)
-from captum_quantum.cli.options import TRAINING, Work, add_common, check_device, check_folder
-from captum_quantum.cli.output import WEIGHTS, article, environment, percent, write_json
-from captum_quantum.cli.threads import one_thread
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from captum_quantum.attr import QuantumLayerGradCam
-    from captum_quantum.datasets import Digits
-    from captum_quantum.models import HybridClassifier
+from captum_quantum import _files
+from captum_quantum.attr import QuantumLayerGradCam
+from captum_quantum.cli.explanations import caption, explain_input, gradcam_maps, qubit_influence
+from captum_quantum.cli.models import train
+from captum_quantum.cli.options import Options, make_folder, read_options
+from captum_quantum.cli.output import WEIGHTS, environment, percent
+from captum_quantum.datasets import Mosaics, named_datasets
+from captum_quantum.metrics import grid_pointing_game
+from captum_quantum.models import HybridClassifier, save_model
+from captum_quantum.training import predict
+from captum_quantum.visualization import plot_explanations, save_figure
 
 N_MOSAICS = 200
 FIGURE, RESULTS = "qgradcam.png", "demo.json"
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command."""
-    parser = commands.add_parser(
-        "demo",
-        help="train a quantum model on handwritten digits and explain its decisions",
-        description="Trains a model (convolutions, a circuit of 8 qubits, a linear layer) on the "
-        "handwritten digits that scikit-learn ships, explains its decisions on test images with "
-        f"QGrad-CAM, and writes {FIGURE}, {RESULTS} and {WEIGHTS}. About a minute on one core.",
-    )
-    add_common(parser, output="demo-output")
-    parser.add_argument(
-        "--epochs", type=int, default=40, help="passes over the training images (default: 40)"
-    )
-    parser.set_defaults(prepare=_prepare)
-
-
-def _prepare(args: argparse.Namespace) -> Work:
-    from captum_quantum import _checks
-
+def prepare(args: argparse.Namespace) -> Callable[[], None]:
+    """Checks the arguments and loads the data; returns the work."""
     start = time.perf_counter()
-    _checks.check_int("--seed", args.seed, 0)
-    _checks.check_int("--epochs", args.epochs, 1)
-    device = check_device(args.device)
-    output = check_folder(args.output)
-    from captum_quantum.datasets import load_digits
-
-    digits = load_digits(args.seed)
-
-    def work() -> None:
-        with one_thread():
-            _demo(digits, device, args.seed, args.epochs, output, start)
-
-    return work
+    options = read_options(args)
+    make_folder(options.output)
+    data = options.dataset.load(options.seed)
+    return lambda: _demo(options, data, start)
 
 
-def _demo(
-    digits: "Digits", device: "torch.device", seed: int, epochs: int, output: Path, start: float
-) -> None:
-    from captum_quantum.attr import QuantumLayerGradCam
-    from captum_quantum.models import digits_model, save_model
-    from captum_quantum.training import fit, predict
+class _Clock:
+    """Measures the seconds of each step, and of all since the start."""
 
-    model = digits_model(seed=seed).to(device)
-    clock = _Clock(device)
-    settings = {"epochs": epochs, **TRAINING}
-    losses = fit(
-        model, digits.train_images, digits.train_labels, **settings, seed=seed, progress=True
-    )
+    def __init__(self, start: float, device: torch.device) -> None:
+        self._start, self._last, self._device = start, time.perf_counter(), device
+        self.timings: dict[str, float] = {}
+
+    def lap(self, step: str) -> None:
+        """Notes the seconds since the last lap, including the device's work."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        before, self._last = self._last, time.perf_counter()
+        self.timings |= {f"{step}_s": self._last - before, "total_s": self._last - self._start}
+
+
+def _demo(options: Options, data: Sequence[Tensor], start: float) -> None:
+    dataset, device, seed, output = options.dataset, options.device, options.seed, options.output
+    model = dataset.model(seed=seed).to(device)
+    clock = _Clock(start, device)
+    losses = train(model, data[0], data[1], options, seed)
     model.eval()
-    model.trained = {"seed": seed, "epochs": epochs}
-    timings = {"training_s": clock.lap()}
-
-    images, labels = digits.test_images.to(device), digits.test_labels.to(device)
-    probabilities = predict(model, images)
-    timings["prediction_s"] = clock.lap()
+    clock.lap("training")
+    inputs, labels = data[2].to(device), data[3].to(device)
+    probabilities = predict(model, inputs)
+    clock.lap("prediction")
     explainer = QuantumLayerGradCam(model, model.backbone)
     predicted = probabilities.argmax(dim=1)
-    maps = explainer.attribute(images, predicted)
-    timings["maps_s"] = clock.lap()
-    qubit_maps = maps_of_qubits(explainer, images, predicted)
-    timings["qubit_maps_s"] = clock.lap()
-    captum_maps = gradcam_maps(model, images, predicted)
-    timings["captum_maps_s"] = clock.lap()
+    maps = explainer.attribute(inputs, predicted)
+    clock.lap("maps")
+    qubit_maps = cast("Tensor", explainer.attribute_qubits(inputs, predicted))
+    clock.lap("qubit_maps")
+    captum_maps = gradcam_maps(model, inputs, predicted)
+    clock.lap("captum_maps")
     shifted = QuantumLayerGradCam(model, model.backbone, gradient="parameter-shift")
-    shifted_maps = shifted.attribute(images, predicted)
-    timings["parameter_shift_maps_s"] = clock.lap()
-    own_share, found = _on_own_quadrant(explainer, images, labels, seed)
-    timings["mosaics_s"] = clock.lap()
+    shifted_maps = shifted.attribute(inputs, predicted)
+    clock.lap("parameter_shift_maps")
+    results: dict[str, Any] = {}
+    if dataset.mosaics is not None:
+        mosaics = dataset.mosaics(inputs, labels, N_MOSAICS, seed)
+        results["mosaics"] = _localization(explainer, mosaics, dataset.noun)
+        clock.lap("mosaics")
 
     rows = _choose_rows(probabilities, labels)
-    results = {
+    results |= {
         "seed": seed,
-        "n_train": len(digits.train_labels),
+        "n_train": len(data[1]),
         "n_test": len(labels),
-        "training": {**settings, "final_loss": losses[-1]},
+        "training": {**options.training, "final_loss": losses[-1]},
         "model": model.config,
         "quantum_layer": str(model.vqc),
         "accuracy": _mean(predicted == labels),
         "non_empty_share": _mean((maps > 0).flatten(1).any(dim=1)),
-        "mosaics": {
-            "n": N_MOSAICS,
-            "share_on_own_digit": own_share,
-            "strongest_on_own_digit": found,
-            "chance": 0.25,
-        },
         # Largest differences of maps: from Captum's, under another rule, from the qubits' sum.
         "agreement": {
             "captum": _largest(maps - captum_maps),
@@ -123,73 +94,50 @@ def _demo(
         },
         "qubit_influence": qubit_influence(qubit_maps).mean(dim=0).tolist(),
         "figure_rows": rows,
+        "timings": clock.timings,
         **environment(device),
     }
     save_model(model, output / WEIGHTS)
-    _demo_figure(explainer, model, images, labels, probabilities, rows, output / FIGURE)
-    timings["figure_s"] = clock.lap()
-    timings["total_s"] = time.perf_counter() - start
-    results["timings"] = timings
-    write_json(output / RESULTS, results)
-    _print_demo(results, output)
+    _draw(model, options, inputs[rows], labels[rows], probabilities[rows], results["accuracy"])
+    clock.lap("figure")
+    _files.replace(output / RESULTS, _files.to_json(results))
+    print(_summary(results, options))
 
 
-class _Clock:
-    """Seconds since the last lap, with the device's work done."""
-
-    def __init__(self, device: "torch.device") -> None:
-        self._device = device
-        self._last = 0.0
-        self.lap()
-
-    def lap(self) -> float:
-        import torch
-
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        before, self._last = self._last, time.perf_counter()
-        return self._last - before
-
-
-def _mean(flags: "Tensor") -> float:
+def _mean(flags: Tensor) -> float:
     return int(flags.sum()) / flags.numel()
 
 
-def _largest(values: "Tensor") -> float:
+def _largest(values: Tensor) -> float:
     return float(values.abs().max())
 
 
-def _on_own_quadrant(
-    explainer: "QuantumLayerGradCam", images: "Tensor", labels: "Tensor", seed: int
-) -> tuple[float, float]:
-    """How much of the evidence for a class falls on its own digit in a mosaic of four.
+def _localization(explainer: QuantumLayerGradCam, mosaics: Mosaics, noun: str) -> dict[str, Any]:
+    """Measures how much of the evidence for a class lies in the cell that shows the class.
 
     Returns:
-        The mean share of a class's positive map in its own quadrant, an empty map counting as 0,
-        and the share of maps that are strongest there.
+        dict[str, Any]: The mean share of a class's positive map in its own cell, where an empty map
+        counts as 0; the share of maps that are strongest there; and what chance would give.
     """
-    import torch
-
-    from captum_quantum.datasets import mosaics
-    from captum_quantum.metrics import grid_pointing_game
-
-    tiles = mosaics(images, labels, N_MOSAICS, seed)
-    own, strongest = [], []
-    for quadrant in range(4):
-        maps = explainer.attribute(tiles.images, tiles.labels[:, quadrant])
-        shares = torch.stack(
-            [grid_pointing_game(maps, cell.expand(len(maps), -1, -1)) for cell in tiles.cells],
-            dim=1,
-        )
-        own.append(shares[:, quadrant])
-        strongest.append(shares.argmax(dim=1) == quadrant)
-    return float(torch.cat(own).mean()), _mean(torch.cat(strongest))
+    cells = mosaics.cells
+    shares, strongest = [], []
+    for cell, classes in enumerate(mosaics.labels.T):
+        maps = explainer.attribute(mosaics.images, classes)
+        games = [grid_pointing_game(maps, mask.expand(len(maps), -1, -1)) for mask in cells]
+        shares.append(games[cell])
+        strongest.append(torch.stack(games).argmax(dim=0) == cell)
+    return {
+        "n": len(mosaics.images),
+        f"share_on_own_{noun}": float(torch.cat(shares).mean()),
+        f"strongest_on_own_{noun}": _mean(torch.cat(strongest)),
+        "chance": 1 / len(cells),
+    }
 
 
-def _choose_rows(probabilities: "Tensor", labels: "Tensor") -> list[int]:
-    """Chooses three test images by a rule: a typical hit, the least sure hit, the least sure miss.
+def _choose_rows(probabilities: Tensor, labels: Tensor) -> list[int]:
+    """Chooses three test examples: a typical hit, the least sure hit, the least sure miss.
 
-    Where there are no hits or misses, the least sure images take their place; the three are of
+    Where there are no hits or misses, the least sure examples take their place; the three are of
     different classes where that is possible.
     """
     confidence, predicted = probabilities.max(dim=1)
@@ -206,87 +154,71 @@ def _choose_rows(probabilities: "Tensor", labels: "Tensor") -> list[int]:
     return rows
 
 
-def _demo_figure(
-    explainer: "QuantumLayerGradCam",
-    model: "HybridClassifier",
-    images: "Tensor",
-    labels: "Tensor",
-    probabilities: "Tensor",
-    rows: list[int],
-    path: Path,
+def _draw(
+    model: HybridClassifier,
+    options: Options,
+    inputs: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+    accuracy: float,
 ) -> None:
-    from captum_quantum.visualization import plot_explanations, save_figure
-
+    """Draws the explanations of a few test examples."""
+    dataset = options.dataset
+    phrases = [*dataset.classes.values()]
+    explainer = QuantumLayerGradCam(model, model.backbone)
     explanations = []
-    for row in rows:
-        true, choice = int(labels[row]), int(probabilities[row].argmax())
-        verdict = "recognised" if choice == true else f"taken for {article(choice)}"
-        explanations.append(
-            explain_image(
-                explainer,
-                images[row : row + 1],
-                f"{article(true)}, {verdict}",
-                [true, closest_rival(probabilities[row], true)],
-                probabilities[row],
-                compare_with=model,
-            )
-        )
+    for single, true, likely in zip(inputs.split(1), labels.tolist(), probabilities, strict=True):
+        choice = int(likely.argmax())
+        verdict = "recognized" if choice == true else f"taken for {phrases[choice]}"
+        title = f"{phrases[true]}, {verdict}"
+        explanations.append(explain_input(explainer, dataset, single, title, true, likely, model))
     n_qubits = len(explanations[0].qubit_maps)
-    accuracy = _mean(probabilities.argmax(dim=1) == labels)
     figure = plot_explanations(
         explanations,
         headers=[
-            "test image",
+            "test example",
             "QGrad-CAM: why\nthe true class?",
             "QGrad-CAM: why\nthe closest rival?",
             "Captum's LayerGradCam,\nto compare",
             f"QGrad-CAM qubit by qubit:\nthe {n_qubits} maps add up to the first",
         ],
         title="Which pixels, and which qubits, made a quantum model decide?",
-        subtitle=f"Convolutions, then a circuit of {n_qubits} qubits; it recognises "
-        f"{percent(accuracy)} of the test digits.",
-        caption=f"{READING}\nPercentages are the model's probabilities. The maps of a row share "
-        "one colour scale.",
+        subtitle=f"A hybrid model with a circuit of {n_qubits} qubits; it recognizes "
+        f"{percent(accuracy)} of the test set.",
+        caption=caption(dataset, "The maps of a row share one color scale."),
     )
-    save_figure(figure, path)
+    save_figure(figure, options.output / FIGURE)
 
 
-def _print_demo(results: dict[str, Any], output: Path) -> None:
-    accuracy, n_test = results["accuracy"], results["n_test"]
-    mosaics, agreement, timings = results["mosaics"], results["agreement"], results["timings"]
-    lines = [
-        (
-            "",
-            f"A quantum model on handwritten digits (seed {results['seed']}, {results['device']})",
-        ),
-        ("", ""),
-        (percent(accuracy), f"of {n_test} test images recognised ({round(accuracy * n_test)})"),
-        (percent(results["non_empty_share"]), "of the QGrad-CAM maps show evidence for the class"),
-        ("", "that the model chose (the others are empty)"),
-        (
-            percent(mosaics["share_on_own_digit"]),
-            "of the evidence for a digit lies on that digit, in mosaics",
-        ),
-        ("", "of four different digits (chance: 25 %)"),
-        (
-            f"{agreement['captum']:.0e}" if agreement["captum"] else "0",
-            "is the largest difference from Captum's LayerGradCam, and",
-        ),
-        (
-            f"{agreement['parameter_shift']:.0e}",
-            "that from the parameter-shift rule, which quantum hardware can",
-        ),
-        ("", f"run, in maps of values up to {agreement['largest_value']:.2f}"),
-        (
-            f"{timings['total_s']:.0f} s",
-            f"in all; {timings['training_s']:.0f} s training, {timings['maps_s']:.2f} s for all "
-            f"{n_test} maps",
-        ),
-        ("", ""),
-        ("", f"{output / FIGURE}: the picture to look at"),
-        ("", f"{output / RESULTS}: all numbers"),
-        ("", f"{output / WEIGHTS}: the model; for an image of your own:"),
-        ("", f"  captum-quantum explain --weights {output / WEIGHTS} --image FILE"),
-    ]
-    for number, text in lines:
-        print(f"{number:>9}  {text}".rstrip() if number else f"{'':11}{text}".rstrip())
+def _summary(results: dict[str, Any], options: Options) -> str:
+    dataset, output = options.dataset, options.output
+    agreement, timings, n_test = results["agreement"], results["timings"], results["n_test"]
+    mosaics = reading = ""
+    if "mosaics" in results:
+        share, chance = (
+            percent(results["mosaics"][key]) for key in (f"share_on_own_{dataset.noun}", "chance")
+        )
+        mosaics = f"""
+{share:>9}  of the evidence for a class lies on its own {dataset.noun}, in
+           mosaics of different classes (chance: {chance})"""
+    if dataset.read is not None:
+        default = next(iter(named_datasets()))
+        option = "" if dataset.name == default else f" --dataset {dataset.name}"
+        reading = f"""; to explain a file of your own:
+             captum-quantum explain{option} --weights {output / WEIGHTS} --file FILE"""
+    captum = f"{agreement['captum']:.0e}" if agreement["captum"] else "0"
+    return f"""\
+           A quantum model on {dataset.description} (seed {options.seed}, {results["device"]})
+
+{percent(results["accuracy"]):>9}  of the {n_test} test examples recognized
+{percent(results["non_empty_share"]):>9}  of the QGrad-CAM maps show evidence for the class
+           that the model chose (the others are empty){mosaics}
+{captum:>9}  is the largest difference from Captum's LayerGradCam, and
+{agreement["parameter_shift"]:>9.0e}  that from the parameter-shift rule, which quantum hardware can
+           run, in maps of values up to {agreement["largest_value"]:.2f}
+{timings["total_s"]:>7.0f} s  in all; {timings["training_s"]:.0f} s training, \
+{timings["maps_s"]:.2f} s for all {n_test} maps
+
+           {output / FIGURE}: the picture to look at
+           {output / RESULTS}: all numbers
+           {output / WEIGHTS}: the model{reading}"""

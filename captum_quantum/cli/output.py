@@ -1,33 +1,21 @@
 """What all commands write and print."""
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import platform
+from importlib import metadata
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
+from torch import Tensor
+
+from captum_quantum import __version__
 
 WEIGHTS = "weights.safetensors"
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def environment(device: "torch.device") -> dict[str, Any]:
-    """What the numbers were computed with."""
-    import platform
-    from importlib import metadata
-
-    import torch
-
-    from captum_quantum import __version__
-
-    names = ("captum", "numpy", "scikit-learn", "torch", "torchquantum")
+def environment(device: torch.device) -> dict[str, Any]:
+    """Device, number of threads and versions that results were computed with."""
     versions = {"captum-quantum": __version__, "python": platform.python_version()}
-    for name in names:
+    for name in ("captum", "numpy", "scikit-learn", "torch", "torchquantum"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -40,19 +28,14 @@ def environment(device: "torch.device") -> dict[str, Any]:
     }
 
 
-def article(digit: int) -> str:
-    """A digit with its article."""
-    return f"an {digit}" if digit == 8 else f"a {digit}"
-
-
-def percent(share: "Tensor | float") -> str:
-    """A share as a percentage."""
-    percent = 100 * float(share)
-    return "< 0.1 %" if 0 < percent < 0.1 else f"{percent:.1f} %"
+def percent(share: Tensor | float) -> str:
+    """Words a share in [0, 1] as a percentage."""
+    value = 100 * float(share)
+    return "< 0.1 %" if 0 < value < 0.1 else f"{value:.1f} %"
 
 
 def say(text: str) -> None:
-    """Prints, with ? for what the terminal cannot show."""
+    """Prints a text; what the terminal's encoding lacks becomes a question mark."""
     try:
         print(text)
     except UnicodeEncodeError:

@@ -2,15 +2,15 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from captum_quantum.datasets.mosaics import mosaics
+from captum_quantum.datasets.registry import Dataset, register_dataset
 
-from captum_quantum import _checks
-from captum_quantum.datasets.image_file import read_gray
-from captum_quantum.datasets.split import stratified
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from captum_quantum.models import HybridClassifier
 
 SIZE = 32
 """Height and width of the images, in pixels."""
@@ -26,10 +26,10 @@ class Digits(NamedTuple):
         test_labels (Tensor): Shape ``(n_test,)``.
     """
 
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
+    train_images: "Tensor"
+    train_labels: "Tensor"
+    test_images: "Tensor"
+    test_labels: "Tensor"
 
 
 def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
@@ -58,6 +58,11 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
         >>> digits.train_images.shape, digits.test_images.shape
         (torch.Size([1438, 1, 32, 32]), torch.Size([359, 1, 32, 32]))
     """
+    import torch
+
+    from captum_quantum import _checks
+    from captum_quantum.datasets.split import stratified
+
     _checks.check_int("seed", seed, 0)
     if isinstance(test_fraction, bool) or not isinstance(test_fraction, float):
         _checks.wrong_type("test_fraction", "a number in (0, 1)", test_fraction)
@@ -80,12 +85,14 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
     return Digits(images[train], labels[train], images[test], labels[test])
 
 
-def _resize(images: Tensor) -> Tensor:
+def _resize(images: "Tensor") -> "Tensor":
     """Scales images ``(n, 1, 8, 8)`` to ``(n, 1, 32, 32)``, bilinear."""
+    from torch.nn import functional as F
+
     return F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
 
 
-def read_digit(path: str | PathLike[str], *, invert: bool = False) -> Tensor:
+def read_digit(path: str | PathLike[str], *, invert: bool = False) -> "Tensor":
     """Reads an image of one's own as a digit like those of `load_digits`.
 
     The image becomes gray and its darkest and brightest pixel become 0 and 1; it is padded to a
@@ -107,6 +114,11 @@ def read_digit(path: str | PathLike[str], *, invert: bool = False) -> Tensor:
         >>> from captum_quantum.datasets import read_digit
         >>> image = read_digit("seven.png", invert=True)  # doctest: +SKIP
     """
+    from torch.nn import functional as F
+
+    from captum_quantum import _checks
+    from captum_quantum.datasets.image_file import read_gray
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -129,3 +141,26 @@ def read_digit(path: str | PathLike[str], *, invert: bool = False) -> Tensor:
     left, top = (side - width) // 2, (side - height) // 2
     square = F.pad(pixels, (left, side - width - left, top, side - height - top))
     return _resize(F.adaptive_avg_pool2d(square[None, None], 8)).clamp(0, 1)
+
+
+def _model(seed: int = 0, **config: Any) -> "HybridClassifier":
+    from captum_quantum.models import digits_model
+
+    return digits_model(**config, seed=seed)
+
+
+DIGITS = register_dataset(
+    Dataset(
+        name="digits",
+        description="handwritten digits that scikit-learn ships",
+        noun="digit",
+        classes={str(d): f"an {d}" if d == 8 else f"a {d}" for d in range(10)},
+        load=load_digits,
+        model=_model,
+        training={"epochs": 40, "batch_size": 64, "lr": 5e-3},
+        read=read_digit,
+        read_help="The image may have any size. The digit should be bright on dark and fill the "
+        "image from top to bottom; for dark ink on bright paper, use --invert.",
+        mosaics=mosaics,
+    )
+)

@@ -1,11 +1,9 @@
 """Mosaics of images of four classes: maps can be checked without pixel labels."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-
-from captum_quantum import _checks
+if TYPE_CHECKING:
+    from torch import Tensor
 
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 """The order of the four quadrants of a mosaic."""
@@ -19,12 +17,14 @@ class Mosaics(NamedTuple):
         labels (Tensor): Shape ``(n, 4)``: the class in each quadrant, in the order ``QUADRANTS``.
     """
 
-    images: Tensor
-    labels: Tensor
+    images: "Tensor"
+    labels: "Tensor"
 
     @property
-    def cells(self) -> Tensor:
+    def cells(self) -> "Tensor":
         """Where the quadrants are: bool, ``(4, 2 * height, 2 * width)``, in their order."""
+        import torch
+
         height, width = self.images.shape[2:]
         lower = torch.arange(height, device=self.images.device)[:, None] >= height // 2
         right = torch.arange(width, device=self.images.device) >= width // 2
@@ -37,7 +37,7 @@ class Mosaics(NamedTuple):
         )
 
 
-def mosaics(images: Tensor, labels: Tensor, n: int, seed: int = 0) -> Mosaics:
+def mosaics(images: "Tensor", labels: "Tensor", n: int, seed: int = 0) -> Mosaics:
     """Builds mosaics: 2 x 2 images of four different classes, drawn at random.
 
     Asked about one of the four classes, a map that explains should light up in that class's
@@ -63,10 +63,14 @@ def mosaics(images: Tensor, labels: Tensor, n: int, seed: int = 0) -> Mosaics:
         >>> tiles.images.shape, tiles.labels.shape
         (torch.Size([5, 1, 64, 64]), torch.Size([5, 4]))
     """
+    import torch
+
+    from captum_quantum import _checks
+
     _checks.check_real("images", images)
     if images.dim() != 4:
         _checks.wrong_value("images", "of shape (n_images, channels, height, width)", images)
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+    if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or labels.is_complex():
         _checks.wrong_type("labels", "a tensor of integers", labels)
     if labels.shape != images.shape[:1]:
         _checks.wrong_value("labels", f"of shape ({len(images)},), one for each image", labels)

@@ -184,6 +184,7 @@ def compare(
         configuration,
         confidence=confidence,
         seed=seed,
+        rounding_scales={m.name: m.rounding_scale for m in metric_list},
     )
 
 

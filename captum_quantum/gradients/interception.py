@@ -195,5 +195,6 @@ def quantum_gradient(
     for module in listed:
         if not isinstance(module, nn.Module):
             _checks.wrong_type("modules", "a module or a sequence of modules", module)
+        as_quantum_layer(module)
     with intercept(listed, rule):
         yield

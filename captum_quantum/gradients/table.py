@@ -43,7 +43,8 @@ def register_rule(rule: GradientRule) -> GradientRule:
         ...         return shifted_jacobian(function, [terms] * function.variables.shape[1])
         >>> rule = register_rule(ForwardDifference())  # doctest: +SKIP
     """
-    if not isinstance(rule, GradientRule) or not isinstance(rule.name, str):
+    is_rule = isinstance(rule, GradientRule) and not isinstance(rule, type)
+    if not is_rule or not isinstance(rule.name, str):
         _checks.wrong_type("rule", "an object with name, why_not and vjp", rule)
     if rule.name in RULES:
         _checks.wrong_value("rule", f"of another name than {', '.join(RULES)}", rule.name)

@@ -17,9 +17,8 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from captum_quantum.cli import main
-from captum_quantum.cli.evaluate import _explainer
 from captum_quantum.datasets import load_digits, mosaics
-from captum_quantum.evaluation import storage
+from captum_quantum.evaluation import named_methods, storage
 from captum_quantum.metrics import average_drop, grid_pointing_game
 from captum_quantum.models import (
     HybridClassifier,
@@ -115,10 +114,9 @@ def test_summary(done, weights, capsys):
     assert score["undefined"] == np.isnan(values).sum()
     assert evaluate(weights, done) == 0  # all is there: the table comes again
     out, _ = capsys.readouterr()
-    assert f"Test images recognised: hybrid {100 * expected:.1f} %.\n" in out
+    assert f"Test accuracy: hybrid {100 * expected:.1f} %.\n" in out
     assert (
-        f"Test images recognised: hybrid {100 * expected:.1f} %.\n"
-        in (done / "evaluation.md").read_text()
+        f"Test accuracy: hybrid {100 * expected:.1f} %.\n" in (done / "evaluation.md").read_text()
     )
     assert "On images: 20 samples." in out
     assert "On mosaics: 20 samples." in out
@@ -175,7 +173,7 @@ def test_a_full_disk(done, weights, tmp_path, monkeypatch, capsys):
         (["--metrics", "drop"], "--metrics must be one of average_drop, average_gain"),
         (
             ["--methods", "random", "--metrics", "randomization_quantum"],
-            "--methods must be without random, which no model randomises",
+            "--methods must be without random, which no model randomizes",
         ),
         (["--seed", "-1"], "--seed must be an integer >= 0; got -1"),
         (["--seeds", "0"], "--seeds must be an integer >= 1; got 0"),
@@ -351,7 +349,7 @@ def test_several_seeds(tmp_path, capsys, monkeypatch):
     assert "Mean ± standard deviation over 3 trainings (seeds 4, 5, 6)" in out
     shares = [content["models"][s]["hybrid"]["accuracy"] for s in ("4", "5", "6")]
     line = ", ".join(f"{100 * share:.1f} %" for share in shares)
-    assert f"Test images recognised: hybrid {line}." in out
+    assert f"Test accuracy: hybrid {line}." in out
     assert (tmp_path / "evaluation.md").read_text().count("| average_drop |") == 2
     assert (tmp_path / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "seed-5" / "evaluation.json").exists()
@@ -367,7 +365,7 @@ def test_path_averaged_weights_are_their_definition():
     backbone = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
     model = HybridClassifier(backbone, Wave(), 3, 4, n_inputs=2, n_observables=2).double()
     images, target = torch.rand(2, 1, 6, 6, dtype=torch.float64), torch.tensor([3, 1])
-    found = _explainer("qgradcam-path", {"hybrid": model}).attribute(images, target)
+    found = named_methods()["qgradcam-path"].make(model, backbone).attribute(images, target)
     assert found.shape == (2, 1, 4, 4)
     for i in range(2):
         maps = backbone(images[[i]]).detach()
