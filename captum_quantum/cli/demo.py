@@ -195,26 +195,23 @@ def _summary(results: dict[str, Any], options: Options) -> str:
     agreement, timings, n_test = results["agreement"], results["timings"], results["n_test"]
     mosaics = reading = ""
     if "mosaics" in results:
-        share, chance = (
-            percent(results["mosaics"][key]) for key in (f"share_on_own_{dataset.noun}", "chance")
-        )
+        share = results["mosaics"][f"share_on_own_{dataset.noun}"]
         mosaics = f"""
-{share:>9}  of the evidence for a class lies on its own {dataset.noun}, in
-           mosaics of different classes (chance: {chance})"""
+{percent(share):>9}  of the evidence for a class lies on its own {dataset.noun}, in
+           mosaics of different classes (chance: {percent(results["mosaics"]["chance"])})"""
     if dataset.read is not None:
         default = next(iter(named_datasets()))
         option = "" if dataset.name == default else f" --dataset {dataset.name}"
         reading = f"""; to explain a file of your own:
              captum-quantum explain{option} --weights {output / WEIGHTS} --file FILE"""
-    captum = f"{agreement['captum']:.0e}" if agreement["captum"] else "0"
     return f"""\
            A quantum model on {dataset.description} (seed {options.seed}, {results["device"]})
 
 {percent(results["accuracy"]):>9}  of the {n_test} test examples recognized
 {percent(results["non_empty_share"]):>9}  of the QGrad-CAM maps show evidence for the class
            that the model chose (the others are empty){mosaics}
-{captum:>9}  is the largest difference from Captum's LayerGradCam, and
-{agreement["parameter_shift"]:>9.0e}  that from the parameter-shift rule, which quantum hardware can
+{agreement["captum"]:>9.1g}  is the largest difference from Captum's LayerGradCam, and
+{agreement["parameter_shift"]:>9.1g}  that from the parameter-shift rule, which quantum hardware can
            run, in maps of values up to {agreement["largest_value"]:.2f}
 {timings["total_s"]:>7.0f} s  in all; {timings["training_s"]:.0f} s training, \
 {timings["maps_s"]:.2f} s for all {n_test} maps

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks, _files, evaluation
+from captum_quantum import _checks, _files, evaluation, models
 from captum_quantum.cli.models import load_weights, train
 from captum_quantum.cli.options import Options, make_folder, read_names, read_options
 from captum_quantum.cli.output import WEIGHTS, environment, percent, say
@@ -20,13 +20,6 @@ from captum_quantum.cli.torchrun import processes
 from captum_quantum.datasets import Dataset
 from captum_quantum.evaluation import storage
 from captum_quantum.evaluation.report import png
-from captum_quantum.models import (
-    ClassicalLayer,
-    HybridClassifier,
-    classical_twin,
-    load_model,
-    save_model,
-)
 from captum_quantum.training import accuracy
 from captum_quantum.visualization import plot_comparison
 
@@ -101,18 +94,17 @@ def _read_metrics(given: str | None, dataset: Dataset) -> dict[str, Callable[...
     return {name: known[name] for name in names if name not in masked}
 
 
-def _read_hybrid(args: argparse.Namespace, options: Options, twin_needed: bool) -> HybridClassifier:
+def _read_hybrid(
+    args: argparse.Namespace, options: Options, twin_needed: bool
+) -> models.HybridClassifier:
     """Reads the model of --weights, and checks that it fits the other options."""
     model = load_weights(args.weights, options.dataset, "cpu")
-    if isinstance(model.vqc, ClassicalLayer):
+    if isinstance(model.vqc, models.ClassicalLayer):
         must = "the file of a hybrid model (its classical twin is trained here)"
         _checks.wrong_value("--weights", must, f"{args.weights}, a classical twin")
     trained, epochs = model.trained or {}, options.training["epochs"]
     if args.seed != trained.get("seed", args.seed):
-        must = (
-            f"{trained['seed']}, that of the weights (another seed's test set contains examples "
-            "that they were trained on)"
-        )
+        must = f"{trained['seed']}, that of the weights (another seed's test set was trained on)"
         _checks.wrong_value("--seed", must, args.seed)
     if twin_needed and epochs != trained.get("epochs", epochs):
         must = f"{trained['epochs']}, that of the weights, for a twin that is trained alike"
@@ -137,7 +129,7 @@ class _Evaluation:
     options: Options
     methods: Mapping[str, evaluation.NamedMethod]
     metrics: Mapping[str, Callable[..., Any]]
-    given: HybridClassifier | None
+    given: models.HybridClassifier | None
     limit: int | None
     batch_size: int
     world: evaluation.World
@@ -152,9 +144,8 @@ class _Evaluation:
             return
         recognized = _accuracies([*tested.values()])
         if len(seeds) > 1:
-            summary = evaluation.SeedReport(
-                {seed: [*parts.values()] for seed, parts in reports.items()}
-            )
+            of_seeds = {seed: [*parts.values()] for seed, parts in reports.items()}
+            summary = evaluation.SeedReport(of_seeds)
             content = {**summary.to_dict(), "models": tested}
             self._write(output, content, f"{recognized}\n\n{summary.markdown()}", summary.figure())
             say(f"{recognized}\n\n{summary}")
@@ -178,13 +169,12 @@ class _Evaluation:
         data = self.options.dataset.load(seed)
         twin_needed = any(method.model == "twin" for method in self.methods.values())
         self.world.first_does(lambda: self._make_weights(folder, data, seed, twin_needed))
-        files = {"hybrid": WEIGHTS, "twin": TWIN_WEIGHTS} if twin_needed else {"hybrid": WEIGHTS}
-        models = {
-            name: load_model(folder / file, device=self.options.device)
-            for name, file in files.items()
-        }
+        trained = {"hybrid": models.load_model(folder / WEIGHTS, device=self.options.device)}
+        if twin_needed:
+            file = folder / TWIN_WEIGHTS
+            trained["twin"] = models.load_model(file, device=self.options.device)
         methods = {
-            name: method.make(models[method.model], models[method.model].backbone)
+            name: method.make(trained[method.model], trained[method.model].backbone)
             for name, method in self.methods.items()
         }
         reports = {}
@@ -202,7 +192,7 @@ class _Evaluation:
                 "n_parameters": sum(p.numel() for p in model.parameters()),
                 "n_parameters_of_the_circuit": sum(p.numel() for p in model.vqc.parameters()),
             }
-            for name, model in models.items()
+            for name, model in trained.items()
         }
         if self.world.rank == 0:
             for part, report in reports.items():
@@ -230,13 +220,13 @@ class _Evaluation:
             if hybrid is None:
                 hybrid = self.options.dataset.model(seed=seed)
                 train(hybrid, data[0], data[1], self.options, seed)
-            save_model(hybrid, folder / WEIGHTS)
+            models.save_model(hybrid, folder / WEIGHTS)
         if twin_needed and not (folder / TWIN_WEIGHTS).exists():
             config = (self.given.config if self.given else None) or {}
             untrained = self.options.dataset.model(**config, seed=seed)
-            twin = classical_twin(untrained, seed=seed)
+            twin = models.classical_twin(untrained, seed=seed)
             train(twin, data[0], data[1], self.options, seed)
-            save_model(twin, folder / TWIN_WEIGHTS)
+            models.save_model(twin, folder / TWIN_WEIGHTS)
 
     def _samples(self, masked: bool, data: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
         """Returns test inputs and labels, or as many mosaics, their labels and masks.

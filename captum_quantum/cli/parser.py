@@ -131,9 +131,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--epochs", type=int, help=text)
     default = next(iter(datasets))
     names = "; ".join(f"{name}: {d.description}" for name, d in datasets.items())
+    names = f"{names} (default: {default})".replace("%", "%%")
     devices = "auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)"
     for name, command in commands.choices.items():
-        command.add_argument("--dataset", default=default, help=f"{names} (default: {default})")
+        command.add_argument("--dataset", default=default, help=names)
         command.add_argument("--device", default="auto", help=devices)
         command.add_argument("--seed", type=int, default=0, help="of all randomness (default: 0)")
         output = f"{name}-output"

@@ -26,15 +26,10 @@ class Mosaics(NamedTuple):
         import torch
 
         height, width = self.images.shape[2:]
-        lower = torch.arange(height, device=self.images.device)[:, None] >= height // 2
-        right = torch.arange(width, device=self.images.device) >= width // 2
-        return torch.stack(
-            [
-                (lower == down) & (right == aside)
-                for down in (False, True)
-                for aside in (False, True)
-            ]
-        )
+        row = torch.arange(height, device=self.images.device) // (height // 2)
+        column = torch.arange(width, device=self.images.device) // (width // 2)
+        quadrants = torch.arange(4, device=self.images.device)[:, None, None]
+        return 2 * row[:, None] + column == quadrants
 
 
 def mosaics(images: "Tensor", labels: "Tensor", n: int, seed: int = 0) -> Mosaics:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 # Torch is imported where it is used, so that the command line's --help answers at once.
@@ -74,11 +73,11 @@ class Dataset:
     mosaics: "Callable[[Tensor, Tensor, int, int], Mosaics] | None" = None
 
 
-_TABLE: dict[str, Dataset] = {}
+_DATASETS: dict[str, Dataset] = {}
 
 
 def register_dataset(dataset: Dataset) -> Dataset:
-    """Offers a data set to the commands ``demo``, ``explain`` and ``evaluate``.
+    """Adds a data set to the table, from which the commands take it.
 
     Args:
         dataset (Dataset): The data set.
@@ -93,30 +92,29 @@ def register_dataset(dataset: Dataset) -> Dataset:
     Examples:
         >>> from captum_quantum.cli import main
         >>> from captum_quantum.datasets import register_dataset
-        >>> register_dataset(halves)  # doctest: +SKIP
+        >>> _ = register_dataset(halves)  # doctest: +SKIP
         >>> main(["demo", "--dataset", "halves"])  # doctest: +SKIP
+        0
     """
-    if not isinstance(dataset, Dataset):
-        from captum_quantum import _checks
+    if not isinstance(dataset, Dataset) or dataset.name in _DATASETS:
+        from captum_quantum import _checks  # imports PyTorch
 
-        _checks.wrong_type("dataset", "a Dataset", dataset)
-    if dataset.name in _TABLE:
-        from captum_quantum import _checks
-
-        _checks.wrong_value("dataset.name", "a name that is not taken", dataset.name)
-    _TABLE[dataset.name] = dataset
+        if not isinstance(dataset, Dataset):
+            _checks.wrong_type("dataset", "a Dataset", dataset)
+        _checks.wrong_value("dataset.name", "a new name", dataset.name)
+    _DATASETS[dataset.name] = dataset
     return dataset
 
 
-def named_datasets() -> Mapping[str, Dataset]:
-    """The registered data sets.
+def named_datasets() -> dict[str, Dataset]:
+    """The data sets of the table.
 
     Returns:
-        Mapping[str, Dataset]: A read-only view.
+        dict[str, Dataset]: The data sets by name, in the order in which they were registered.
 
     Examples:
         >>> from captum_quantum.datasets import named_datasets
         >>> named_datasets()["digits"].classes["8"]
         'an 8'
     """
-    return MappingProxyType(_TABLE)
+    return dict(_DATASETS)
