@@ -9,20 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from captum_quantum import _checks
 
 _LOCK = ".lock"
 
 
 def replace(path: Path, content: str | bytes | Iterable[str]) -> None:
-    """Writes a file such that it is either the old or the new one, never a part.
+    """Writes a file atomically: readers see the old content or the new, never a part.
 
     Args:
         path (Path): The file.
-        content (str, bytes or Iterable[str]): What to write, as a whole or piece by piece.
+        content (str, bytes or Iterable[str]): What to write, as a whole or in pieces.
 
     Raises:
-        OSError: If that fails; the old file is then as it was.
+        OSError: If writing fails; the old file is then unchanged.
     """
     pieces = (content,) if isinstance(content, (str, bytes)) else content
     new = path.with_name(f".{path.name}.new")
@@ -41,7 +43,14 @@ def replace(path: Path, content: str | bytes | Iterable[str]) -> None:
 
 
 def to_json(content: Any) -> str:
-    """JSON with NaN and infinity as null, which JSON does not have."""
+    """Formats plain data as JSON, with null for NaN and infinity, which JSON does not have.
+
+    Args:
+        content (Any): Mappings, lists, tuples, strings, numbers, None.
+
+    Returns:
+        str: The JSON text, indented, with a newline at the end.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
@@ -56,7 +65,14 @@ def to_json(content: Any) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes sure that a file's name is on the disk, where the system can do that."""
+    """Flushes the folder's entries (its files' names) to the disk, on POSIX systems.
+
+    Args:
+        folder (Path): The folder.
+
+    Raises:
+        OSError: If that fails.
+    """
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -68,30 +84,33 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder (if need be) and keeps other processes out of it.
+    """Creates the folder if it does not exist and locks it against other processes.
 
-    The lock is the operating system's: it ends with the process, however that ends, and workers
-    that the process has forked do not hold it. Systems other than POSIX have none.
+    The lock belongs to the operating system: it is released when the process ends, also by SIGKILL.
+    Forked processes, such as the workers of a DataLoader, do not hold it.
+
+    Args:
+        folder (Path): The folder, which gets a file named ``.lock``.
 
     Raises:
-        BlockingIOError: If another process holds it.
-        OSError: If the folder cannot be made or written to.
+        BlockingIOError: If the folder is locked already.
+        OSError: If the folder cannot be created or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # Where the file system has no locks, filelock would take a file's existence for one, and that
+    # would outlive a killed process.
+    lock = FileLock(folder / _LOCK, blocking=False, fallback_to_soft=False)
     try:
-        import fcntl
-    except ImportError:
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(
+            _checks.sentence(
+                "output",
+                "a folder that no other process is writing to",
+                f"{str(folder)!r}, which one is",
+            )
+        ) from error
+    try:
         yield
-        return
-    with (folder / _LOCK).open("ab") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise BlockingIOError(
-                _checks.sentence(
-                    "output",
-                    "a folder that no other process is writing to",
-                    f"{str(folder)!r}, which one is",
-                )
-            ) from error
-        yield
+    finally:
+        lock.release()

@@ -20,6 +20,8 @@ from captum_quantum.cli.torchrun import processes
 from captum_quantum.datasets import Dataset
 from captum_quantum.evaluation import storage
 from captum_quantum.evaluation.report import png
+from captum_quantum.metrics.registry import named_metrics, needs_masks
+from captum_quantum.models import HybridClassifier
 from captum_quantum.training import accuracy
 from captum_quantum.visualization import plot_comparison
 
@@ -83,20 +85,16 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
 
 def _read_metrics(given: str | None, dataset: Dataset) -> dict[str, Callable[..., Any]]:
     """Reads --metrics; those that need masks need a data set with mosaics."""
-    known = evaluation.named_metrics()
+    known = named_metrics()
     names = read_names("--metrics", given or DEFAULT_METRICS, known)
-    masked = [
-        name for name in names if dataset.mosaics is None and evaluation.needs_masks(known[name])
-    ]
+    masked = [name for name in names if dataset.mosaics is None and needs_masks(known[name])]
     if masked and given is not None:
         must = f"without {', '.join(masked)}: the data set {dataset.name} has no mosaics"
         _checks.wrong_value("--metrics", must, given)
     return {name: known[name] for name in names if name not in masked}
 
 
-def _read_hybrid(
-    args: argparse.Namespace, options: Options, twin_needed: bool
-) -> models.HybridClassifier:
+def _read_hybrid(args: argparse.Namespace, options: Options, twin_needed: bool) -> HybridClassifier:
     """Reads the model of --weights, and checks that it fits the other options."""
     model = load_weights(args.weights, options.dataset, "cpu")
     if isinstance(model.vqc, models.ClassicalLayer):
@@ -129,7 +127,7 @@ class _Evaluation:
     options: Options
     methods: Mapping[str, evaluation.NamedMethod]
     metrics: Mapping[str, Callable[..., Any]]
-    given: models.HybridClassifier | None
+    given: HybridClassifier | None
     limit: int | None
     batch_size: int
     world: evaluation.World
@@ -179,7 +177,7 @@ class _Evaluation:
         }
         reports = {}
         for part, masked in (("images", False), ("mosaics", True)):
-            metrics = {n: m for n, m in self.metrics.items() if evaluation.needs_masks(m) == masked}
+            metrics = {n: m for n, m in self.metrics.items() if needs_masks(m) == masked}
             if metrics:
                 samples = (s.split(self.batch_size) for s in self._samples(masked, data, seed))
                 batches = list(zip(*samples, strict=True))

@@ -26,8 +26,8 @@ class Mosaics(NamedTuple):
         import torch
 
         height, width = self.images.shape[2:]
-        row = torch.arange(height, device=self.images.device) // (height // 2)
-        column = torch.arange(width, device=self.images.device) // (width // 2)
+        row = torch.arange(height, device=self.images.device) >= height // 2
+        column = torch.arange(width, device=self.images.device) >= width // 2
         quadrants = torch.arange(4, device=self.images.device)[:, None, None]
         return 2 * row[:, None] + column == quadrants
 

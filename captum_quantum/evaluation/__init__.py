@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from captum_quantum.evaluation.comparison import compare
     from captum_quantum.evaluation.fingerprint import versions
     from captum_quantum.evaluation.methods import NamedMethod, named_methods, register_method
-    from captum_quantum.evaluation.metrics import named_metrics, needs_masks
     from captum_quantum.evaluation.processes import World
     from captum_quantum.evaluation.report import Difference, Report, Score
     from captum_quantum.evaluation.seeds import SeedDifference, SeedReport, Spread
@@ -26,8 +25,6 @@ __all__ = [
     "World",
     "compare",
     "named_methods",
-    "named_metrics",
-    "needs_masks",
     "register_method",
     "versions",
 ]
@@ -43,8 +40,6 @@ _HOME = {
     "World": "processes",
     "compare": "comparison",
     "named_methods": "methods",
-    "named_metrics": "metrics",
-    "needs_masks": "metrics",
     "register_method": "methods",
     "versions": "fingerprint",
 }

@@ -14,7 +14,7 @@ from captum_quantum import _checks
 from captum_quantum.evaluation import storage
 from captum_quantum.evaluation.adapters import Method
 from captum_quantum.evaluation.batches import Batch, checksum
-from captum_quantum.evaluation.metrics import Metric
+from captum_quantum.metrics.registry import Metric
 
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE
@@ -116,7 +116,7 @@ class Evaluator:
                 "masks": None if batch.masks is None else batch.masks[rows],
                 "attribute": method.attribute,
             }
-            found = metric.function(**{name: given[name] for name in metric.asks_for})
+            found = metric.function(**{name: given[name] for name in metric.arguments})
             n = len(targets[rows])
             if not isinstance(found, Tensor) or found.shape != (n,) or found.is_complex():
                 _checks.wrong_value(

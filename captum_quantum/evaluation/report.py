@@ -14,23 +14,15 @@ import numpy as np
 from captum_quantum import _files
 from captum_quantum.evaluation import storage
 from captum_quantum.evaluation.statistics import (
-    LEAST,
-    ROUNDING,
     Array,
     bootstrap_mean,
+    find_ties,
     paired_p_value,
-    scale_of,
 )
+from captum_quantum.evaluation.tables import ARROWS, Rows, Tables, number_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-ARROWS = {True: "↑", False: "↓", None: " "}
-
-_DIFFERENCES = (
-    "Paired differences on the same samples; p of Wilcoxon's signed-rank test, two-sided, not "
-    "corrected for several tests; ties are equal up to rounding."
-)
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,7 @@ class Difference:
     ties: int
 
 
-class Report:
+class Report(Tables):
     """What `compare` has found: every sample's values, and what follows from them.
 
     Args:
@@ -98,6 +90,9 @@ class Report:
         configuration (Mapping): What they were computed with.
         confidence (float): Level of the intervals.
         seed (int): Fixes the bootstrap.
+        rounding_scales (Mapping[str, float], optional): For each metric the size of the numbers
+            whose rounding its values carry, see `captum_quantum.metrics.register_metric`. Default:
+            the size of the values.
 
     Attributes:
         methods (tuple[str, ...]): Names of the methods.
@@ -132,6 +127,11 @@ class Report:
         [('average_drop', True), ('insertion', True)]
     """
 
+    _differences_caption = (
+        "Paired differences on the same samples; p of Wilcoxon's signed-rank test, two-sided, not "
+        "corrected for several tests; ties are equal up to rounding."
+    )
+
     def __init__(
         self,
         methods: Sequence[str],
@@ -141,12 +141,14 @@ class Report:
         *,
         confidence: float = 0.95,
         seed: int = 0,
+        rounding_scales: Mapping[str, float] | None = None,
     ) -> None:
         self.methods = tuple(methods)
         self.metrics = dict(metrics)
         self.configuration = dict(configuration or {})
         self.confidence = confidence
         self._seed = seed
+        self._rounding_scales = dict(rounding_scales or {})
         self._batches = sorted(batches, key=lambda batch: batch.number)
         sizes = [np.arange(b.start, b.start + len(b.labels)) for b in self._batches]
         self.index = np.concatenate(sizes)
@@ -191,7 +193,7 @@ class Report:
         a, b = a[known], b[known]
         away = a - b
         n = len(away)
-        ties = np.abs(away) <= ROUNDING * scale_of(a, b, LEAST.get(metric, 0.0))
+        ties = find_ties(a, b, self._rounding_scales.get(metric, 0.0))
         low, high = bootstrap_mean(away, self.confidence, self._seed)
         mean = float(away.mean()) if n else math.nan
         p_value = paired_p_value(away, ties)
@@ -210,26 +212,11 @@ class Report:
             "configuration": self.configuration,
         }
 
-    def __str__(self) -> str:
-        scores, differences = self._cells()
-        lines = [self._caption(), "", *aligned(scores)]
-        if len(differences) > 1:
-            lines += ["", _DIFFERENCES, "", *aligned(differences)]
-        return "\n".join(lines)
-
     def __repr__(self) -> str:
         return (
             f"<Report: {len(self)} samples, methods {', '.join(self.methods)}, metrics "
             f"{', '.join(self.metrics)}>"
         )
-
-    def markdown(self) -> str:
-        """The table and the differences in Markdown."""
-        scores, differences = self._cells()
-        lines = [self._caption(), "", *piped(scores)]
-        if len(differences) > 1:
-            lines += ["", _DIFFERENCES, "", *piped(differences)]
-        return "\n".join(lines) + "\n"
 
     def _caption(self) -> str:
         percent = f"{100 * self.confidence:g} %"
@@ -238,23 +225,22 @@ class Report:
             "↑ higher is better, ↓ lower is better."
         )
 
-    def _cells(self) -> tuple[list[list[str]], list[list[str]]]:
-        scores = [["metric", "", *self.methods]]
-        per_metric = {metric: [""] * len(self.methods) for metric in self.metrics}
+    def _score_rows(self) -> Rows:
+        rows = {metric: [metric, ARROWS[better]] for metric, better in self.metrics.items()}
         for score in self.scores:
-            text = _interval(score)
-            if score.undefined:
-                text += f" ({score.undefined} undefined)"
-            per_metric[score.metric][self.methods.index(score.method)] = text
-        scores += [[m, ARROWS[self.metrics[m]], *cells] for m, cells in per_metric.items()]
-        differences = [["metric", "difference", "mean", "p", "n", "ties"]]
+            undefined = f" ({score.undefined} undefined)" if score.undefined else ""
+            rows[score.metric].append(_interval(score) + undefined)
+        return [["metric", "", *self.methods], *rows.values()]
+
+    def _difference_rows(self) -> Rows:
+        rows = [["metric", "difference", "mean", "p", "n", "ties"]]
         for d in self.differences:
             p_value = f"{d.p_value:.2g}" if d.p_value >= 1e-4 else "< 0.0001"
             if math.isnan(d.p_value):
                 p_value = "-"
             pair = f"{d.first} - {d.second}"
-            differences.append([d.metric, pair, _interval(d), p_value, str(d.n), str(d.ties)])
-        return scores, differences
+            rows.append([d.metric, pair, _interval(d), p_value, str(d.n), str(d.ties)])
+        return rows
 
     def figure(self) -> "Figure":
         """Draws means and intervals, a panel for each metric.
@@ -293,29 +279,6 @@ def _interval(entry: Score | Difference) -> str:
         return "-"
     mean, low, high = (number_text(value) for value in (entry.mean, entry.low, entry.high))
     return mean if math.isnan(entry.low) else f"{mean} [{low}, {high}]"
-
-
-def number_text(value: float) -> str:
-    """Three digits or more, none of them an exponent's unless the number is tiny."""
-    if value != 0 and abs(value) < 1e-3:
-        return f"{value:.1e}"
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.{2 if abs(value) >= 10 else 3}f}"
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """A table as text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
-
-
-def piped(rows: list[list[str]]) -> list[str]:
-    """A table in Markdown."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
 def png(figure: "Figure") -> bytes:

@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_quantum.evaluation.report import ARROWS, Difference, Report, aligned, number_text, piped
+from captum_quantum.evaluation.report import Difference, Report
+from captum_quantum.evaluation.tables import ARROWS, Rows, Tables, number_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_SEED_DIFFERENCES = (
-    "Differences of the means over the same samples, seed by seed; a seed is tied if all its "
-    "samples are equal up to rounding."
-)
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class SeedDifference(Spread):
         )
 
 
-class SeedReport:
+class SeedReport(Tables):
     """How methods do over several seeds, each with its own split and training.
 
     The samples of one training share its chance; what would come out of another shows only in the
@@ -95,6 +91,11 @@ class SeedReport:
         scores (list[Spread]): For each metric and method.
         differences (list[SeedDifference]): For each metric and pair of methods.
     """
+
+    _differences_caption = (
+        "Differences of the means over the same samples, seed by seed; a seed is tied if all its "
+        "samples are equal up to rounding."
+    )
 
     def __init__(self, reports: Mapping[int, Sequence[Report]]) -> None:
         self.seeds = list(reports)
@@ -125,21 +126,6 @@ class SeedReport:
             "differences": [asdict(difference) for difference in self.differences],
         }
 
-    def __str__(self) -> str:
-        scores, differences = self._cells()
-        lines = [self._caption(), "", *aligned(scores)]
-        if len(differences) > 1:
-            lines += ["", _SEED_DIFFERENCES, "", *aligned(differences)]
-        return "\n".join(lines)
-
-    def markdown(self) -> str:
-        """The table and the differences in Markdown."""
-        scores, differences = self._cells()
-        lines = [self._caption(), "", *piped(scores)]
-        if len(differences) > 1:
-            lines += ["", _SEED_DIFFERENCES, "", *piped(differences)]
-        return "\n".join(lines) + "\n"
-
     def _caption(self) -> str:
         seeds = ", ".join(map(str, self.seeds))
         return (
@@ -147,17 +133,19 @@ class SeedReport:
             "↑ higher is better, ↓ lower is better."
         )
 
-    def _cells(self) -> tuple[list[list[str]], list[list[str]]]:
+    def _score_rows(self) -> Rows:
         rows: dict[str, list[str]] = {}
         for score in self.scores:
             start = [score.metric, ARROWS[score.higher_is_better]]
             rows.setdefault(score.metric, start).append(_spread(score))
-        differences = [["metric", "difference", "mean", "seeds above 0", "below 0", "tied"]]
-        differences += [
+        return [["metric", "", *self.methods], *rows.values()]
+
+    def _difference_rows(self) -> Rows:
+        header = ["metric", "difference", "mean", "seeds above 0", "below 0", "tied"]
+        return [header] + [
             [d.metric, d.name, _spread(d), str(d.above), str(d.below), str(d.tied)]
             for d in self.differences
         ]
-        return [["metric", "", *self.methods], *rows.values()], differences
 
     def figure(self) -> "Figure":
         """Draws means and every seed, a panel for each metric.

@@ -14,13 +14,7 @@ Array = npt.NDArray[np.float64]
 
 N_RESAMPLES = 2000
 ROUNDING = 1e-6
-"""Differences up to this share of the values are rounding of float32 and count as ties.
-
-Of the larger value of a pair, or of what a pair's larger value typically is (the median of those
-that are not 0) if that is more: values near 0 are often small differences of large numbers.
-"""
-LEAST = {"average_drop": 100.0, "average_gain": 100.0}
-"""Average drop and gain are differences of percentages, rounded as numbers of this size are."""
+"""Relative rounding of float32: differences up to this share of the values count as ties."""
 
 
 def bootstrap_mean(
@@ -74,11 +68,29 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
-def scale_of(a: Array, b: Array, least: float) -> Array:
-    """What `ROUNDING` is a share of, for each pair."""
+def find_ties(a: Array, b: Array, rounding_scale: float = 0.0) -> npt.NDArray[np.bool_]:
+    r"""Finds the pairs of values that are equal up to rounding.
+
+    :math:`a_i` and :math:`b_i` are tied if :math:`|a_i - b_i| \le 10^{-6} \max(m_i, \tilde m, s)`
+    with :math:`m_i = \max(|a_i|, |b_i|)`, :math:`\tilde m` the median of those :math:`m_i` that are
+    not 0, and s the scale of the metric: values near 0 are often small differences of large numbers
+    and are rounded as those.
+
+    Args:
+        a (ndarray): Shape ``(n,)``, finite.
+        b (ndarray): Shape ``(n,)``, finite.
+        rounding_scale (float): The scale s.
+
+    Returns:
+        ndarray: Shape ``(n,)``, bool.
+    """
     larger = np.maximum(np.abs(a), np.abs(b))
-    known = larger[larger > 0]
-    return np.maximum(larger, max(least, np.median(known) if len(known) else 0.0))
+    nonzero = larger[larger > 0]
+    typical = np.median(nonzero) if len(nonzero) else 0.0
+    ties: npt.NDArray[np.bool_] = np.abs(a - b) <= ROUNDING * np.maximum(
+        larger, max(rounding_scale, typical)
+    )
+    return ties
 
 
 def paired_p_value(differences: Array, ties: npt.NDArray[np.bool_]) -> float:

@@ -7,6 +7,8 @@ whole, which a kill or a full disk may leave behind, are dropped when the run go
 """
 
 import contextlib
+import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,7 +52,7 @@ class BatchResult(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The columns of the CSV files, and how batches become lines and the reverse.
+    """The columns of the CSV files, and how results become lines and the reverse.
 
     Attributes:
         methods (Sequence[str]): Names, without commas, quotes or line breaks.
@@ -62,56 +64,51 @@ class Table(NamedTuple):
 
     @property
     def header(self) -> str:
-        """The first line, without its end."""
-        return ",".join((*_COLUMNS, *self.metrics))
+        """The first line."""
+        return _csv([(*_COLUMNS, *self.metrics)])
 
-    def lines(self, batch: BatchResult) -> str:
-        """A line for each method and sample; numbers in full precision."""
-        rows = []
+    def format(self, batch: BatchResult) -> str:
+        """Formats a batch: a line for each method and sample, numbers in full precision."""
         size = len(batch.labels)
-        for method, values in zip(self.methods, batch.values.tolist(), strict=True):
-            for i, numbers in enumerate(values):
-                place = (batch.number, size, batch.checksum, batch.start + i)
-                classes = (batch.labels[i], batch.targets[i])
-                rows.append(",".join([*map(str, place + classes), method, *map(repr, numbers)]))
-        return "\n".join(rows) + "\n"
+        return _csv(
+            (batch.number, size, batch.checksum, batch.start + i, *classes, method, *numbers)
+            for method, values in zip(self.methods, batch.values.tolist(), strict=True)
+            for i, (numbers, *classes) in enumerate(
+                zip(values, batch.labels, batch.targets, strict=True)
+            )
+        )
 
-    def read(self, lines: Sequence[str]) -> BatchResult | None:
-        """The batch that begins with the first line; None if its lines are not all there.
+    def n_lines(self, first: str) -> int:
+        """The number of lines of the batch that begins with the given one."""
+        return max(int(first.split(",")[1]), 1) * len(self.methods)
+
+    def parse(self, lines: Sequence[str]) -> BatchResult:
+        """The reverse of `format`.
+
+        Args:
+            lines (Sequence[str]): The lines of one batch, without their ends.
 
         Raises:
-            ValueError: If a line is not one of this table, or not the next of the batch.
+            ValueError: If the lines are not those of one batch, exactly as they were written.
         """
-        first = lines[0].split(",")
-        number, size, start, checksum = int(first[0]), int(first[1]), int(first[3]), first[2]
-        if size < 1:
-            raise ValueError(f"batch_size {size}")
-        labels, targets, values = [], [], []
-        for row, line in enumerate(lines[: size * len(self.methods)]):
-            cells = line.split(",")
-            method, i = divmod(row, size)
-            expected = [str(number), str(size), checksum, str(start + i)]
-            if cells[:4] != expected or cells[6] != self.methods[method]:
-                raise ValueError("not the next line of its batch")
-            if len(cells) != len(_COLUMNS) + len(self.metrics):
-                raise ValueError(f"{len(cells)} columns")
-            labels.append(int(cells[4]))
-            targets.append(int(cells[5]))
-            values.append([float(cell) for cell in cells[7:]])
-        if len(values) < size * len(self.methods):
-            return None
-        if labels != labels[:size] * len(self.methods) or targets != targets[:size] * len(
-            self.methods
-        ):
-            raise ValueError("another label or target than for the first method")
-        return BatchResult(
-            number,
-            checksum,
-            start,
-            np.array(labels[:size], dtype=np.int64),
-            np.array(targets[:size], dtype=np.int64),
-            np.array(values, dtype=np.float64).reshape(len(self.methods), size, len(self.metrics)),
+        rows = list(csv.reader(lines))
+        number, size, checksum, start = rows[0][:4]
+        labels, targets = (
+            np.array([int(row[column]) for row in rows[: int(size)]], dtype=np.int64)
+            for column in (4, 5)
         )
+        values = np.array([[float(cell) for cell in row[len(_COLUMNS) :]] for row in rows])
+        values = values.reshape(len(self.methods), int(size), len(self.metrics))
+        batch = BatchResult(int(number), checksum, int(start), labels, targets, values)
+        if self.format(batch) != "\n".join(lines) + "\n":
+            raise ValueError("not the next line of its batch")
+        return batch
+
+
+def _csv(rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
@@ -231,7 +228,7 @@ def recover(folder: Path, table: Table) -> dict[int, BatchResult]:
 def _read(path: Path, table: Table) -> tuple[list[BatchResult], int]:
     """The whole batches of a file, and where the last of them ends."""
     text = path.read_bytes().decode(errors="replace")
-    header = table.header + "\n"
+    header = table.header
     if not text.startswith(header):
         if header.startswith(text) or not text.strip("\0"):
             return [], 0
@@ -241,21 +238,17 @@ def _read(path: Path, table: Table) -> tuple[list[BatchResult], int]:
     row, end = 0, len(header.encode())
     while row < len(lines):
         try:
-            batch = table.read(lines[row : row + _most(lines[row], table)])
-        except (ValueError, IndexError) as error:
+            next_row = row + table.n_lines(lines[row])
+            if next_row > len(lines):
+                if len({tuple(line.split(",")[:3]) for line in lines[row:]}) > 1:
+                    raise ValueError("not the next line of its batch")
+                break
+            batches.append(table.parse(lines[row:next_row]))
+        except (ValueError, IndexError, csv.Error) as error:
             _damaged(path, f"line {row + 2} or one after it is wrong ({error})")
-        if batch is None:
-            break
-        n_rows = len(batch.labels) * len(table.methods)
-        end += len(("\n".join(lines[row : row + n_rows]) + "\n").encode())
-        batches.append(batch)
-        row += n_rows
+        end += sum(len(line.encode()) + 1 for line in lines[row:next_row])
+        row = next_row
     return batches, end
-
-
-def _most(line: str, table: Table) -> int:
-    """How many lines the batch has that begins with this one."""
-    return max(int(line.split(",")[1]), 1) * len(table.methods)
 
 
 def _damaged(path: Path, got: str) -> NoReturn:
@@ -291,8 +284,8 @@ class Part:
             OSError: If that fails, as on a full disk; the file then ends with the batch before.
         """
         size = os.fstat(self._file).st_size
-        text = self._table.lines(batch)
-        data = (text if size else f"{self._table.header}\n{text}").encode()
+        header = "" if size else self._table.header
+        data = (header + self._table.format(batch)).encode()
         try:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -325,5 +318,5 @@ def merge(folder: Path, table: Table, batches: Iterable[BatchResult]) -> None:
 
 def csv_pieces(table: Table, batches: Iterable[BatchResult]) -> Iterator[str]:
     """The CSV file, piece by piece, in the order of the data set."""
-    yield table.header + "\n"
-    yield from map(table.lines, sorted(batches, key=lambda batch: batch.number))
+    yield table.header
+    yield from map(table.format, sorted(batches, key=lambda batch: batch.number))

@@ -31,7 +31,13 @@ from captum_quantum.metrics.localization import (
     grid_pointing_game,
     pointing_game,
 )
-from captum_quantum.metrics.randomization import MapSimilarity, parameter_randomization
+from captum_quantum.metrics.randomization import (
+    MapSimilarity,
+    parameter_randomization,
+    randomization_classical,
+    randomization_quantum,
+)
+from captum_quantum.metrics.registry import named_metrics, register_metric
 from captum_quantum.metrics.robustness import sensitivity_max
 from captum_quantum.metrics.similarity import Agreement, agreement
 
@@ -48,8 +54,12 @@ __all__ = [
     "grid_pointing_game",
     "infidelity",
     "insertion",
+    "named_metrics",
     "parameter_randomization",
     "pointing_game",
+    "randomization_classical",
+    "randomization_quantum",
+    "register_metric",
     "sensitivity_max",
     "sparseness",
 ]

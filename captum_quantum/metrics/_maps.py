@@ -1,7 +1,6 @@
 """What all metrics share: reading maps, resizing them, and asking the model."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,22 +8,8 @@ from torch import Tensor
 
 from captum_quantum import _checks
 
-AnyMetric = TypeVar("AnyMetric", bound=Callable[..., Any])
-
 _SPATIAL = (3, 4, 5)
 _SHAPE = "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, none empty"
-
-
-def direction(higher_is_better: bool | None) -> Callable[[AnyMetric], AnyMetric]:
-    """Marks a metric with its direction, ``higher_is_better``; None where there is none."""
-
-    def mark(metric: AnyMetric) -> AnyMetric:
-        # A function may have attributes, but Python's type system cannot express which. A class
-        # around it could, and would hide the metric's signature and documentation.
-        metric.higher_is_better = higher_is_better  # type: ignore[attr-defined]
-        return metric
-
-    return mark
 
 
 def check_inputs(inputs: Any) -> Tensor:

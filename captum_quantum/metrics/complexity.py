@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from captum_quantum.metrics._maps import direction, read_maps
+from captum_quantum.metrics._maps import read_maps
+from captum_quantum.metrics.registry import register_metric
 
 
-@direction(higher_is_better=None)
+@register_metric(higher_is_better=None)
 def sparseness(attributions: Tensor) -> Tensor:
     r"""Sparseness: the Gini index of the map's magnitudes.
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum.metrics._maps import direction, is_constant, read_maps, resize
+from captum_quantum.metrics._maps import is_constant, read_maps, resize
+from captum_quantum.metrics.registry import register_metric
 
 
 def _read(attributions: Any, masks: Any) -> tuple[Tensor, Tensor]:
@@ -31,7 +32,7 @@ def _share_inside(positive: Tensor, masks: Tensor) -> Tensor:
     return _undefined_without_mask(share, masks)
 
 
-@direction(higher_is_better=True)
+@register_metric(higher_is_better=True)
 def energy_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     r"""Energy-based pointing game: the share of the positive attribution inside the mask.
 
@@ -64,7 +65,7 @@ def energy_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     return _share_inside(*_read(attributions, masks))
 
 
-@direction(higher_is_better=True)
+@register_metric(higher_is_better=True)
 def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     """Grid pointing game: the share of the positive attribution in the target's cell of a mosaic.
 
@@ -116,7 +117,7 @@ def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     return _share_inside(positive, masks)
 
 
-@direction(higher_is_better=True)
+@register_metric(higher_is_better=True)
 def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: float = 0.0) -> Tensor:
     """Pointing game: whether the map's largest value lies on the object.
 

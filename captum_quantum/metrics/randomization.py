@@ -17,12 +17,14 @@ from captum_quantum.metrics._maps import (
     check_callable,
     check_index,
     check_inputs,
-    direction,
     is_constant,
     read_maps,
     resize,
 )
+from captum_quantum.metrics.registry import register_metric
 from captum_quantum.metrics.similarity import rank_correlation, structural_similarity
+
+Attribute = Callable[[Tensor, Tensor], Tensor]
 
 PARTS = ("quantum", "classical", "cascade")
 """What :func:`parameter_randomization` can randomise."""
@@ -206,10 +208,10 @@ def _read_parts(parts: Any, quantum: bool, classical: bool) -> list[str]:
     return list(dict.fromkeys(listed))
 
 
-@direction(higher_is_better=False)
+@register_metric(higher_is_better=False, named=False)
 def parameter_randomization(
     model: nn.Module,
-    attribute: Callable[[Tensor, Tensor], Tensor],
+    attribute: Attribute,
     inputs: Tensor,
     target: int | Tensor,
     *,
@@ -315,6 +317,85 @@ def parameter_randomization(
         finally:
             saved.restore()
     return results
+
+
+@register_metric(higher_is_better=False)
+def randomization_quantum(
+    model: nn.Module, attribute: Attribute, inputs: Tensor, target: int | Tensor
+) -> Tensor:
+    """Rank correlation of the maps before and after the quantum layers are randomized.
+
+    The part ``"quantum"`` of `parameter_randomization` as one number for each example.
+
+    Args:
+        model (nn.Module): The model that ``attribute`` explains.
+        attribute (Callable): Images and targets ``(batch,)`` to maps ``(batch, channels,
+            *spatial)`` of this very model: a method's ``attribute``.
+        inputs (Tensor): The images, ``(batch, channels, *spatial)``.
+        target (int or Tensor): The class, or one for each example, ``(batch,)``.
+
+    Returns:
+        Tensor: Shape ``(batch,)``, in [-1, 1], on the inputs' device. NaN where one of the two maps
+        is constant, and for a model without quantum layers.
+
+    Raises:
+        TypeError, ValueError: If an argument is wrong, ``attribute`` never calls the model, or a
+            map is not finite.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from captum_quantum import QuantumLayerGradCam, VQCLayer
+        >>> from captum_quantum.metrics import randomization_quantum
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), VQCLayer(4)
+        ... )
+        >>> grad_cam = QuantumLayerGradCam(model, model[1])
+        >>> randomization_quantum(model, grad_cam.attribute, torch.rand(2, 1, 12, 12), 0).shape
+        torch.Size([2])
+    """
+    if not isinstance(model, nn.Module):
+        _checks.wrong_type("model", "an nn.Module, for randomization_quantum", model)
+    if not _quantum_layers(model, None):
+        return torch.full((len(inputs),), torch.nan, device=inputs.device)
+    similar = parameter_randomization(model, attribute, inputs, target, parts="quantum")
+    return similar["quantum"].rank_correlation
+
+
+@register_metric(higher_is_better=False)
+def randomization_classical(
+    model: nn.Module, attribute: Attribute, inputs: Tensor, target: int | Tensor
+) -> Tensor:
+    """Rank correlation of the maps before and after all other layers are randomized.
+
+    The part ``"classical"`` of `parameter_randomization` as one number for each example.
+
+    Args:
+        model (nn.Module): The model that ``attribute`` explains.
+        attribute (Callable): Images and targets ``(batch,)`` to maps ``(batch, channels,
+            *spatial)`` of this very model: a method's ``attribute``.
+        inputs (Tensor): The images, ``(batch, channels, *spatial)``.
+        target (int or Tensor): The class, or one for each example, ``(batch,)``.
+
+    Returns:
+        Tensor: Shape ``(batch,)``, in [-1, 1], on the inputs' device. NaN where one of the two maps
+        is constant.
+
+    Raises:
+        TypeError, ValueError: If an argument is wrong, the model has no classical layers with
+            parameters, ``attribute`` never calls the model, or a map is not finite.
+
+    Examples:
+        >>> import torch
+        >>> from captum.attr import Saliency
+        >>> from captum_quantum.metrics import randomization_classical
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        >>> images = torch.rand(2, 1, 8, 8, requires_grad=True)
+        >>> randomization_classical(model, Saliency(model).attribute, images, target=0).shape
+        torch.Size([2])
+    """
+    similar = parameter_randomization(model, attribute, inputs, target, parts="classical")
+    return similar["classical"].rank_correlation
 
 
 def _randomized(part: str, units: list[_Unit], saved: _Saved) -> Iterator[str]:

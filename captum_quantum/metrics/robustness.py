@@ -13,7 +13,6 @@ from captum_quantum.metrics._maps import (
     check_callable,
     check_index,
     check_inputs,
-    direction,
     magnitude,
 )
 from captum_quantum.metrics._perturbations import (
@@ -22,11 +21,12 @@ from captum_quantum.metrics._perturbations import (
     check_positive,
     draws_at_once,
 )
+from captum_quantum.metrics.registry import register_metric
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
 
 
-@direction(higher_is_better=False)
+@register_metric(higher_is_better=False)
 def sensitivity_max(
     attribute: Attribute,
     inputs: Tensor,

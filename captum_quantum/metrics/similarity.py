@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum.metrics._maps import direction, gaussian_blur, is_constant, read_maps, resize
+from captum_quantum.metrics._maps import gaussian_blur, is_constant, read_maps, resize
+from captum_quantum.metrics.registry import register_metric
 
 # The window of the paper on SSIM: 11 pixels wide, standard deviation 1.5; and its constants.
 _SSIM_SIGMA, _SSIM_RADIUS, _SSIM_K1, _SSIM_K2 = 1.5, 5, 0.01, 0.03
@@ -84,7 +85,7 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     return ssim.flatten(1).mean(dim=1)
 
 
-@direction(higher_is_better=None)
+@register_metric(higher_is_better=None, named=False)
 def agreement(attributions: Tensor, other: Tensor, *, top: float = 0.1) -> Agreement:
     r"""Agreement of two methods: cosine, rank correlation and overlap of the strongest pixels.
 

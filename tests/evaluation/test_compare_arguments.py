@@ -6,7 +6,7 @@ from captum.attr import Saliency
 from comparison import batches, energy, inside, samples, small_model
 
 from captum_quantum import compare
-from captum_quantum.evaluation.metrics import randomization_quantum
+from captum_quantum.metrics import randomization_quantum
 
 
 def good():

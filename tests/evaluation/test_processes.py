@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from comparison import SETUP, everything, run
 
+from captum_quantum import _files
+
 LOCK = """
 import sys
 from pathlib import Path
@@ -32,6 +34,41 @@ def test_two_processes_on_one_folder(tmp_path):
         other.kill()
         other.wait()
         run(tmp_path)  # the lock has ended with the process
+
+
+FORKED = """
+import os, sys, time
+from pathlib import Path
+from captum_quantum import _files
+with _files.locked(Path(sys.argv[1])):
+    if not os.fork():
+        sys.stdin.read()  # as a worker of a DataLoader, which notices late that its parent is gone
+        os._exit(0)
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_processes_do_not_hold_the_lock(tmp_path):
+    command = [sys.executable, "-c", FORKED, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(BlockingIOError):
+            run(tmp_path)
+        other.kill()
+        other.wait()
+        run(tmp_path)  # the forked process is still there
+
+
+def test_two_comparisons_of_one_process_on_one_folder(tmp_path):
+    with (
+        _files.locked(tmp_path),
+        pytest.raises(BlockingIOError, match="a folder that no other process is writing to"),
+    ):
+        run(tmp_path)
+    run(tmp_path)
 
 
 KILL = """
@@ -144,6 +181,8 @@ def faulty(attributions):
     if rank == victim and len(calls) == 7:
         raise KeyError("broken metric")
     return attributions.flatten(1).abs().sum(dim=1)
+
+faulty.version = 1
 
 class Odd(Exception):
     pass

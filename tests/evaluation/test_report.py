@@ -26,7 +26,7 @@ def test_seeds_that_differ_by_rounding_count_for_neither_method():
     assert (pair.above, pair.below, pair.tied) == (1, 0, 5)
     assert found.to_dict()["differences"][0]["tied"] == 5
     header, _, row = str(found).splitlines()[-3:]
-    assert header.endswith("seeds above 0  below 0  tied")
+    assert header.endswith("seeds above 0    below 0    tied")
     assert row.split()[-3:] == ["1", "0", "5"]
     assert found.markdown().rstrip().endswith("| 1 | 0 | 5 |")
 
@@ -49,8 +49,8 @@ def test_report_of_known_numbers(tmp_path):
     assert "3.200 [" in text
     assert text.count("(1 undefined)") == 4
     assert "a - b" in text
-    assert "high    ↑" in text
-    assert "low     ↓" in text
+    assert "high      ↑   3.200 [" in text
+    assert "low       ↓   2.200 [" in text
     assert "| high | ↑ | 3.200 [" in report.markdown()
     report.save(tmp_path / "new")
     saved = json.loads((tmp_path / "new" / "report.json").read_text())

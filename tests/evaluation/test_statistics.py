@@ -5,10 +5,14 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from comparison import batch
+from torch import nn
 
+from captum_quantum import compare
 from captum_quantum.evaluation.report import Report
 from captum_quantum.evaluation.statistics import bootstrap_mean, paired_p_value
+from captum_quantum.metrics import named_metrics
 
 
 @pytest.mark.parametrize("n", [2, 7, 300])
@@ -89,9 +93,27 @@ def test_small_drops_are_differences_of_large_percentages():
     scores = np.float32(0.3) * (1 - drops.astype(np.float32) / 100)  # after, of 0.3 before
     others = np.nextafter(scores, np.float32(1))
     values = 100 * (1 - np.stack([scores, others]).astype(float) / 0.3)[:, :, None]
-    for metric, ties in (("average_drop", 4), ("average_gain", 4), ("m", 0)):
-        report = Report(["a", "b"], {metric: False}, [batch(0, values)])
+    for scale, ties in ((100.0, 4), (0.0, 0)):
+        report = Report(["a", "b"], {"m": False}, [batch(0, values)], rounding_scales={"m": scale})
         assert report.differences[0].ties == ties
     values[1] += 1e-3
-    report = Report(["a", "b"], {"average_drop": False}, [batch(0, values)])
+    report = Report(["a", "b"], {"m": False}, [batch(0, values)], rounding_scales={"m": 100.0})
     assert report.differences[0].ties == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "ties"), [("average_drop", 4), ("average_gain", 4), ("insertion", 0)]
+)
+def test_the_scale_of_rounding_is_that_of_the_metric(metric, ties):
+    def values(attributions):
+        return attributions[:, 0]
+
+    values.rounding_scale = named_metrics()[metric].rounding_scale
+    drops = torch.tensor([[0.5], [0.4], [0.6], [0.5]], dtype=torch.float64)
+    methods = {
+        "a": (lambda inputs, target: drops, nn.Flatten()),
+        "b": (lambda inputs, target: drops + 5e-6, nn.Flatten()),
+    }
+    loader = [(torch.ones(4, 1), torch.zeros(4, dtype=torch.long))]
+    report = compare(methods, loader, {"values": values}, progress=False)
+    assert report.differences[0].ties == ties

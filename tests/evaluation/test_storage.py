@@ -96,7 +96,7 @@ def test_every_cut_of_a_file_is_read_as_the_batches_before_it(tmp_path, monkeypa
         assert sorted(found) == list(range(n_whole))
         assert all(found[number].same(written[number]) for number in found)
         # What was torn is gone, so that the next batch begins on a line of its own.
-        header_end = len(table.header) + 1
+        header_end = len(table.header)
         assert part.path.stat().st_size in {0, header_end, *ends[:n_whole]}
         again = storage.Part(tmp_path, table, 4)
         again.append(batch(7, np.ones((2, 2, 2)), start=21))
@@ -135,6 +135,8 @@ def test_a_kill_between_the_merged_file_and_the_removal_of_the_parts(tmp_path):
         (lambda t: t.replace("gradcam", "gradcan", 1), "line 2 or one after it is wrong"),
         (lambda t: re.sub(r"\n0,5,(\w+),1,", r"\n0,5,\1,2,", t), "not the next line of its batch"),
         (lambda t: re.sub(r"\n0,5,\w+,1,", "\n0,5,0,1,", t), "not the next line of its batch"),
+        (lambda t: t.replace("\n0,5,", "\n0,50,", 1), "not the next line of its batch"),
+        (lambda t: t.replace("\n1,5,", "\n0,5,", 1), "not the next line of its batch"),
         (lambda t: t.replace("energy", "ennui", 1), "other columns than those asked for"),
         (lambda t: t.replace("\n", "\nx", 2), "line 2 or one after it is wrong"),
     ],

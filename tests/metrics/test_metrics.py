@@ -8,7 +8,7 @@ import torch
 from slow_metrics import random_maps
 from torch import nn
 
-from captum_quantum import metrics
+from captum_quantum import VQCLayer, metrics
 
 DIRECTIONS = {
     "average_drop": False,
@@ -22,6 +22,8 @@ DIRECTIONS = {
     "energy_pointing_game": True,
     "pointing_game": True,
     "parameter_randomization": False,
+    "randomization_classical": False,
+    "randomization_quantum": False,
     "sparseness": None,
     "agreement": None,
 }
@@ -29,11 +31,12 @@ DIRECTIONS = {
 
 def test_names_directions_and_parameters():
     functions = [n for n in metrics.__all__ if n[0].islower()]
-    assert sorted(functions) == sorted(DIRECTIONS)
+    assert sorted(functions) == sorted({*DIRECTIONS, "named_metrics", "register_metric"})
     given = {"model", "inputs", "attributions", "target", "masks", "attribute", "other"}
     for name, higher_is_better in DIRECTIONS.items():
         metric = getattr(metrics, name)
         assert metric.higher_is_better is higher_is_better
+        assert metric.rounding_scale == (100 if name in ("average_drop", "average_gain") else 0)
         for parameter in inspect.signature(metric).parameters.values():
             if parameter.name in given:
                 assert parameter.default is inspect.Parameter.empty
@@ -46,7 +49,7 @@ def call(name, attributions, dtype=torch.float32, device="cpu"):
     """Calls a metric with reasonable arguments: 3 images of 8 x 8 and the given maps."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).to(device, dtype)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), VQCLayer(3)).to(device, dtype)
     inputs = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)).to(device, dtype)
     attributions = attributions.to(device)
     masks = torch.zeros(3, 8, 8, dtype=torch.bool)
@@ -223,5 +226,5 @@ def test_a_gpu_gives_the_same_numbers(name):
     on_gpu = tensors(call(name, maps, torch.float64, "cuda"))
     for a, b in zip(on_cpu, on_gpu, strict=True):
         assert b.device.type == "cuda"
-        if name != "parameter_randomization":  # the generators of the devices differ
+        if "randomization" not in name:  # the generators of the devices differ
             assert b.cpu().tolist() == pytest.approx(a.tolist())

@@ -9,7 +9,6 @@ from captum_quantum._state import evaluation_mode
 from captum_quantum.metrics._maps import (
     check_callable,
     check_inputs,
-    direction,
     read_maps,
     resize,
 )
@@ -22,6 +21,7 @@ from captum_quantum.metrics._scores import (
     read_baseline,
     read_target,
 )
+from captum_quantum.metrics.registry import register_metric
 
 
 def _shown_share(maps: Tensor, size: torch.Size) -> Tensor:
@@ -65,7 +65,7 @@ def _whole_and_masked(
         )
 
 
-@direction(higher_is_better=False)
+@register_metric(higher_is_better=False, rounding_scale=100.0)
 def average_drop(
     model: Model,
     inputs: Tensor,
@@ -126,7 +126,7 @@ def average_drop(
     return torch.where(defined, drop, torch.nan)
 
 
-@direction(higher_is_better=True)
+@register_metric(higher_is_better=True, rounding_scale=100.0)
 def average_gain(
     model: Model,
     inputs: Tensor,
@@ -177,7 +177,7 @@ def average_gain(
     return torch.where(defined, gain, torch.nan)
 
 
-@direction(higher_is_better=True)
+@register_metric(higher_is_better=True)
 def average_increase(
     model: Model,
     inputs: Tensor,

@@ -12,7 +12,6 @@ from captum_quantum.metrics._maps import (
     check_attributions,
     check_callable,
     check_inputs,
-    direction,
     magnitude,
     resize,
 )
@@ -23,9 +22,10 @@ from captum_quantum.metrics._perturbations import (
     draws_at_once,
 )
 from captum_quantum.metrics._scores import Model, check_scores, read_baseline, read_target
+from captum_quantum.metrics.registry import register_metric
 
 
-@direction(higher_is_better=False)
+@register_metric(higher_is_better=False)
 def infidelity(
     model: Model,
     inputs: Tensor,

@@ -10,7 +10,6 @@ from captum_quantum._state import evaluation_mode
 from captum_quantum.metrics._maps import (
     check_callable,
     check_inputs,
-    direction,
     is_constant,
     read_maps,
     resize,
@@ -23,6 +22,7 @@ from captum_quantum.metrics._scores import (
     read_baseline,
     read_target,
 )
+from captum_quantum.metrics.registry import register_metric
 
 
 class PixelCurves(NamedTuple):
@@ -120,7 +120,7 @@ def insertion(
 ) -> PixelCurves: ...
 
 
-@direction(higher_is_better=True)
+@register_metric(higher_is_better=True)
 def insertion(
     model: Model,
     inputs: Tensor,
@@ -207,7 +207,7 @@ def deletion(
 ) -> PixelCurves: ...
 
 
-@direction(higher_is_better=False)
+@register_metric(higher_is_better=False)
 def deletion(
     model: Model,
     inputs: Tensor,
