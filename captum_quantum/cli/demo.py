@@ -10,15 +10,14 @@ from torch import Tensor
 
 from captum_quantum import _files
 from captum_quantum.attr import QuantumLayerGradCam
-from captum_quantum.cli.explanations import caption, explain_input, gradcam_maps, qubit_influence
+from captum_quantum.cli.explanations import draw, explain_input, gradcam_maps, qubit_influence
 from captum_quantum.cli.models import train
 from captum_quantum.cli.options import Options, make_folder, read_options
 from captum_quantum.cli.output import WEIGHTS, environment, percent
-from captum_quantum.datasets import Mosaics, named_datasets
+from captum_quantum.datasets import Mosaics
 from captum_quantum.metrics import grid_pointing_game
 from captum_quantum.models import HybridClassifier, save_model
 from captum_quantum.training import predict
-from captum_quantum.visualization import plot_explanations, save_figure
 
 N_MOSAICS = 200
 FIGURE, RESULTS = "qgradcam.png", "demo.json"
@@ -50,7 +49,7 @@ class _Clock:
 
 def _demo(options: Options, data: Sequence[Tensor], start: float) -> None:
     dataset, device, seed, output = options.dataset, options.device, options.seed, options.output
-    model = dataset.model(seed=seed).to(device)
+    model = dataset.model(seed=seed)
     clock = _Clock(start, device)
     losses = train(model, data[0], data[1], options, seed)
     model.eval()
@@ -173,21 +172,15 @@ def _draw(
         title = f"{phrases[true]}, {verdict}"
         explanations.append(explain_input(explainer, dataset, single, title, true, likely, model))
     n_qubits = len(explanations[0].qubit_maps)
-    figure = plot_explanations(
+    draw(
+        options.output / FIGURE,
         explanations,
-        headers=[
-            "test example",
-            "QGrad-CAM: why\nthe true class?",
-            "QGrad-CAM: why\nthe closest rival?",
-            "Captum's LayerGradCam,\nto compare",
-            f"QGrad-CAM qubit by qubit:\nthe {n_qubits} maps add up to the first",
-        ],
+        dataset,
+        "test example",
         title="Which pixels, and which qubits, made a quantum model decide?",
         subtitle=f"A hybrid model with a circuit of {n_qubits} qubits; it recognizes "
         f"{percent(accuracy)} of the test set.",
-        caption=caption(dataset, "The maps of a row share one color scale."),
     )
-    save_figure(figure, options.output / FIGURE)
 
 
 def _summary(results: dict[str, Any], options: Options) -> str:
@@ -200,10 +193,9 @@ def _summary(results: dict[str, Any], options: Options) -> str:
 {percent(share):>9}  of the evidence for a class lies on its own {dataset.noun}, in
            mosaics of different classes (chance: {percent(results["mosaics"]["chance"])})"""
     if dataset.read is not None:
-        default = next(iter(named_datasets()))
-        option = "" if dataset.name == default else f" --dataset {dataset.name}"
+        command = f"captum-quantum explain --dataset {dataset.name}"
         reading = f"""; to explain a file of your own:
-             captum-quantum explain{option} --weights {output / WEIGHTS} --file FILE"""
+             {command} --weights {output / WEIGHTS} --file FILE"""
     return f"""\
            A quantum model on {dataset.description} (seed {options.seed}, {results["device"]})
 

@@ -1,5 +1,7 @@
 """Maps that explain single inputs, for the demo and for a user's own file."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -10,15 +12,7 @@ from captum_quantum.attr import QuantumLayerGradCam
 from captum_quantum.cli.output import percent
 from captum_quantum.datasets import Dataset
 from captum_quantum.models import HybridClassifier
-from captum_quantum.visualization import Explanation
-
-
-def caption(dataset: Dataset, scale: str) -> str:
-    """Words how to read a figure; ``scale`` says which maps share one color scale."""
-    return (
-        "Red areas raise the score of the class named above the map, blue areas lower it; black "
-        f"lines outline the {dataset.noun}.\nPercentages are the model's probabilities. {scale}"
-    )
+from captum_quantum.visualization import Explanation, plot_explanations, save_figure
 
 
 def gradcam_maps(model: HybridClassifier, inputs: Tensor, target: Tensor) -> Tensor:
@@ -80,3 +74,31 @@ def explain_input(
         titles.append(f"why {names[target]}?")
     shares = cast("Tensor", explainer.attribute_qubits(single, target))
     return Explanation(single[0].mean(dim=0), title, maps[0], titles, shares[0])
+
+
+def draw(
+    path: Path, explanations: Sequence[Explanation], dataset: Dataset, header: str, **titles: str
+) -> None:
+    """Draws the explanations and saves the figure.
+
+    Args:
+        path (Path): The file.
+        explanations (Sequence[Explanation]): The rows of the figure.
+        dataset (Dataset): Says what the images show.
+        header (str): What stands above the images.
+        **titles (str): ``title`` and ``subtitle`` of the figure.
+    """
+    n_maps, n_qubits = len(explanations[0].maps), len(explanations[0].qubit_maps)
+    headers = [
+        header,
+        "QGrad-CAM: why\nthis class?",
+        "QGrad-CAM: why\nits closest rival?",
+        *["Captum's LayerGradCam,\nto compare"] * (n_maps - 2),
+        f"QGrad-CAM qubit by qubit:\nthe {n_qubits} maps add up to the first",
+    ]
+    caption = (
+        "Red areas raise the score of the class named above the map, blue areas lower it; black "
+        f"lines outline the {dataset.noun}.\nPercentages are the model's probabilities. The maps "
+        "of a row share one color scale."
+    )
+    save_figure(plot_explanations(explanations, headers, caption=caption, **titles), path)

@@ -89,22 +89,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate = commands.add_parser(
         "evaluate",
-        help="compare attribution methods, also with those of a classical model, by metrics",
-        description="Evaluates attribution methods by metrics on the test set. Writes a table with "
-        "confidence intervals and paired tests, the values of every example, and a figure. Without "
-        "--weights, the model of the demo is trained first. Metrics that need to know where the "
-        "class is, such as grid_pointing_game, are computed on mosaics of several examples. "
-        "Results are written batch by batch; after an interruption, the same command resumes. "
-        "Under torchrun (torchrun --nproc-per-node N -m captum_quantum evaluate ...) the processes "
-        "share the work, and the numbers are the same.",
+        help="compare attribution methods, also those of a classical model, by metrics",
+        description="Compares attribution methods by metrics on the test set: writes a table with "
+        "confidence intervals and paired tests, the values of every example, and a figure. Trains "
+        "the model of the demo first, unless --weights is given. Metrics that need to know where "
+        "the class is, such as grid_pointing_game, use mosaics of several examples. The same "
+        "command resumes an interrupted run. Started by torchrun (torchrun --nproc-per-node N -m "
+        "captum_quantum evaluate ...), the processes share the work; the numbers are the same.",
         epilog=f"Methods: {'; '.join(f'{n}: {m.description}' for n, m in methods.items())}. "
-        "Metrics: those of captum_quantum.metrics that give one number for a map, and "
-        "randomization_quantum and randomization_classical.",
+        "Metrics: those of captum_quantum.metrics.named_metrics(); an unknown name lists them.",
     )
 
     explain.add_argument("--weights", required=True, type=Path, help="weights file of the demo")
     explain.add_argument("--file", "--image", required=True, type=Path, help="the file to explain")
-    explain.add_argument("--target", type=int, help="class to explain (default: most probable)")
+    text = "number of the class to explain, from 0 on (default: the most probable class)"
+    explain.add_argument("--target", type=int, help=text)
     explain.add_argument("--invert", action="store_true", help="swap dark and bright first")
     names = f"names separated by commas (default: {DEFAULT_METHODS})"
     evaluate.add_argument("--methods", default=DEFAULT_METHODS, help=names)
@@ -113,22 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--weights",
         type=Path,
-        help="weights file of the demo, made with the same --seed, which decides what is in the "
-        "test set; another seed is refused (default: train a model)",
+        help="weights file of the demo, made with the same --seed, which also determines the test "
+        "set (default: train a model)",
     )
     number = functools.partial(evaluate.add_argument, type=int)
     number("--limit", help="number of test examples to evaluate (default: all)")
     number("--batch-size", default=64, help="number of examples at a time (default: 64)")
-    number(
-        "--seeds",
-        default=1,
-        help="number of seeds, from --seed on: each has its own split and training, and the "
-        "results are summarized over all (default: 1)",
-    )
+    number("--seeds", default=1, help="number of trainings, with seeds from --seed on (default: 1)")
     epochs = ", ".join(f"{d.training['epochs']} for {name}" for name, d in datasets.items())
     for command in (demo, evaluate):
-        text = f"number of passes over the training set (default: {epochs})"
-        command.add_argument("--epochs", type=int, help=text)
+        command.add_argument("--epochs", type=int, help=f"training epochs (default: {epochs})")
     default = next(iter(datasets))
     names = "; ".join(f"{name}: {d.description}" for name, d in datasets.items())
     names = f"{names} (default: {default})".replace("%", "%%")
@@ -136,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in commands.choices.items():
         command.add_argument("--dataset", default=default, help=names)
         command.add_argument("--device", default="auto", help=devices)
-        command.add_argument("--seed", type=int, default=0, help="of all randomness (default: 0)")
+        command.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
         output = f"{name}-output"
         text = f"folder for the results (default: {output})"
         command.add_argument("--output", type=Path, default=Path(output), help=text)

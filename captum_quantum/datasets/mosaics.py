@@ -83,8 +83,7 @@ def mosaics(images: "Tensor", labels: "Tensor", n: int, seed: int = 0) -> Mosaic
         four = torch.randperm(len(classes), generator=generator)[:4].tolist()
         for quadrant, c in enumerate(four):
             row[quadrant] = members[c][torch.randint(len(members[c]), (), generator=generator)]
-    tiles = images[chosen.to(images.device)].unflatten(
-        1, (2, 2)
-    )  # (n, row, column, channels, h, w)
+    # (n, row, column, channels, height, width)
+    tiles = images[chosen.to(images.device)].unflatten(1, (2, 2))
     joined = tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     return Mosaics(joined, labels[chosen.to(labels.device)])
