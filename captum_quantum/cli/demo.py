@@ -33,14 +33,14 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
 
 
 class _Clock:
-    """Measures the seconds of each step, and of all since the start."""
+    """Measures how long each step takes, and all steps together."""
 
     def __init__(self, start: float, device: torch.device) -> None:
         self._start, self._last, self._device = start, time.perf_counter(), device
         self.timings: dict[str, float] = {}
 
     def lap(self, step: str) -> None:
-        """Notes the seconds since the last lap, including the device's work."""
+        """Stores the seconds since the last lap; waits for the device."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         before, self._last = self._last, time.perf_counter()
@@ -115,8 +115,8 @@ def _localization(explainer: QuantumLayerGradCam, mosaics: Mosaics, noun: str) -
     """Measures how much of the evidence for a class lies in the cell that shows the class.
 
     Returns:
-        dict[str, Any]: The mean share of a class's positive map in its own cell, where an empty map
-        counts as 0; the share of maps that are strongest there; and what chance would give.
+        dict[str, Any]: The mean share of a map's positive part in the cell of its class (0 for an
+        empty map), the share of maps that are strongest in this cell, and the share of one cell.
     """
     cells = mosaics.cells
     shares, strongest = [], []
@@ -134,10 +134,10 @@ def _localization(explainer: QuantumLayerGradCam, mosaics: Mosaics, noun: str) -
 
 
 def _choose_rows(probabilities: Tensor, labels: Tensor) -> list[int]:
-    """Chooses three test examples: a typical hit, the least sure hit, the least sure miss.
+    """Chooses three test examples: a typical hit, the least certain hit, the least certain miss.
 
-    Where there are no hits or misses, the least sure examples take their place; the three are of
-    different classes where that is possible.
+    If there are no hits or no misses, the least certain examples are chosen instead. The three have
+    different classes if possible.
     """
     confidence, predicted = probabilities.max(dim=1)
     order = confidence.argsort().tolist()

@@ -29,7 +29,7 @@ TWIN_WEIGHTS = "twin.safetensors"
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], None]:
-    """Checks the arguments and what the folder holds; returns the work."""
+    """Checks the arguments and the content of the folder; returns the work."""
     options = read_options(args)
     known = evaluation.named_methods()
     methods = {name: known[name] for name in read_names("--methods", args.methods, known)}
@@ -84,7 +84,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
 
 
 def _read_metrics(given: str | None, dataset: Dataset) -> dict[str, Callable[..., Any]]:
-    """Reads --metrics; those that need masks need a data set with mosaics."""
+    """Reads --metrics. Metrics that need masks require a data set with mosaics."""
     known = named_metrics()
     names = read_names("--metrics", given or DEFAULT_METRICS, known)
     masked = [name for name in names if dataset.mosaics is None and needs_masks(known[name])]
@@ -95,7 +95,7 @@ def _read_metrics(given: str | None, dataset: Dataset) -> dict[str, Callable[...
 
 
 def _read_hybrid(args: argparse.Namespace, options: Options, twin_needed: bool) -> HybridClassifier:
-    """Reads the model of --weights, and checks that it fits the other options."""
+    """Reads the model of --weights, and checks that it matches the other options."""
     model = load_weights(args.weights, options.dataset, "cpu")
     if isinstance(model.vqc, models.ClassicalLayer):
         must = "the file of a hybrid model (its classical twin is trained here)"
@@ -112,7 +112,7 @@ def _read_hybrid(args: argparse.Namespace, options: Options, twin_needed: bool) 
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """What the evaluations with all seeds have in common.
+    """An evaluation with one or several seeds.
 
     Attributes:
         options (Options): Data set, device, training and folder.
@@ -121,7 +121,7 @@ class _Evaluation:
         given (HybridClassifier, optional): The trained hybrid model; None to train one.
         limit (int, optional): Number of test examples; None for all.
         batch_size (int): Number of examples in a batch.
-        world (World): The processes that share the work.
+        world (World): The processes among which the work is shared.
     """
 
     options: Options
@@ -161,8 +161,8 @@ class _Evaluation:
         """Evaluates with one seed and writes the results to the folder.
 
         Returns:
-            The reports on images and on mosaics, as far as there are metrics for them; and the
-            accuracy and numbers of parameters of each model.
+            The reports on images and on mosaics, each only if there are metrics for it; and the
+            accuracy and the numbers of parameters of each model.
         """
         data = self.options.dataset.load(seed)
         twin_needed = any(method.model == "twin" for method in self.methods.values())
@@ -211,7 +211,7 @@ class _Evaluation:
     def _make_weights(
         self, folder: Path, data: Sequence[Tensor], seed: int, twin_needed: bool
     ) -> None:
-        """Trains the hybrid model and its twin in the same way, unless the folder has them."""
+        """Trains the hybrid model and its twin in the same way, unless the folder has weights."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / WEIGHTS).exists():
             hybrid = self.given
@@ -227,10 +227,9 @@ class _Evaluation:
             models.save_model(twin, folder / TWIN_WEIGHTS)
 
     def _samples(self, masked: bool, data: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
-        """Returns test inputs and labels, or as many mosaics, their labels and masks.
+        """Returns inputs and labels of the test set, or as many mosaics, labels and masks.
 
-        Each mosaic is used once, for the class in one of its cells, so that no two samples are of
-        one mosaic.
+        Of each mosaic only one class is explained, so that no two samples share a mosaic.
         """
         inputs, labels, n = data[2], data[3], len(data[3][: self.limit])
         make_mosaics = self.options.dataset.mosaics
@@ -249,7 +248,7 @@ class _Evaluation:
 
 
 def _accuracies(tested: Sequence[dict[str, Any]]) -> str:
-    """Words each model's accuracy on the test set, seed by seed."""
+    """Formats the accuracy of each model on the test set, seed by seed."""
     shares = [
         f"{name} {', '.join(percent(models[name]['accuracy']) for models in tested)}"
         for name in tested[0]

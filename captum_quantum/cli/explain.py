@@ -1,4 +1,4 @@
-"""``captum-quantum explain``: explains what a trained model sees in a user's own file."""
+"""``captum-quantum explain``: explains the decision of a trained model on a user's file."""
 
 import argparse
 import inspect
@@ -35,7 +35,7 @@ def _can_invert(dataset: Dataset) -> bool:
 
 
 def _read(args: argparse.Namespace, dataset: Dataset) -> Tensor:
-    """Reads the file as one input of the data set."""
+    """Reads the file as one input, ``(1, ...)``."""
     if dataset.read is None:
         names = ", ".join(name for name, known in named_datasets().items() if known.read)
         _checks.wrong_value("--dataset", f"one that can read a file ({names})", dataset.name)

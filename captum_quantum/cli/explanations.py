@@ -1,4 +1,4 @@
-"""Maps that explain single inputs, for the demo and for a user's own file."""
+"""Explanations of single inputs: maps and figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def gradcam_maps(model: HybridClassifier, inputs: Tensor, target: Tensor) -> Ten
 
 
 def qubit_influence(qubit_maps: Tensor) -> Tensor:
-    """Returns each qubit's share of all evidence, for or against.
+    """Returns each qubit's share of the evidence, for and against a class together.
 
     Args:
         qubit_maps (Tensor): Shape ``(batch, n_qubits, ...)``.
@@ -49,20 +49,20 @@ def explain_input(
     probabilities: Tensor,
     compare_with: HybridClassifier | None = None,
 ) -> Explanation:
-    """Computes the maps of one input for a class and its closest rival, and the qubits' shares.
+    """Computes maps of one input for a class and its closest rival, and the shares of the qubits.
 
     Args:
-        explainer (QuantumLayerGradCam): The method.
-        dataset (Dataset): Names the classes.
+        explainer (QuantumLayerGradCam): The attribution method.
+        dataset (Dataset): The data set, for the names of the classes.
         single (Tensor): The input, shape ``(1, channels, height, width)``.
-        title (str): What stands above the image.
+        title (str): The title of the image.
         target (int): The class to explain.
-        probabilities (Tensor): Of the classes, shape ``(n_classes,)``.
-        compare_with (HybridClassifier, optional): A model whose map for the target by Captum's
-            LayerGradCam is added as the last one.
+        probabilities (Tensor): The probabilities of the classes, shape ``(n_classes,)``.
+        compare_with (HybridClassifier, optional): The model, if the map of Captum's LayerGradCam
+            for the target should be added to compare with.
 
     Returns:
-        Explanation: The image is the mean over the channels.
+        Explanation: The maps. Its image is the mean of the input over the channels.
     """
     names = [*dataset.classes]
     targets = [target, closest_rival(probabilities, target)]
@@ -84,8 +84,8 @@ def draw(
     Args:
         path (Path): The file.
         explanations (Sequence[Explanation]): The rows of the figure.
-        dataset (Dataset): Says what the images show.
-        header (str): What stands above the images.
+        dataset (Dataset): The data set, for the noun in the caption.
+        header (str): The header of the column of images.
         **titles (str): ``title`` and ``subtitle`` of the figure.
     """
     n_maps, n_qubits = len(explanations[0].maps), len(explanations[0].qubit_maps)

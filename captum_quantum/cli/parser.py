@@ -9,8 +9,8 @@ from pathlib import Path
 
 from captum_quantum import __version__
 
-# These two tables need no PyTorch, so that --help answers at once. A command's own module, which
-# imports PyTorch and more, is imported when the command runs.
+# Importing these two tables does not import PyTorch, so --help answers at once. The module of a
+# command, which does, is imported when the command runs.
 from captum_quantum.datasets import named_datasets
 from captum_quantum.evaluation import named_methods
 
@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (Sequence[str], optional): The arguments. Default: those of the process.
 
     Returns:
-        int: The exit status: 0; 2 if an argument or a file is wrong, which one line on stderr then
-        explains; 130 if interrupted.
+        int: The exit status: 0 for success; 2 for a wrong argument or file, with the reason in one
+        line on stderr; 130 after an interruption.
 
     Examples:
         >>> from captum_quantum.cli import main
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        # Preparing a command finds everything that can be wrong with arguments and files, before
-        # any work. A later error, a full disk apart, is a bug and keeps its traceback.
+        # `prepare` finds everything that can be wrong with arguments and files before any work.
+        # Apart from a full disk, a later error is a bug and keeps its traceback.
         work: Callable[[], None] = import_module(f"captum_quantum.cli.{args.command}").prepare(args)
     except (ImportError, OSError, ValueError) as error:
         return _refuse(args.command, error)

@@ -1,4 +1,4 @@
-"""Mosaics of images of four classes: maps can be checked without pixel labels."""
+"""Mosaics of four images: localization can be measured without pixel labels."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,11 +10,12 @@ QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 
 
 class Mosaics(NamedTuple):
-    """Mosaics of 2 x 2 images of four different classes.
+    """Mosaics: 2 x 2 images of four different classes each.
 
     Attributes:
         images (Tensor): Shape ``(n, channels, 2 * height, 2 * width)``.
-        labels (Tensor): Shape ``(n, 4)``: the class in each quadrant, in the order ``QUADRANTS``.
+        labels (Tensor): Shape ``(n, 4)``, the class in each quadrant, in the order of
+            ``QUADRANTS``.
     """
 
     images: "Tensor"
@@ -22,7 +23,10 @@ class Mosaics(NamedTuple):
 
     @property
     def cells(self) -> "Tensor":
-        """Where the quadrants are: bool, ``(4, 2 * height, 2 * width)``, in their order."""
+        """Masks of the quadrants, in the order of ``QUADRANTS``.
+
+        Shape ``(4, 2 * height, 2 * width)``, bool.
+        """
         import torch
 
         height, width = self.images.shape[2:]
@@ -35,21 +39,23 @@ class Mosaics(NamedTuple):
 def mosaics(images: "Tensor", labels: "Tensor", n: int, seed: int = 0) -> Mosaics:
     """Builds mosaics: 2 x 2 images of four different classes, drawn at random.
 
-    Asked about one of the four classes, a map that explains should light up in that class's
-    quadrant: a check of maps that needs no pixel labels.
+    A good map of one of the four classes is positive in the quadrant that shows this class, so
+    mosaics measure localization without pixel labels.
 
     Args:
         images (Tensor): Shape ``(n_images, channels, height, width)``.
         labels (Tensor): Shape ``(n_images,)``, integers, at least four different ones.
         n (int): Number of mosaics.
-        seed (int): Fixes the choice; the global random state is left alone.
+        seed (int): Fixes the choice. The global random state does not change.
 
     Returns:
         Mosaics: Images ``(n, channels, 2 * height, 2 * width)`` on the images' device, and the
         classes ``(n, 4)`` of the quadrants top left, top right, bottom left, bottom right.
 
     Raises:
-        TypeError, ValueError: If an argument is wrong.
+        TypeError: If an argument has a wrong type.
+        ValueError: If the shapes do not fit together, there are fewer than four classes, or a
+            number is out of range.
 
     Examples:
         >>> from captum_quantum.datasets import load_digits, mosaics

@@ -1,4 +1,4 @@
-"""What a data set is, and the table of those that the command line offers."""
+"""What a data set is, and the table of data sets that the command line offers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set with the model that is trained on it.
+    """A data set together with the default model for it.
 
     Attributes:
-        name (str): What ``--dataset`` calls it.
-        description (str): What it consists of, such as ``"handwritten digits"``.
-        noun (str): What one example shows, in the singular, such as ``"digit"``.
-        classes (Mapping[str, str]): The name of every class, in the order of the labels, and the
-            same within a sentence: ``{"7": "a 7", "8": "an 8"}``.
+        name (str): The name, for ``--dataset``.
+        description (str): What the data set contains, such as ``"handwritten digits"``.
+        noun (str): What one example shows, such as ``"digit"``.
+        classes (Mapping[str, str]): The names of the classes in the order of the labels; each name
+            maps to the words for it in a sentence: ``{"7": "a 7", "8": "an 8"}``.
         load (Callable): ``load(seed)`` returns training inputs, training labels, test inputs and
             test labels. The seed fixes the split; inputs ``(n, ...)`` are floating-point, labels
             ``(n,)`` int64. The commands draw inputs ``(n, channels, height, width)``.
-        model (Callable): ``model(seed=seed, **config)`` returns an untrained `HybridClassifier`
-            that `save_model` can write. The seed fixes its weights. ``config`` is empty, or the
-            ``config`` of such a model, of which another one with new weights is wanted.
+        model (Callable): ``model(seed=seed)`` returns an untrained `HybridClassifier` that
+            `save_model` can write; the seed fixes its weights. ``model(seed=seed,
+            **other.config)`` returns an untrained model with the configuration of another one.
         training (Mapping[str, Any]): The arguments ``epochs``, ``batch_size`` and ``lr`` of
             `captum_quantum.training.fit`.
-        read (Callable, optional): ``read(path)`` returns a user's own file as one input
-            ``(1, ...)``, or raises ValueError. If it has the parameter ``invert``,
-            ``read(path, invert=True)`` swaps dark and bright.
-        read_help (str): What the user's file should look like, in whole sentences.
-        mosaics (Callable, optional): ``mosaics(inputs, labels, n, seed)`` returns n inputs that
-            show several classes at known places, for metrics of localization; for images, usually
-            `captum_quantum.datasets.mosaics`.
+        read (Callable, optional): ``read(path)`` returns a user's file as one input ``(1, ...)``,
+            or raises ValueError if it cannot. With a parameter ``invert``, ``read(path,
+            invert=True)`` swaps dark and bright.
+        read_help (str): One or more sentences on what a user's file should contain.
+        mosaics (Callable, optional): ``mosaics(inputs, labels, n, seed)`` returns n `Mosaics`,
+            inputs that show several classes in known cells, for localization metrics. For images,
+            this is usually `captum_quantum.datasets.mosaics`.
 
     Examples:
         >>> import torch
@@ -77,7 +77,7 @@ _DATASETS: dict[str, Dataset] = {}
 
 
 def register_dataset(dataset: Dataset) -> Dataset:
-    """Adds a data set to the table, from which the commands take it.
+    """Adds a data set to the table, so that the commands offer it.
 
     Args:
         dataset (Dataset): The data set.

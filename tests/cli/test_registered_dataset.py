@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from captum_quantum import cli
 from captum_quantum.cli import main
 from captum_quantum.datasets import Dataset, mosaics, register_dataset, registry
 from captum_quantum.models import digits_model, load_model, save_model
@@ -157,3 +159,8 @@ def test_help(command, capsys):
     assert "corners: bright corners, 25 % of the image (default: digits)" in out
     assert ("(default: 40 for digits, 3 for corners)" in out) == (command != "explain")
     assert ("corners: A text file of 256 numbers." in out) == (command == "explain")
+
+
+def test_no_command_knows_a_data_set():
+    for path in Path(cli.__file__).parent.glob("*.py"):
+        assert "digit" not in path.read_text().lower(), path
