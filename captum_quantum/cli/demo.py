@@ -10,15 +10,14 @@ from torch import Tensor
 
 from captum_quantum import _files
 from captum_quantum.attr import QuantumLayerGradCam
-from captum_quantum.cli.explanations import caption, explain_input, gradcam_maps, qubit_influence
+from captum_quantum.cli.explanations import draw, explain_input, gradcam_maps, qubit_influence
 from captum_quantum.cli.models import train
 from captum_quantum.cli.options import Options, make_folder, read_options
 from captum_quantum.cli.output import WEIGHTS, environment, percent
-from captum_quantum.datasets import Mosaics, named_datasets
+from captum_quantum.datasets import Mosaics
 from captum_quantum.metrics import grid_pointing_game
 from captum_quantum.models import HybridClassifier, save_model
 from captum_quantum.training import predict
-from captum_quantum.visualization import plot_explanations, save_figure
 
 N_MOSAICS = 200
 FIGURE, RESULTS = "qgradcam.png", "demo.json"
@@ -34,14 +33,14 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
 
 
 class _Clock:
-    """Measures the seconds of each step, and of all since the start."""
+    """Measures how long each step takes, and all steps together."""
 
     def __init__(self, start: float, device: torch.device) -> None:
         self._start, self._last, self._device = start, time.perf_counter(), device
         self.timings: dict[str, float] = {}
 
     def lap(self, step: str) -> None:
-        """Notes the seconds since the last lap, including the device's work."""
+        """Stores the seconds since the last lap; waits for the device."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         before, self._last = self._last, time.perf_counter()
@@ -50,7 +49,7 @@ class _Clock:
 
 def _demo(options: Options, data: Sequence[Tensor], start: float) -> None:
     dataset, device, seed, output = options.dataset, options.device, options.seed, options.output
-    model = dataset.model(seed=seed).to(device)
+    model = dataset.model(seed=seed)
     clock = _Clock(start, device)
     losses = train(model, data[0], data[1], options, seed)
     model.eval()
@@ -116,8 +115,8 @@ def _localization(explainer: QuantumLayerGradCam, mosaics: Mosaics, noun: str) -
     """Measures how much of the evidence for a class lies in the cell that shows the class.
 
     Returns:
-        dict[str, Any]: The mean share of a class's positive map in its own cell, where an empty map
-        counts as 0; the share of maps that are strongest there; and what chance would give.
+        dict[str, Any]: The mean share of a map's positive part in the cell of its class (0 for an
+        empty map), the share of maps that are strongest in this cell, and the share of one cell.
     """
     cells = mosaics.cells
     shares, strongest = [], []
@@ -135,10 +134,10 @@ def _localization(explainer: QuantumLayerGradCam, mosaics: Mosaics, noun: str) -
 
 
 def _choose_rows(probabilities: Tensor, labels: Tensor) -> list[int]:
-    """Chooses three test examples: a typical hit, the least sure hit, the least sure miss.
+    """Chooses three test examples: a typical hit, the least certain hit, the least certain miss.
 
-    Where there are no hits or misses, the least sure examples take their place; the three are of
-    different classes where that is possible.
+    If there are no hits or no misses, the least certain examples are chosen instead. The three have
+    different classes if possible.
     """
     confidence, predicted = probabilities.max(dim=1)
     order = confidence.argsort().tolist()
@@ -173,21 +172,15 @@ def _draw(
         title = f"{phrases[true]}, {verdict}"
         explanations.append(explain_input(explainer, dataset, single, title, true, likely, model))
     n_qubits = len(explanations[0].qubit_maps)
-    figure = plot_explanations(
+    draw(
+        options.output / FIGURE,
         explanations,
-        headers=[
-            "test example",
-            "QGrad-CAM: why\nthe true class?",
-            "QGrad-CAM: why\nthe closest rival?",
-            "Captum's LayerGradCam,\nto compare",
-            f"QGrad-CAM qubit by qubit:\nthe {n_qubits} maps add up to the first",
-        ],
+        dataset,
+        "test example",
         title="Which pixels, and which qubits, made a quantum model decide?",
         subtitle=f"A hybrid model with a circuit of {n_qubits} qubits; it recognizes "
         f"{percent(accuracy)} of the test set.",
-        caption=caption(dataset, "The maps of a row share one color scale."),
     )
-    save_figure(figure, options.output / FIGURE)
 
 
 def _summary(results: dict[str, Any], options: Options) -> str:
@@ -195,26 +188,22 @@ def _summary(results: dict[str, Any], options: Options) -> str:
     agreement, timings, n_test = results["agreement"], results["timings"], results["n_test"]
     mosaics = reading = ""
     if "mosaics" in results:
-        share, chance = (
-            percent(results["mosaics"][key]) for key in (f"share_on_own_{dataset.noun}", "chance")
-        )
+        share = results["mosaics"][f"share_on_own_{dataset.noun}"]
         mosaics = f"""
-{share:>9}  of the evidence for a class lies on its own {dataset.noun}, in
-           mosaics of different classes (chance: {chance})"""
+{percent(share):>9}  of the evidence for a class lies on its own {dataset.noun}, in
+           mosaics of different classes (chance: {percent(results["mosaics"]["chance"])})"""
     if dataset.read is not None:
-        default = next(iter(named_datasets()))
-        option = "" if dataset.name == default else f" --dataset {dataset.name}"
+        command = f"captum-quantum explain --dataset {dataset.name}"
         reading = f"""; to explain a file of your own:
-             captum-quantum explain{option} --weights {output / WEIGHTS} --file FILE"""
-    captum = f"{agreement['captum']:.0e}" if agreement["captum"] else "0"
+             {command} --weights {output / WEIGHTS} --file FILE"""
     return f"""\
            A quantum model on {dataset.description} (seed {options.seed}, {results["device"]})
 
 {percent(results["accuracy"]):>9}  of the {n_test} test examples recognized
 {percent(results["non_empty_share"]):>9}  of the QGrad-CAM maps show evidence for the class
            that the model chose (the others are empty){mosaics}
-{captum:>9}  is the largest difference from Captum's LayerGradCam, and
-{agreement["parameter_shift"]:>9.0e}  that from the parameter-shift rule, which quantum hardware can
+{agreement["captum"]:>9.1g}  is the largest difference from Captum's LayerGradCam, and
+{agreement["parameter_shift"]:>9.1g}  that from the parameter-shift rule, which quantum hardware can
            run, in maps of values up to {agreement["largest_value"]:.2f}
 {timings["total_s"]:>7.0f} s  in all; {timings["training_s"]:.0f} s training, \
 {timings["maps_s"]:.2f} s for all {n_test} maps

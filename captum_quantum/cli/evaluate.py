@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks, _files, evaluation
+from captum_quantum import _checks, _files, evaluation, models
 from captum_quantum.cli.models import load_weights, train
 from captum_quantum.cli.options import Options, make_folder, read_names, read_options
 from captum_quantum.cli.output import WEIGHTS, environment, percent, say
@@ -19,22 +19,16 @@ from captum_quantum.cli.parser import DEFAULT_METRICS
 from captum_quantum.cli.torchrun import processes
 from captum_quantum.datasets import Dataset
 from captum_quantum.evaluation import storage
-from captum_quantum.evaluation.report import png
-from captum_quantum.models import (
-    ClassicalLayer,
-    HybridClassifier,
-    classical_twin,
-    load_model,
-    save_model,
-)
+from captum_quantum.metrics.registry import named_metrics, needs_masks
+from captum_quantum.models import HybridClassifier
 from captum_quantum.training import accuracy
-from captum_quantum.visualization import plot_comparison
+from captum_quantum.visualization import plot_comparison, png
 
 TWIN_WEIGHTS = "twin.safetensors"
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], None]:
-    """Checks the arguments and what the folder holds; returns the work."""
+    """Checks the arguments and the content of the folder; returns the work."""
     options = read_options(args)
     known = evaluation.named_methods()
     methods = {name: known[name] for name in read_names("--methods", args.methods, known)}
@@ -89,12 +83,10 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
 
 
 def _read_metrics(given: str | None, dataset: Dataset) -> dict[str, Callable[..., Any]]:
-    """Reads --metrics; those that need masks need a data set with mosaics."""
-    known = evaluation.named_metrics()
+    """Reads --metrics. Metrics that need masks require a data set with mosaics."""
+    known = named_metrics()
     names = read_names("--metrics", given or DEFAULT_METRICS, known)
-    masked = [
-        name for name in names if dataset.mosaics is None and evaluation.needs_masks(known[name])
-    ]
+    masked = [name for name in names if dataset.mosaics is None and needs_masks(known[name])]
     if masked and given is not None:
         must = f"without {', '.join(masked)}: the data set {dataset.name} has no mosaics"
         _checks.wrong_value("--metrics", must, given)
@@ -102,17 +94,14 @@ def _read_metrics(given: str | None, dataset: Dataset) -> dict[str, Callable[...
 
 
 def _read_hybrid(args: argparse.Namespace, options: Options, twin_needed: bool) -> HybridClassifier:
-    """Reads the model of --weights, and checks that it fits the other options."""
+    """Reads the model of --weights, and checks that it matches the other options."""
     model = load_weights(args.weights, options.dataset, "cpu")
-    if isinstance(model.vqc, ClassicalLayer):
+    if isinstance(model.vqc, models.ClassicalLayer):
         must = "the file of a hybrid model (its classical twin is trained here)"
         _checks.wrong_value("--weights", must, f"{args.weights}, a classical twin")
     trained, epochs = model.trained or {}, options.training["epochs"]
     if args.seed != trained.get("seed", args.seed):
-        must = (
-            f"{trained['seed']}, that of the weights (another seed's test set contains examples "
-            "that they were trained on)"
-        )
+        must = f"{trained['seed']}, that of the weights (another seed's test set was trained on)"
         _checks.wrong_value("--seed", must, args.seed)
     if twin_needed and epochs != trained.get("epochs", epochs):
         must = f"{trained['epochs']}, that of the weights, for a twin that is trained alike"
@@ -122,7 +111,7 @@ def _read_hybrid(args: argparse.Namespace, options: Options, twin_needed: bool) 
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """What the evaluations with all seeds have in common.
+    """An evaluation with one or several seeds.
 
     Attributes:
         options (Options): Data set, device, training and folder.
@@ -131,7 +120,7 @@ class _Evaluation:
         given (HybridClassifier, optional): The trained hybrid model; None to train one.
         limit (int, optional): Number of test examples; None for all.
         batch_size (int): Number of examples in a batch.
-        world (World): The processes that share the work.
+        world (World): The processes among which the work is shared.
     """
 
     options: Options
@@ -152,9 +141,8 @@ class _Evaluation:
             return
         recognized = _accuracies([*tested.values()])
         if len(seeds) > 1:
-            summary = evaluation.SeedReport(
-                {seed: [*parts.values()] for seed, parts in reports.items()}
-            )
+            of_seeds = {seed: [*parts.values()] for seed, parts in reports.items()}
+            summary = evaluation.SeedReport(of_seeds)
             content = {**summary.to_dict(), "models": tested}
             self._write(output, content, f"{recognized}\n\n{summary.markdown()}", summary.figure())
             say(f"{recognized}\n\n{summary}")
@@ -172,24 +160,23 @@ class _Evaluation:
         """Evaluates with one seed and writes the results to the folder.
 
         Returns:
-            The reports on images and on mosaics, as far as there are metrics for them; and the
-            accuracy and numbers of parameters of each model.
+            The reports on images and on mosaics, each only if there are metrics for it; and the
+            accuracy and the numbers of parameters of each model.
         """
         data = self.options.dataset.load(seed)
         twin_needed = any(method.model == "twin" for method in self.methods.values())
         self.world.first_does(lambda: self._make_weights(folder, data, seed, twin_needed))
-        files = {"hybrid": WEIGHTS, "twin": TWIN_WEIGHTS} if twin_needed else {"hybrid": WEIGHTS}
-        models = {
-            name: load_model(folder / file, device=self.options.device)
-            for name, file in files.items()
-        }
+        trained = {"hybrid": models.load_model(folder / WEIGHTS, device=self.options.device)}
+        if twin_needed:
+            file = folder / TWIN_WEIGHTS
+            trained["twin"] = models.load_model(file, device=self.options.device)
         methods = {
-            name: method.make(models[method.model], models[method.model].backbone)
+            name: method.make(trained[method.model], trained[method.model].backbone)
             for name, method in self.methods.items()
         }
         reports = {}
         for part, masked in (("images", False), ("mosaics", True)):
-            metrics = {n: m for n, m in self.metrics.items() if evaluation.needs_masks(m) == masked}
+            metrics = {n: m for n, m in self.metrics.items() if needs_masks(m) == masked}
             if metrics:
                 samples = (s.split(self.batch_size) for s in self._samples(masked, data, seed))
                 batches = list(zip(*samples, strict=True))
@@ -202,7 +189,7 @@ class _Evaluation:
                 "n_parameters": sum(p.numel() for p in model.parameters()),
                 "n_parameters_of_the_circuit": sum(p.numel() for p in model.vqc.parameters()),
             }
-            for name, model in models.items()
+            for name, model in trained.items()
         }
         if self.world.rank == 0:
             for part, report in reports.items():
@@ -223,26 +210,25 @@ class _Evaluation:
     def _make_weights(
         self, folder: Path, data: Sequence[Tensor], seed: int, twin_needed: bool
     ) -> None:
-        """Trains the hybrid model and its twin in the same way, unless the folder has them."""
+        """Trains the hybrid model and its twin in the same way, unless the folder has weights."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / WEIGHTS).exists():
             hybrid = self.given
             if hybrid is None:
                 hybrid = self.options.dataset.model(seed=seed)
                 train(hybrid, data[0], data[1], self.options, seed)
-            save_model(hybrid, folder / WEIGHTS)
+            models.save_model(hybrid, folder / WEIGHTS)
         if twin_needed and not (folder / TWIN_WEIGHTS).exists():
             config = (self.given.config if self.given else None) or {}
             untrained = self.options.dataset.model(**config, seed=seed)
-            twin = classical_twin(untrained, seed=seed)
+            twin = models.classical_twin(untrained, seed=seed)
             train(twin, data[0], data[1], self.options, seed)
-            save_model(twin, folder / TWIN_WEIGHTS)
+            models.save_model(twin, folder / TWIN_WEIGHTS)
 
     def _samples(self, masked: bool, data: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
-        """Returns test inputs and labels, or as many mosaics, their labels and masks.
+        """Returns inputs and labels of the test set, or as many mosaics, labels and masks.
 
-        Each mosaic is used once, for the class in one of its cells, so that no two samples are of
-        one mosaic.
+        Of each mosaic only one class is explained, so that no two samples share a mosaic.
         """
         inputs, labels, n = data[2], data[3], len(data[3][: self.limit])
         make_mosaics = self.options.dataset.mosaics
@@ -261,7 +247,7 @@ class _Evaluation:
 
 
 def _accuracies(tested: Sequence[dict[str, Any]]) -> str:
-    """Words each model's accuracy on the test set, seed by seed."""
+    """Formats the accuracy of each model on the test set, seed by seed."""
     shares = [
         f"{name} {', '.join(percent(models[name]['accuracy']) for models in tested)}"
         for name in tested[0]

@@ -1,4 +1,4 @@
-"""``captum-quantum explain``: explains what a trained model sees in a user's own file."""
+"""``captum-quantum explain``: explains the decision of a trained model on a user's file."""
 
 import argparse
 import inspect
@@ -8,14 +8,13 @@ from torch import Tensor
 
 from captum_quantum import _checks, _files
 from captum_quantum.attr import QuantumLayerGradCam
-from captum_quantum.cli.explanations import caption, closest_rival, explain_input, qubit_influence
+from captum_quantum.cli.explanations import closest_rival, draw, explain_input, qubit_influence
 from captum_quantum.cli.models import load_weights
 from captum_quantum.cli.options import make_folder, read_options
 from captum_quantum.cli.output import environment, percent
 from captum_quantum.datasets import Dataset, named_datasets
 from captum_quantum.models import HybridClassifier
 from captum_quantum.training import predict
-from captum_quantum.visualization import plot_explanations, save_figure
 
 FIGURE, RESULTS = "explanation.png", "explanation.json"
 
@@ -36,7 +35,7 @@ def _can_invert(dataset: Dataset) -> bool:
 
 
 def _read(args: argparse.Namespace, dataset: Dataset) -> Tensor:
-    """Reads the file as one input of the data set."""
+    """Reads the file as one input, ``(1, ...)``."""
     if dataset.read is None:
         names = ", ".join(name for name, known in named_datasets().items() if known.read)
         _checks.wrong_value("--dataset", f"one that can read a file ({names})", dataset.name)
@@ -58,15 +57,7 @@ def _explain(
     title = f"the model sees {phrases[predicted]}"
     explanation = explain_input(explainer, dataset, single, title, target, probabilities)
     influence = qubit_influence(explanation.qubit_maps[None])[0].tolist()
-    headers = [
-        "your input,\nas the model gets it",
-        "QGrad-CAM: why\nthis class?",
-        "QGrad-CAM: why\nits closest rival?",
-        f"QGrad-CAM qubit by qubit:\nthe {len(influence)} maps add up to the first",
-    ]
-    reading = caption(dataset, "All maps share one color scale.")
-    figure = plot_explanations([explanation], headers, caption=reading)
-    save_figure(figure, args.output / FIGURE)
+    draw(args.output / FIGURE, [explanation], dataset, "your input,\nas the model gets it")
     content = {
         "image": str(args.file),
         "weights": str(args.weights),

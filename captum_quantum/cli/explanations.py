@@ -1,5 +1,7 @@
-"""Maps that explain single inputs, for the demo and for a user's own file."""
+"""Explanations of single inputs: maps and figures."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -10,15 +12,7 @@ from captum_quantum.attr import QuantumLayerGradCam
 from captum_quantum.cli.output import percent
 from captum_quantum.datasets import Dataset
 from captum_quantum.models import HybridClassifier
-from captum_quantum.visualization import Explanation
-
-
-def caption(dataset: Dataset, scale: str) -> str:
-    """Words how to read a figure; ``scale`` says which maps share one color scale."""
-    return (
-        "Red areas raise the score of the class named above the map, blue areas lower it; black "
-        f"lines outline the {dataset.noun}.\nPercentages are the model's probabilities. {scale}"
-    )
+from captum_quantum.visualization import Explanation, plot_explanations, save_figure
 
 
 def gradcam_maps(model: HybridClassifier, inputs: Tensor, target: Tensor) -> Tensor:
@@ -28,7 +22,7 @@ def gradcam_maps(model: HybridClassifier, inputs: Tensor, target: Tensor) -> Ten
 
 
 def qubit_influence(qubit_maps: Tensor) -> Tensor:
-    """Returns each qubit's share of all evidence, for or against.
+    """Returns each qubit's share of the evidence, for and against a class together.
 
     Args:
         qubit_maps (Tensor): Shape ``(batch, n_qubits, ...)``.
@@ -55,20 +49,20 @@ def explain_input(
     probabilities: Tensor,
     compare_with: HybridClassifier | None = None,
 ) -> Explanation:
-    """Computes the maps of one input for a class and its closest rival, and the qubits' shares.
+    """Computes maps of one input for a class and its closest rival, and the shares of the qubits.
 
     Args:
-        explainer (QuantumLayerGradCam): The method.
-        dataset (Dataset): Names the classes.
+        explainer (QuantumLayerGradCam): The attribution method.
+        dataset (Dataset): The data set, for the names of the classes.
         single (Tensor): The input, shape ``(1, channels, height, width)``.
-        title (str): What stands above the image.
+        title (str): The title of the image.
         target (int): The class to explain.
-        probabilities (Tensor): Of the classes, shape ``(n_classes,)``.
-        compare_with (HybridClassifier, optional): A model whose map for the target by Captum's
-            LayerGradCam is added as the last one.
+        probabilities (Tensor): The probabilities of the classes, shape ``(n_classes,)``.
+        compare_with (HybridClassifier, optional): The model, if the map of Captum's LayerGradCam
+            for the target should be added to compare with.
 
     Returns:
-        Explanation: The image is the mean over the channels.
+        Explanation: The maps. Its image is the mean of the input over the channels.
     """
     names = [*dataset.classes]
     targets = [target, closest_rival(probabilities, target)]
@@ -80,3 +74,31 @@ def explain_input(
         titles.append(f"why {names[target]}?")
     shares = cast("Tensor", explainer.attribute_qubits(single, target))
     return Explanation(single[0].mean(dim=0), title, maps[0], titles, shares[0])
+
+
+def draw(
+    path: Path, explanations: Sequence[Explanation], dataset: Dataset, header: str, **titles: str
+) -> None:
+    """Draws the explanations and saves the figure.
+
+    Args:
+        path (Path): The file.
+        explanations (Sequence[Explanation]): The rows of the figure.
+        dataset (Dataset): The data set, for the noun in the caption.
+        header (str): The header of the column of images.
+        **titles (str): ``title`` and ``subtitle`` of the figure.
+    """
+    n_maps, n_qubits = len(explanations[0].maps), len(explanations[0].qubit_maps)
+    headers = [
+        header,
+        "QGrad-CAM: why\nthis class?",
+        "QGrad-CAM: why\nits closest rival?",
+        *["Captum's LayerGradCam,\nto compare"] * (n_maps - 2),
+        f"QGrad-CAM qubit by qubit:\nthe {n_qubits} maps add up to the first",
+    ]
+    caption = (
+        "Red areas raise the score of the class named above the map, blue areas lower it; black "
+        f"lines outline the {dataset.noun}.\nPercentages are the model's probabilities. The maps "
+        "of a row share one color scale."
+    )
+    save_figure(plot_explanations(explanations, headers, caption=caption, **titles), path)

@@ -1,4 +1,4 @@
-"""The models of the commands: trained here, or read from a weights file."""
+"""Models: training, and reading of weights files."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from captum_quantum.models import HybridClassifier, load_model
 def train(
     model: HybridClassifier, inputs: Tensor, labels: Tensor, options: Options, seed: int
 ) -> list[float]:
-    """Trains a model, which then knows how it was trained.
+    """Trains a model on the device and stores seed and epochs in ``model.trained``.
 
     Returns:
         list[float]: The mean training loss of each epoch.

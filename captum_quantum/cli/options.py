@@ -1,4 +1,4 @@
-"""The options that several commands have, checked."""
+"""Reads and checks the options that several commands share."""
 
 import argparse
 import re
@@ -18,11 +18,11 @@ _LEAST = {"seed": 0, "seeds": 1, "epochs": 1, "batch_size": 1, "limit": 1}
 
 @dataclass(frozen=True)
 class Options:
-    """What all commands are told.
+    """The options that all commands share.
 
     Attributes:
         dataset (Dataset): The data set.
-        device (torch.device): Where models and batches are.
+        device (torch.device): The device of models and batches.
         seed (int): Fixes all random numbers.
         training (dict[str, Any]): The arguments of `captum_quantum.training.fit`.
         output (Path): The folder for results.
@@ -36,7 +36,7 @@ class Options:
 
 
 def read_options(args: argparse.Namespace) -> Options:
-    """Checks integers, data set and device."""
+    """Checks all integers, the data set and the device."""
     datasets = named_datasets()
     dataset = datasets[_checks.check_choice("--dataset", args.dataset, datasets)]
     given = {name: getattr(args, name, None) for name in _LEAST}
@@ -59,7 +59,7 @@ def _read_device(name: str) -> torch.device:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder of --output, and writes a file there to see whether that works."""
+    """Creates the folder of --output, and checks that files can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,4 +1,4 @@
-"""What all commands write and print."""
+"""What the commands write and print: versions and device, percentages, text."""
 
 import platform
 from importlib import metadata
@@ -13,7 +13,7 @@ WEIGHTS = "weights.safetensors"
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Device, number of threads and versions that results were computed with."""
+    """Returns device, number of threads and versions of packages, as they are now."""
     versions = {"captum-quantum": __version__, "python": platform.python_version()}
     for name in ("captum", "numpy", "scikit-learn", "torch", "torchquantum"):
         try:
@@ -29,13 +29,13 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def percent(share: Tensor | float) -> str:
-    """Words a share in [0, 1] as a percentage."""
+    """Formats a share in [0, 1] as a percentage."""
     value = 100 * float(share)
     return "< 0.1 %" if 0 < value < 0.1 else f"{value:.1f} %"
 
 
 def say(text: str) -> None:
-    """Prints a text; what the terminal's encoding lacks becomes a question mark."""
+    """Prints a text; characters that the terminal cannot show become question marks."""
     try:
         print(text)
     except UnicodeEncodeError:

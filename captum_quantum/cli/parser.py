@@ -9,8 +9,8 @@ from pathlib import Path
 
 from captum_quantum import __version__
 
-# These two tables need no PyTorch, so that --help answers at once. A command's own module, which
-# imports PyTorch and more, is imported when the command runs.
+# Importing these two tables does not import PyTorch, so --help answers at once. The module of a
+# command, which does, is imported when the command runs.
 from captum_quantum.datasets import named_datasets
 from captum_quantum.evaluation import named_methods
 
@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (Sequence[str], optional): The arguments. Default: those of the process.
 
     Returns:
-        int: The exit status: 0; 2 if an argument or a file is wrong, which one line on stderr then
-        explains; 130 if interrupted.
+        int: The exit status: 0 for success; 2 for a wrong argument or file, with the reason in one
+        line on stderr; 130 after an interruption.
 
     Examples:
         >>> from captum_quantum.cli import main
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        # Preparing a command finds everything that can be wrong with arguments and files, before
-        # any work. A later error, a full disk apart, is a bug and keeps its traceback.
+        # `prepare` finds everything that can be wrong with arguments and files before any work.
+        # Apart from a full disk, a later error is a bug and keeps its traceback.
         work: Callable[[], None] = import_module(f"captum_quantum.cli.{args.command}").prepare(args)
     except (ImportError, OSError, ValueError) as error:
         return _refuse(args.command, error)
@@ -89,22 +89,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate = commands.add_parser(
         "evaluate",
-        help="compare attribution methods, also with those of a classical model, by metrics",
-        description="Evaluates attribution methods by metrics on the test set. Writes a table with "
-        "confidence intervals and paired tests, the values of every example, and a figure. Without "
-        "--weights, the model of the demo is trained first. Metrics that need to know where the "
-        "class is, such as grid_pointing_game, are computed on mosaics of several examples. "
-        "Results are written batch by batch; after an interruption, the same command resumes. "
-        "Under torchrun (torchrun --nproc-per-node N -m captum_quantum evaluate ...) the processes "
-        "share the work, and the numbers are the same.",
+        help="compare attribution methods, also those of a classical model, by metrics",
+        description="Compares attribution methods by metrics on the test set: writes a table with "
+        "confidence intervals and paired tests, the values of every example, and a figure. Trains "
+        "the model of the demo first, unless --weights is given. Metrics that need to know where "
+        "the class is, such as grid_pointing_game, use mosaics of several examples. The same "
+        "command resumes an interrupted run. Started by torchrun (torchrun --nproc-per-node N -m "
+        "captum_quantum evaluate ...), the processes share the work; the numbers are the same.",
         epilog=f"Methods: {'; '.join(f'{n}: {m.description}' for n, m in methods.items())}. "
-        "Metrics: those of captum_quantum.metrics that give one number for a map, and "
-        "randomization_quantum and randomization_classical.",
+        "Metrics: those of captum_quantum.metrics.named_metrics(); an unknown name lists them.",
     )
 
     explain.add_argument("--weights", required=True, type=Path, help="weights file of the demo")
     explain.add_argument("--file", "--image", required=True, type=Path, help="the file to explain")
-    explain.add_argument("--target", type=int, help="class to explain (default: most probable)")
+    text = "number of the class to explain, from 0 on (default: the most probable class)"
+    explain.add_argument("--target", type=int, help=text)
     explain.add_argument("--invert", action="store_true", help="swap dark and bright first")
     names = f"names separated by commas (default: {DEFAULT_METHODS})"
     evaluate.add_argument("--methods", default=DEFAULT_METHODS, help=names)
@@ -113,29 +112,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--weights",
         type=Path,
-        help="weights file of the demo, made with the same --seed, which decides what is in the "
-        "test set; another seed is refused (default: train a model)",
+        help="weights file of the demo, made with the same --seed, which also determines the test "
+        "set (default: train a model)",
     )
     number = functools.partial(evaluate.add_argument, type=int)
     number("--limit", help="number of test examples to evaluate (default: all)")
     number("--batch-size", default=64, help="number of examples at a time (default: 64)")
-    number(
-        "--seeds",
-        default=1,
-        help="number of seeds, from --seed on: each has its own split and training, and the "
-        "results are summarized over all (default: 1)",
-    )
+    number("--seeds", default=1, help="number of trainings, with seeds from --seed on (default: 1)")
     epochs = ", ".join(f"{d.training['epochs']} for {name}" for name, d in datasets.items())
     for command in (demo, evaluate):
-        text = f"number of passes over the training set (default: {epochs})"
-        command.add_argument("--epochs", type=int, help=text)
+        command.add_argument("--epochs", type=int, help=f"training epochs (default: {epochs})")
     default = next(iter(datasets))
     names = "; ".join(f"{name}: {d.description}" for name, d in datasets.items())
+    names = f"{names} (default: {default})".replace("%", "%%")
     devices = "auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)"
     for name, command in commands.choices.items():
-        command.add_argument("--dataset", default=default, help=f"{names} (default: {default})")
+        command.add_argument("--dataset", default=default, help=names)
         command.add_argument("--device", default="auto", help=devices)
-        command.add_argument("--seed", type=int, default=0, help="of all randomness (default: 0)")
+        command.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
         output = f"{name}-output"
         text = f"folder for the results (default: {output})"
         command.add_argument("--output", type=Path, default=Path(output), help=text)

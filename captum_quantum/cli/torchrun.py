@@ -1,4 +1,4 @@
-"""The processes that torchrun has started."""
+"""Processes that were started by torchrun."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from captum_quantum import _checks
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[torch.device]:
-    """Joins the processes of torchrun, if there are any, and yields the device of this one."""
+    """Joins the process group of torchrun, if there is one; yields the device of this process."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "LOCAL_RANK" not in os.environ:
         yield device
         return

@@ -1,4 +1,4 @@
-"""Data sets for hybrid models: real ones, small enough to come without a download."""
+"""Data sets for hybrid models that need no download, and the table of data sets."""
 
 from captum_quantum.datasets.digits import Digits, load_digits, read_digit
 from captum_quantum.datasets.mosaics import Mosaics, mosaics

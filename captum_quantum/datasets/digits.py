@@ -1,4 +1,4 @@
-"""Handwritten digits: those that scikit-learn ships, and one's own."""
+"""Handwritten digits: those that scikit-learn ships, and image files of the user."""
 
 from os import PathLike
 from pathlib import Path
@@ -35,10 +35,11 @@ class Digits(NamedTuple):
 def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
     """Loads the 1,797 handwritten digits that scikit-learn ships.
 
-    They are scaled from 8 x 8 pixels to 32 x 32 (bilinear) and from 0..16 to [0, 1].
+    The images are scaled from 8 x 8 to 32 x 32 pixels (bilinear interpolation), and the pixels
+    from 0..16 to [0, 1].
 
     Args:
-        seed (int): Fixes the split and the order; the global random state is left alone.
+        seed (int): Fixes the split and the order. The global random state does not change.
         test_fraction (float): Share of every class that goes to the test set, in (0, 1).
 
     Returns:
@@ -46,7 +47,8 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
 
     Raises:
         ImportError: If scikit-learn is not installed.
-        TypeError, ValueError: If an argument is wrong.
+        TypeError: If an argument has a wrong type.
+        ValueError: If ``seed`` is negative, or ``test_fraction`` is not in (0, 1).
 
     References:
         E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits. UCI Machine Learning
@@ -86,29 +88,30 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
 
 
 def _resize(images: "Tensor") -> "Tensor":
-    """Scales images ``(n, 1, 8, 8)`` to ``(n, 1, 32, 32)``, bilinear."""
+    """Scales images ``(n, 1, 8, 8)`` to ``(n, 1, 32, 32)`` by bilinear interpolation."""
     from torch.nn import functional as F
 
     return F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
 
 
 def read_digit(path: str | PathLike[str], *, invert: bool = False) -> "Tensor":
-    """Reads an image of one's own as a digit like those of `load_digits`.
+    """Reads an image file as a digit in the format of `load_digits`.
 
-    The image becomes gray and its darkest and brightest pixel become 0 and 1; it is padded to a
-    square with 0, averaged down to 8 x 8 and scaled to 32 x 32, as those digits were. The digit
-    should fill the image from top to bottom. What is transparent counts as white paper.
+    The image is converted to gray; its darkest pixel becomes 0 and its brightest 1. It is padded
+    with 0 to a square, averaged down to 8 x 8 pixels and scaled to 32 x 32, as the digits of
+    `load_digits` are. The digit should be bright on dark and fill the image from top to bottom.
+    Transparent pixels count as white.
 
     Args:
-        path (str or PathLike): An image of any size, in any format that Pillow reads.
-        invert (bool): Whether to swap dark and bright first, for digits that are dark on bright.
+        path (str or PathLike): An image file of any size, in any format that Pillow reads.
+        invert (bool): Whether to swap dark and bright first, for a dark digit on bright paper.
 
     Returns:
         Tensor: Shape ``(1, 1, 32, 32)``, float32 in [0, 1].
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not an image that Pillow reads, or all pixels are the same.
+        ValueError: If Pillow cannot read the file, or all pixels are the same.
 
     Examples:
         >>> from captum_quantum.datasets import read_digit

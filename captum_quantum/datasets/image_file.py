@@ -1,4 +1,4 @@
-"""Image files of one's own."""
+"""Image files."""
 
 from pathlib import Path
 
@@ -10,7 +10,17 @@ from captum_quantum import _checks
 
 
 def read_gray(path: Path) -> Tensor:
-    """The shades of gray of an image file: float32, shape ``(height, width)``, in its own scale."""
+    """Reads an image file as gray values.
+
+    Args:
+        path (Path): The file. Transparent pixels count as white.
+
+    Returns:
+        Tensor: Shape ``(height, width)``, float32, in the file's own scale, such as 0..255.
+
+    Raises:
+        ValueError: If Pillow cannot read the file.
+    """
     from PIL import Image, ImageOps
 
     try:

@@ -1,4 +1,4 @@
-"""Mosaics of images of four classes: maps can be checked without pixel labels."""
+"""Mosaics of four images: localization can be measured without pixel labels."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,11 +10,12 @@ QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 
 
 class Mosaics(NamedTuple):
-    """Mosaics of 2 x 2 images of four different classes.
+    """Mosaics: 2 x 2 images of four different classes each.
 
     Attributes:
         images (Tensor): Shape ``(n, channels, 2 * height, 2 * width)``.
-        labels (Tensor): Shape ``(n, 4)``: the class in each quadrant, in the order ``QUADRANTS``.
+        labels (Tensor): Shape ``(n, 4)``, the class in each quadrant, in the order of
+            ``QUADRANTS``.
     """
 
     images: "Tensor"
@@ -22,39 +23,39 @@ class Mosaics(NamedTuple):
 
     @property
     def cells(self) -> "Tensor":
-        """Where the quadrants are: bool, ``(4, 2 * height, 2 * width)``, in their order."""
+        """Masks of the quadrants, in the order of ``QUADRANTS``.
+
+        Shape ``(4, 2 * height, 2 * width)``, bool.
+        """
         import torch
 
         height, width = self.images.shape[2:]
-        lower = torch.arange(height, device=self.images.device)[:, None] >= height // 2
-        right = torch.arange(width, device=self.images.device) >= width // 2
-        return torch.stack(
-            [
-                (lower == down) & (right == aside)
-                for down in (False, True)
-                for aside in (False, True)
-            ]
-        )
+        row = torch.arange(height, device=self.images.device) >= height // 2
+        column = torch.arange(width, device=self.images.device) >= width // 2
+        quadrants = torch.arange(4, device=self.images.device)[:, None, None]
+        return 2 * row[:, None] + column == quadrants
 
 
 def mosaics(images: "Tensor", labels: "Tensor", n: int, seed: int = 0) -> Mosaics:
     """Builds mosaics: 2 x 2 images of four different classes, drawn at random.
 
-    Asked about one of the four classes, a map that explains should light up in that class's
-    quadrant: a check of maps that needs no pixel labels.
+    A good map of one of the four classes is positive in the quadrant that shows this class, so
+    mosaics measure localization without pixel labels.
 
     Args:
         images (Tensor): Shape ``(n_images, channels, height, width)``.
         labels (Tensor): Shape ``(n_images,)``, integers, at least four different ones.
         n (int): Number of mosaics.
-        seed (int): Fixes the choice; the global random state is left alone.
+        seed (int): Fixes the choice. The global random state does not change.
 
     Returns:
         Mosaics: Images ``(n, channels, 2 * height, 2 * width)`` on the images' device, and the
         classes ``(n, 4)`` of the quadrants top left, top right, bottom left, bottom right.
 
     Raises:
-        TypeError, ValueError: If an argument is wrong.
+        TypeError: If an argument has a wrong type.
+        ValueError: If the shapes do not fit together, there are fewer than four classes, or a
+            number is out of range.
 
     Examples:
         >>> from captum_quantum.datasets import load_digits, mosaics
@@ -88,8 +89,7 @@ def mosaics(images: "Tensor", labels: "Tensor", n: int, seed: int = 0) -> Mosaic
         four = torch.randperm(len(classes), generator=generator)[:4].tolist()
         for quadrant, c in enumerate(four):
             row[quadrant] = members[c][torch.randint(len(members[c]), (), generator=generator)]
-    tiles = images[chosen.to(images.device)].unflatten(
-        1, (2, 2)
-    )  # (n, row, column, channels, h, w)
+    # (n, row, column, channels, height, width)
+    tiles = images[chosen.to(images.device)].unflatten(1, (2, 2))
     joined = tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     return Mosaics(joined, labels[chosen.to(labels.device)])

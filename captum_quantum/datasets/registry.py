@@ -1,8 +1,7 @@
-"""What a data set is, and the table of those that the command line offers."""
+"""What a data set is, and the table of data sets that the command line offers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 # Torch is imported where it is used, so that the command line's --help answers at once.
@@ -15,29 +14,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set with the model that is trained on it.
+    """A data set together with the default model for it.
 
     Attributes:
-        name (str): What ``--dataset`` calls it.
-        description (str): What it consists of, such as ``"handwritten digits"``.
-        noun (str): What one example shows, in the singular, such as ``"digit"``.
-        classes (Mapping[str, str]): The name of every class, in the order of the labels, and the
-            same within a sentence: ``{"7": "a 7", "8": "an 8"}``.
+        name (str): The name, for ``--dataset``.
+        description (str): What the data set contains, such as ``"handwritten digits"``.
+        noun (str): What one example shows, such as ``"digit"``.
+        classes (Mapping[str, str]): The names of the classes in the order of the labels; each name
+            maps to the words for it in a sentence: ``{"7": "a 7", "8": "an 8"}``.
         load (Callable): ``load(seed)`` returns training inputs, training labels, test inputs and
             test labels. The seed fixes the split; inputs ``(n, ...)`` are floating-point, labels
             ``(n,)`` int64. The commands draw inputs ``(n, channels, height, width)``.
-        model (Callable): ``model(seed=seed, **config)`` returns an untrained `HybridClassifier`
-            that `save_model` can write. The seed fixes its weights. ``config`` is empty, or the
-            ``config`` of such a model, of which another one with new weights is wanted.
+        model (Callable): ``model(seed=seed)`` returns an untrained `HybridClassifier` that
+            `save_model` can write; the seed fixes its weights. ``model(seed=seed,
+            **other.config)`` returns an untrained model with the configuration of another one.
         training (Mapping[str, Any]): The arguments ``epochs``, ``batch_size`` and ``lr`` of
             `captum_quantum.training.fit`.
-        read (Callable, optional): ``read(path)`` returns a user's own file as one input
-            ``(1, ...)``, or raises ValueError. If it has the parameter ``invert``,
-            ``read(path, invert=True)`` swaps dark and bright.
-        read_help (str): What the user's file should look like, in whole sentences.
-        mosaics (Callable, optional): ``mosaics(inputs, labels, n, seed)`` returns n inputs that
-            show several classes at known places, for metrics of localization; for images, usually
-            `captum_quantum.datasets.mosaics`.
+        read (Callable, optional): ``read(path)`` returns a user's file as one input ``(1, ...)``,
+            or raises ValueError if it cannot. With a parameter ``invert``, ``read(path,
+            invert=True)`` swaps dark and bright.
+        read_help (str): One or more sentences on what a user's file should contain.
+        mosaics (Callable, optional): ``mosaics(inputs, labels, n, seed)`` returns n `Mosaics`,
+            inputs that show several classes in known cells, for localization metrics. For images,
+            this is usually `captum_quantum.datasets.mosaics`.
 
     Examples:
         >>> import torch
@@ -74,11 +73,11 @@ class Dataset:
     mosaics: "Callable[[Tensor, Tensor, int, int], Mosaics] | None" = None
 
 
-_TABLE: dict[str, Dataset] = {}
+_DATASETS: dict[str, Dataset] = {}
 
 
 def register_dataset(dataset: Dataset) -> Dataset:
-    """Offers a data set to the commands ``demo``, ``explain`` and ``evaluate``.
+    """Adds a data set to the table, so that the commands offer it.
 
     Args:
         dataset (Dataset): The data set.
@@ -93,30 +92,29 @@ def register_dataset(dataset: Dataset) -> Dataset:
     Examples:
         >>> from captum_quantum.cli import main
         >>> from captum_quantum.datasets import register_dataset
-        >>> register_dataset(halves)  # doctest: +SKIP
+        >>> _ = register_dataset(halves)  # doctest: +SKIP
         >>> main(["demo", "--dataset", "halves"])  # doctest: +SKIP
+        0
     """
-    if not isinstance(dataset, Dataset):
-        from captum_quantum import _checks
+    if not isinstance(dataset, Dataset) or dataset.name in _DATASETS:
+        from captum_quantum import _checks  # imports PyTorch
 
-        _checks.wrong_type("dataset", "a Dataset", dataset)
-    if dataset.name in _TABLE:
-        from captum_quantum import _checks
-
-        _checks.wrong_value("dataset.name", "a name that is not taken", dataset.name)
-    _TABLE[dataset.name] = dataset
+        if not isinstance(dataset, Dataset):
+            _checks.wrong_type("dataset", "a Dataset", dataset)
+        _checks.wrong_value("dataset.name", "a new name", dataset.name)
+    _DATASETS[dataset.name] = dataset
     return dataset
 
 
-def named_datasets() -> Mapping[str, Dataset]:
-    """The registered data sets.
+def named_datasets() -> dict[str, Dataset]:
+    """The data sets of the table.
 
     Returns:
-        Mapping[str, Dataset]: A read-only view.
+        dict[str, Dataset]: The data sets by name, in the order in which they were registered.
 
     Examples:
         >>> from captum_quantum.datasets import named_datasets
         >>> named_datasets()["digits"].classes["8"]
         'an 8'
     """
-    return MappingProxyType(_TABLE)
+    return dict(_DATASETS)

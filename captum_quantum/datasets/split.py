@@ -1,4 +1,4 @@
-"""Splits into a training set and a test set."""
+"""Random splits of a data set into a training set and a test set."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,19 @@ from torch import Tensor
 def stratified(
     labels: Tensor, test_fraction: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Indices of a training and a test set that hold every class in the same share, shuffled.
+    """Splits examples such that every class has the same share in the training and the test set.
 
-    Of class c, with n_c examples, the test set takes those between round(f * N_<c) and
-    round(f * N_<=c): so its whole size is round(f * N) too.
+    With f the test fraction and N_c the number of examples of classes below c, the test set takes
+    round(f * N_{c+1}) - round(f * N_c) examples of class c; all classes together make
+    round(f * N).
+
+    Args:
+        labels (Tensor): Classes, shape ``(n,)``, int64.
+        test_fraction (float): Share of the test set, in (0, 1).
+        generator (torch.Generator): Source of the random numbers.
+
+    Returns:
+        tuple[Tensor, Tensor]: Indices of the training set and of the test set, in random order.
     """
     order = torch.randperm(len(labels), generator=generator)
     order = order[torch.argsort(labels[order], stable=True)]

@@ -1,13 +1,14 @@
-"""Reads what a user gives as attribution methods."""
+"""Adapts what a user gives as an attribution method to one class, `Method`."""
 
-import dataclasses
+import copy
 import functools
-import hashlib
 import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,31 +17,51 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.evaluation.fingerprint import (
-    name_in,
-    options_of,
-    plain,
-    without_addresses,
-    words,
+    describe_attributes,
+    describe_function,
+    describe_value,
+    digest_modules,
 )
 
 Attribute = Callable[[Tensor, Tensor], Any]
+"""``(inputs, target)`` to attributions."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Method:
-    """One method: how to get maps from it, and the model that it explains."""
+    """An attribution method: how to compute attributions, and the model that it explains.
+
+    Attributes:
+        name (str): The method's name in reports.
+        kind (str): What the method is, in words.
+        options (dict[str, Any]): What else its attributions depend on, in words.
+        run (Callable): ``(inputs, target)`` to attributions, as the method returns them.
+        model (Callable): The model.
+        layer (Any): The layer whose activations the method explains, if there is one.
+        prepare (Callable): Returns a context manager, in which `run` is called.
+    """
 
     name: str
     kind: str
     options: dict[str, Any]
     run: Attribute
     model: Callable[..., Any]
-    modules: tuple[nn.Module, ...]
-    hooks: "_Hooks | None" = None
+    layer: Any = None
+    prepare: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        """The modules that the attributions depend on; none is a part of another."""
+        modules: list[nn.Module] = []
+        for candidate in (self.model, getattr(self.model, "__self__", None), self.layer):
+            known = (part for module in modules for part in module.modules())
+            if isinstance(candidate, nn.Module) and all(candidate is not part for part in known):
+                modules.append(candidate)
+        return modules
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model's first parameter or buffer; the CPU if it has none."""
         tensors = (
             tensor
             for module in self.modules
@@ -49,7 +70,19 @@ class Method:
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def attribute(self, inputs: Tensor, target: Tensor) -> Tensor:
-        """The maps ``(batch, ...)``, without a graph."""
+        """Computes attributions.
+
+        Args:
+            inputs (Tensor): Shape ``(batch, ...)``.
+            target (Tensor): Shape ``(batch,)``, int64.
+
+        Returns:
+            Tensor: Shape ``(batch, ...)``, without a graph, on the inputs' device.
+
+        Raises:
+            TypeError, ValueError: If the method returns something else than a floating-point tensor
+                or array with one entry for each input.
+        """
         with torch.enable_grad():
             maps = self.run(inputs, target)
         if isinstance(maps, tuple) and len(maps) == 1:
@@ -61,26 +94,35 @@ class Method:
             _checks.wrong_value(argument, f"a tensor of {len(inputs)} maps", maps)
         return _checks.check_real(argument, maps).detach().to(inputs.device)
 
-    def describe(self, place: torch.device | None) -> dict[str, Any]:
-        """What must be the same when a run goes on."""
-        digest = hashlib.sha256()
-        for module in self.modules:
-            digest.update(without_addresses(repr(module)).encode())
-            for name, value in sorted(module.state_dict().items()):
-                if isinstance(value, Tensor):
-                    digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-                    flat = value.detach().cpu().contiguous().flatten()
-                    digest.update(flat.view(torch.uint8).numpy().data)
+    def describe(self, device: torch.device | None) -> dict[str, Any]:
+        """Describes what the attributions depend on.
+
+        Args:
+            device (torch.device, optional): Where the model will be. Default: where it is.
+
+        Returns:
+            dict[str, Any]: What JSON can hold.
+        """
         return {
             "kind": self.kind,
             "options": self.options,
-            "model": digest.hexdigest()[:16],
-            "device": (place or self.device).type,
+            "model": digest_modules(self.modules),
+            "device": (device or self.device).type,
         }
 
 
 def read_methods(methods: Any) -> list[Method]:
-    """Reads the methods of `compare`."""
+    """Reads the argument ``methods`` of `compare`.
+
+    Args:
+        methods (Mapping[str, Any]): What the user gives as methods, by name.
+
+    Returns:
+        list[Method]: The methods, in the same order.
+
+    Raises:
+        TypeError, ValueError: If a name or a method is wrong, or there is none.
+    """
     if not isinstance(methods, Mapping):
         _checks.wrong_type("methods", "a mapping from names to attribution methods", methods)
     if not methods:
@@ -89,7 +131,16 @@ def read_methods(methods: Any) -> list[Method]:
 
 
 def check_name(argument: str, name: Any) -> str:
-    """Names stand in a plain CSV file."""
+    """Returns a name if it can stand in a line of a CSV file without quotes.
+
+    Args:
+        argument (str): What errors call it.
+        name (Any): The name.
+
+    Raises:
+        TypeError, ValueError: If it is not a string, is blank, or has commas, quotes or line
+            breaks.
+    """
     must = "names without commas, quotes and line breaks"
     if not isinstance(name, str):
         _checks.wrong_type(argument, must, name)
@@ -99,44 +150,39 @@ def check_name(argument: str, name: Any) -> str:
 
 
 def _read_method(name: str, given: Any) -> Method:
-    if isinstance(given, tuple) and len(given) == 2 and all(callable(part) for part in given):
-        function, model = given
-        options = {} if isinstance(model, nn.Module) else {"model": plain(model)}
-        return _method(name, plain(function), options, function, model)
-    if callable(getattr(given, "attribute", None)) and hasattr(given, "forward_func"):
-        return _captum_method(name, given, given.attribute, {})
-    if callable(given) and hasattr(given, "target_layers") and hasattr(given, "model"):
-        return _cam_method(name, given)
-    keywords: dict[str, Any] = {}
-    function = given
-    while isinstance(function, functools.partial) and not function.args:
-        keywords = {**function.keywords, **keywords}
-        function = function.func
-    owner = getattr(function, "__self__", None)
-    if not hasattr(owner, "forward_func"):
+    adapted = (adapt(name, given) for adapt in (_adapt_pair, _adapt_captum, _adapt_cam))
+    method = next((method for method in adapted if method is not None), None)
+    if method is None:
         _checks.wrong_type(
             f"methods[{name!r}]",
             "an attribution object with attribute and forward_func, a CAM of pytorch-grad-cam, or "
             "a pair of a function (inputs, target) -> attributions and its model",
             given,
         )
-    return _captum_method(name, owner, function, keywords)
+    return method
 
 
-def _method(
-    name: str, kind: str, options: dict[str, Any], run: Attribute, model: Any, *others: Any
-) -> Method:
-    modules: list[nn.Module] = []
-    for candidate in (model, getattr(model, "__self__", None), *others):
-        known = (part for module in modules for part in module.modules())
-        if isinstance(candidate, nn.Module) and all(candidate is not part for part in known):
-            modules.append(candidate)
-    return Method(name, kind, options, run, model, tuple(modules))
+def _adapt_pair(name: str, given: Any) -> Method | None:
+    """A pair of a function and its model."""
+    if not (isinstance(given, tuple) and len(given) == 2 and all(map(callable, given))):
+        return None
+    function, model = given
+    options = {} if isinstance(model, nn.Module) else {"model": describe_function(model)}
+    return Method(name, describe_function(function), options, function, model)
 
 
-def _captum_method(
-    name: str, owner: Any, function: Callable[..., Any], keywords: dict[str, Any]
-) -> Method:
+def _adapt_captum(name: str, given: Any) -> Method | None:
+    """An attribution object of Captum, or its ``attribute`` with further arguments."""
+    owner, function = given, getattr(given, "attribute", None)
+    keywords: dict[str, Any] = {}
+    if not hasattr(given, "forward_func"):
+        function = given
+        while isinstance(function, functools.partial) and not function.args:
+            keywords = {**function.keywords, **keywords}
+            function = function.func
+        owner = getattr(function, "__self__", None)
+    if not callable(function) or not hasattr(owner, "forward_func"):
+        return None
     parameters = inspect.signature(function).parameters.values()
     takes_target = any(p.name == "target" or p.kind is p.VAR_KEYWORD for p in parameters)
 
@@ -145,99 +191,64 @@ def _captum_method(
             return function(inputs, target=target, **keywords)
         return function(inputs, **keywords)
 
+    inner = getattr(owner, "attribution_method", None)  # of a NoiseTunnel
+    layer = getattr(owner, "layer", getattr(inner, "layer", None))
     kind = type(owner).__name__
-    inner = getattr(owner, "attribution_method", None)
+    options: dict[str, Any] = {**describe_attributes(owner)}
     if inner is not None:
         kind += f" of {type(inner).__name__}"
-    layer = getattr(owner, "layer", getattr(inner, "layer", None))
+        options[type(inner).__name__] = describe_attributes(inner)
     if isinstance(layer, nn.Module):
-        kind += f" at {name_in(owner.forward_func, layer)}"
+        kind += f" at {_layer_name(owner.forward_func, layer)}"
     if getattr(function, "__name__", "attribute") != "attribute":
         kind += f".{function.__name__}"
     if keywords:
-        kind += f" {{{', '.join(f'{key!r}: {words(value)}' for key, value in keywords.items())}}}"
-    options: dict[str, Any] = {**options_of(owner)}
-    if inner is not None:
-        options[type(inner).__name__] = options_of(inner)
-    return _method(name, kind, options, run, owner.forward_func, layer)
+        described = (f"{key!r}: {describe_value(value)}" for key, value in keywords.items())
+        kind += f" {{{', '.join(described)}}}"
+    return Method(name, kind, options, run, owner.forward_func, layer)
 
 
-@dataclasses.dataclass(frozen=True)
-class _ClassScore:
-    """What pytorch-grad-cam calls a target: the score to explain of one sample's output."""
-
-    category: int
-
-    def __call__(self, output: Tensor) -> Tensor:
-        return output[..., self.category]
+def _layer_name(model: Any, layer: nn.Module) -> str:
+    """The name of a layer in its model, or its type if the model does not contain it."""
+    named = model.named_modules() if isinstance(model, nn.Module) else []
+    return next((name for name, module in named if module is layer), type(layer).__name__)
 
 
-class _Hooks:
-    """The hooks that a CAM of pytorch-grad-cam leaves on its layers from when it is made.
+def _adapt_cam(name: str, cam: Any) -> Method | None:
+    """A CAM of pytorch-grad-cam.
 
-    They keep the activations, and hooks on them, of every forward pass, be it the CAM's or not.
+    From its construction on, a CAM has hooks on its layers that keep the activations of every
+    forward pass, also those of metrics. So the given one has none during the comparison, and each
+    batch gets a copy of its own, with hooks for this batch.
     """
-
-    def __init__(self, cam: Any) -> None:
-        self._places: list[tuple[dict[int, Any], int, Any]] = []
-        for handle in getattr(getattr(cam, "activations_and_grads", None), "handles", ()):
-            hooks = handle.hooks_dict_ref()
-            if hooks is not None and handle.id in hooks:
-                self._places.append((hooks, handle.id, hooks[handle.id]))
-
-    def _put(self) -> None:
-        for hooks, key, hook in self._places:
-            hooks[key] = hook
-
-    def _take(self) -> None:
-        for hooks, key, _ in self._places:
-            hooks.pop(key, None)
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Takes the hooks off; in the end they are on again."""
-        self._take()
-        try:
-            yield
-        finally:
-            self._put()
-
-    @contextmanager
-    def put(self) -> Iterator[None]:
-        """Puts them on; in the end they are off again."""
-        self._put()
-        try:
-            yield
-        finally:
-            self._take()
-
-
-@contextmanager
-def _attributes_kept(*things: Any) -> Iterator[None]:
-    """Objects come back with the attributes that they had."""
-    before = [dict(vars(thing)) for thing in things]
-    try:
-        yield
-    finally:
-        for thing, attributes in zip(things, before, strict=True):
-            vars(thing).clear()
-            vars(thing).update(attributes)
-
-
-def _cam_method(name: str, cam: Any) -> Method:
-    hooks = _Hooks(cam)
-    store = getattr(cam, "activations_and_grads", None)
-    things = [cam] if store is None else [cam, store]
+    if not callable(cam) or not all(
+        hasattr(cam, key) for key in ("model", "target_layers", "activations_and_grads")
+    ):
+        return None
+    make_hooks = type(cam.activations_and_grads)
+    arguments = {key: getattr(cam, key) for key in inspect.signature(make_hooks).parameters}
 
     def run(inputs: Tensor, target: Tensor) -> Tensor:
-        scores = [_ClassScore(category) for category in target.tolist()]
-        with hooks.put(), _attributes_kept(*things):
-            # It moves the inputs to where its model was when it was made.
-            cam.device = inputs.device
-            maps = torch.as_tensor(np.asarray(cam(input_tensor=inputs, targets=scores)))
-        return maps.to(inputs.dtype)[:, None]
+        scores = [functools.partial(torch.select, dim=-1, index=c) for c in target.tolist()]
+        copied = copy.copy(cam)
+        copied.device = inputs.device  # it moves the inputs to its device
+        copied.activations_and_grads = make_hooks(**arguments)
+        try:
+            maps = copied(input_tensor=inputs, targets=scores)
+        finally:
+            copied.activations_and_grads.release()
+        return torch.as_tensor(np.asarray(maps)).to(inputs.dtype)[:, None]
 
-    layers = ", ".join(name_in(cam.model, layer) for layer in cam.target_layers)
+    @contextmanager
+    def prepare() -> Iterator[None]:
+        has_hooks = bool(cam.activations_and_grads.handles)
+        cam.activations_and_grads.release()
+        try:
+            yield
+        finally:
+            if has_hooks:
+                cam.activations_and_grads = make_hooks(**arguments)
+
+    layers = ", ".join(_layer_name(cam.model, layer) for layer in cam.target_layers)
     kind = f"{type(cam).__name__} at {layers}"
-    method = _method(name, kind, options_of(cam), run, cam.model)
-    return dataclasses.replace(method, hooks=hooks)
+    return Method(name, kind, describe_attributes(cam), run, cam.model, prepare=prepare)

@@ -19,7 +19,7 @@ from torch.utils.data import (
 
 from captum_quantum import _checks
 from captum_quantum.evaluation import storage
-from captum_quantum.evaluation.fingerprint import crc
+from captum_quantum.evaluation.fingerprint import checksum_tensor
 from captum_quantum.evaluation.processes import World
 
 
@@ -117,7 +117,7 @@ def checksum(batch: Batch) -> str:
     for tensor in batch:
         if tensor is not None:
             value = zlib.crc32(str((tensor.dtype, tuple(tensor.shape))).encode(), value)
-            value = crc(tensor, value)
+            value = checksum_tensor(tensor, value)
     return f"{value:08x}"
 
 

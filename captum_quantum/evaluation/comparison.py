@@ -23,7 +23,7 @@ from captum_quantum.evaluation.batches import (
     peek,
 )
 from captum_quantum.evaluation.evaluator import Evaluator, prepared
-from captum_quantum.evaluation.fingerprint import plain, versions
+from captum_quantum.evaluation.fingerprint import check_versions, describe_function, versions
 from captum_quantum.evaluation.metrics import check_masks, read_metrics
 from captum_quantum.evaluation.processes import World, read_device
 from captum_quantum.evaluation.report import Report
@@ -125,16 +125,20 @@ def compare(
         total = length(loader)
         first, loader = peek(loader)
         check_masks(metric_list, first)
-        configuration = {
-            "format": 2,
+        configuration: dict[str, Any] = {
+            "format": 3,
             "versions": versions(),
             "methods": {m.name: m.describe(place) for m in method_list},
-            "metrics": {m.name: plain(m.function) for m in metric_list},
+            "metrics": {m.name: describe_function(m.function) for m in metric_list},
             "target": target,
             "seed": seed,
             "n_batches": total,
             "first_batch": checksum(first),
         }
+        if output is not None:
+            for argument in ("methods", "metrics"):
+                for name, description in configuration[argument].items():
+                    check_versions(f"{argument}[{name!r}]", description)
     table = storage.Table([m.name for m in method_list], [m.name for m in metric_list])
     with ExitStack() as stack:
         if place is not None and place.type == "cuda":
@@ -153,8 +157,7 @@ def compare(
             run = Evaluator(method_list, metric_list, target == "predicted", seed)
             stack.enter_context(prepared(method_list, place))
             for method in method_list:
-                if method.hooks is not None:
-                    stack.enter_context(method.hooks.taken())
+                stack.enter_context(method.prepare())
             done = frozenset(found)
             bar = tqdm(
                 total=None if total is None else len(range(world.rank, total, world.size)),

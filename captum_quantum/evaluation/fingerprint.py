@@ -1,108 +1,161 @@
-"""What results depend on, in words: package versions, functions, options and checksums."""
+"""Describes what results depend on: package versions, functions, options, weights."""
 
 import functools
-import inspect
+import hashlib
+import json
 import re
 import types
 import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from captum_quantum import _checks
+
 _VERSIONED = ("captum_quantum", "captum", "torch")
+_NO_VERSION = "without version"
 
 
 def versions() -> dict[str, str]:
-    """The packages that results depend on, with their versions."""
+    """The packages that results depend on.
+
+    Returns:
+        dict[str, str]: Their versions by name.
+    """
     from captum_quantum import __version__
 
     found = (__version__, metadata.version("captum"), str(torch.__version__))
     return dict(zip(_VERSIONED, found, strict=True))
 
 
-def name_in(model: Any, layer: nn.Module) -> str:
-    """What the model calls one of its layers."""
-    named = model.named_modules() if isinstance(model, nn.Module) else []
-    return next((name for name, module in named if module is layer), type(layer).__name__)
+def check_versions(argument: str, description: Any) -> None:
+    """Raises ValueError if something was described that contains a function without a version.
+
+    Args:
+        argument (str): What the error calls it.
+        description (Any): The description, which JSON can hold.
+    """
+    if found := re.search(rf"([\w.<>]+) {_NO_VERSION}", json.dumps(description)):
+        raise ValueError(
+            _checks.sentence(
+                argument,
+                "made of functions with an attribute version, such as function.version = '1', "
+                "which tells whether results in output are still those of the function",
+                f"{found[1]} {_NO_VERSION}",
+            )
+        )
 
 
-def options_of(thing: Any) -> dict[str, str]:
-    """An object's plain attributes, which tell how it was constructed, and its functions."""
+def describe_function(function: Any, version: Any = None) -> str:
+    """Describes a function by its name, its version and the arguments bound to it.
+
+    The description is the same in every process. Functions of packages whose versions results name
+    anyway need no version of their own.
+
+    Args:
+        function (Callable): A function, method, class, callable object or ``functools.partial``.
+        version (Any): Its version. Default: its attribute ``version``.
+
+    Returns:
+        str: The description.
+    """
+    if version is None:
+        version = getattr(function, "version", None)
+    if isinstance(function, functools.partial):
+        bound = [*map(describe_value, function.args)]
+        bound += [f"{key}={describe_value(value)}" for key, value in function.keywords.items()]
+        return f"{describe_function(function.func, version)}({', '.join(bound)})"
+    owner, named = getattr(function, "__self__", None), function
+    if not hasattr(function, "__qualname__"):
+        owner, named, function = function, type(function), type(function).__call__
+    text = f"{named.__module__}.{named.__qualname__}"
+    if isinstance(version, (int, str)):
+        text += f" version {version}"
+    elif isinstance(function, (types.FunctionType, types.MethodType)) and (
+        text.split(".")[0] not in _VERSIONED
+    ):
+        text += f" {_NO_VERSION}"
+    if owner is not None and not isinstance(owner, (type, nn.Module)):
+        options = describe_attributes(owner)
+        text += f" {options}" if options else ""
+    return text
+
+
+def describe_attributes(thing: Any) -> dict[str, str]:
+    """Describes an object's attributes that are plain values or functions.
+
+    Args:
+        thing (Any): The object; such attributes tell how it was constructed.
+
+    Returns:
+        dict[str, str]: The descriptions by name.
+    """
     plain = (bool, int, float, str, types.FunctionType, types.NoneType)
     return {
-        name: words(value)
+        name: describe_value(value)
         for name, value in sorted(getattr(thing, "__dict__", {}).items())
         if isinstance(value, plain)
     }
 
 
-def plain(function: Any) -> str:
-    """A function's name, what it does and the arguments bound to it, the same in every process.
+def describe_value(value: Any) -> str:
+    """Describes a value, the same in every process.
 
-    Functions of packages whose versions the configuration names go by their names alone.
+    Args:
+        value (Any): Tensors are described by type, shape and checksum, functions as by
+            `describe_function`, other objects by `repr` without addresses in memory.
+
+    Returns:
+        str: The description.
     """
-    if isinstance(function, functools.partial):
-        bound = [*map(words, function.args)]
-        bound += [f"{key}={words(value)}" for key, value in function.keywords.items()]
-        return f"{plain(function.func)}({', '.join(bound)})"
-    owner = getattr(function, "__self__", None)
-    named = function
-    if not hasattr(function, "__qualname__"):
-        owner, named = function, type(function)
-        function = named.__call__
-    text = f"{named.__module__}.{named.__qualname__}"
-    if text.split(".")[0] in _VERSIONED:
-        return text
-    function = inspect.unwrap(getattr(function, "__func__", function))
-    if isinstance(function, types.FunctionType):
-        text += f" {_hash_of(function)}"
-    if owner is not None and not isinstance(owner, (type, nn.Module)) and options_of(owner):
-        text += f" {options_of(owner)}"
-    return text
-
-
-def _hash_of(function: types.FunctionType) -> str:
-    """Changes with what a function does, its defaults and the values that it encloses."""
-    text = [*_words_of_code(function.__code__)]
-    text += [words(value) for value in function.__defaults__ or ()]
-    text += [f"{k}={words(value)}" for k, value in (function.__kwdefaults__ or {}).items()]
-    for cell in function.__closure__ or ():
-        with suppress(ValueError):  # not filled yet
-            if isinstance(cell.cell_contents, (bool, int, float, str, Tensor)):
-                text.append(words(cell.cell_contents))
-    return f"{zlib.crc32('; '.join(text).encode()):08x}"
-
-
-def _words_of_code(code: types.CodeType) -> Iterator[str]:
-    yield from (code.co_code.hex(), *code.co_names)
-    for value in code.co_consts:
-        if isinstance(value, types.CodeType):
-            yield from _words_of_code(value)
-        else:
-            yield words(value)
-
-
-def words(value: Any) -> str:
-    """A value in words that are the same in every process."""
     if isinstance(value, Tensor):
-        return f"{value.dtype!s} {tuple(value.shape)} {crc(value):08x}"
+        return f"{value.dtype!s} {tuple(value.shape)} {checksum_tensor(value):08x}"
     if callable(value) and not isinstance(value, (type, nn.Module)):
-        return plain(value)
+        return describe_function(value)
     if isinstance(value, (set, frozenset)):
-        return f"{{{', '.join(sorted(map(words, value)))}}}"
-    return without_addresses(repr(value))
+        return f"{{{', '.join(sorted(map(describe_value, value)))}}}"
+    return _without_addresses(repr(value))
 
 
-def without_addresses(text: str) -> str:
-    """Removes what `repr` says of where objects are in memory."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+def digest_modules(modules: Iterable[nn.Module]) -> str:
+    """Digests the structure and the state_dict of modules.
+
+    Args:
+        modules (Iterable[nn.Module]): The modules.
+
+    Returns:
+        str: 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(_without_addresses(repr(module)).encode())
+        for name, value in sorted(module.state_dict().items()):
+            if isinstance(value, Tensor):
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+                digest.update(_bytes(value))
+    return digest.hexdigest()[:16]
 
 
-def crc(tensor: Tensor, start: int = 0) -> int:
-    """Checksum of a tensor's values, on from that of others."""
+def checksum_tensor(tensor: Tensor, start: int = 0) -> int:
+    """Computes the checksum (CRC-32) of a tensor's values.
+
+    Args:
+        tensor (Tensor): The tensor.
+        start (int): The checksum of what precedes it.
+
+    Returns:
+        int: The checksum.
+    """
+    return zlib.crc32(_bytes(tensor), start)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().flatten()
-    return zlib.crc32(flat.view(torch.uint8).numpy().data, start)
+    return flat.view(torch.uint8).numpy().data
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

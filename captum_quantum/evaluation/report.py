@@ -264,6 +264,8 @@ class Report(Tables):
             FileExistsError: If the folder holds results of `compare` of another configuration.
             OSError: If a file cannot be written.
         """
+        from captum_quantum.visualization import png
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         storage.refuse_other(folder, self.configuration)
@@ -279,14 +281,3 @@ def _interval(entry: Score | Difference) -> str:
         return "-"
     mean, low, high = (number_text(value) for value in (entry.mean, entry.low, entry.high))
     return mean if math.isnan(entry.low) else f"{mean} [{low}, {high}]"
-
-
-def png(figure: "Figure") -> bytes:
-    """A figure as the content of a PNG file."""
-    from io import BytesIO
-
-    from captum_quantum.visualization import save_figure
-
-    drawn = BytesIO()
-    save_figure(figure, drawn)
-    return drawn.getvalue()

@@ -1,4 +1,4 @@
-"""Handwritten digits, and images of one's own."""
+"""Handwritten digits, and image files of the user."""
 
 import sys
 
@@ -37,17 +37,17 @@ def test_images_are_scikit_learns_scaled_bilinearly(digits):
 
     bunch = original()
     tiny = torch.from_numpy(bunch.images).float() / 16
-    # Away from the border, a bilinear scaling by 4 averages to the 2 x 2 centre of each old pixel.
-    centre = digits.test_images[0, 0].unfold(0, 4, 4).unfold(1, 4, 4)[..., 1:3, 1:3].mean((2, 3))
-    distances = (tiny[:, 1:-1, 1:-1] - centre[1:-1, 1:-1]).abs().mean((1, 2))
+    # Away from the border, a bilinear scaling by 4 averages to the 2 x 2 center of each old pixel.
+    center = digits.test_images[0, 0].unfold(0, 4, 4).unfold(1, 4, 4)[..., 1:3, 1:3].mean((2, 3))
+    distances = (tiny[:, 1:-1, 1:-1] - center[1:-1, 1:-1]).abs().mean((1, 2))
     best = int(distances.argmin())
     assert bunch.target[best] == digits.test_labels[0]
-    # Each half lies 1/8 of an old pixel off its centre: 7/8 of the pixel, 1/8 of a neighbour.
+    # Each half lies 1/8 of an old pixel off its center: 7/8 of the pixel, 1/8 of a neighbor.
     kernel = torch.tensor([1 / 16, 14 / 16, 1 / 16])
     smooth = torch.nn.functional.conv2d(
         tiny[best][None, None], torch.outer(kernel, kernel)[None, None]
     )
-    torch.testing.assert_close(centre[1:-1, 1:-1], smooth[0, 0])
+    torch.testing.assert_close(center[1:-1, 1:-1], smooth[0, 0])
 
 
 def test_split_is_stratified_complete_and_without_overlap(digits):
@@ -134,11 +134,11 @@ def test_read_digit_inverts(ink, tmp_path):
     torch.testing.assert_close(bright, dark)
 
 
-@pytest.mark.parametrize("kind", ["colour", "16 bits", "transparent", "faint", "gif", "rotated"])
+@pytest.mark.parametrize("kind", ["color", "16 bits", "transparent", "faint", "gif", "rotated"])
 def test_read_digit_of_many_kinds(ink, tmp_path, kind):
     path = tmp_path / "image.png"
     wanted, invert = read_digit(save(tmp_path / "plain.png", ink)), False
-    if kind == "colour":
+    if kind == "color":
         save(path, ink[:, :, None].repeat(3, axis=2))
     elif kind == "16 bits":
         save(path, (ink.astype(np.uint16) * 257))

@@ -74,6 +74,7 @@ def test_a_run_that_goes_on_cuts_batches_as_an_undisturbed_one(tmp_path):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return torch.rand(len(attributions))
 
+    hungry.version = 1
     images, labels = samples(24)
     cut = [*zip(images[:20].split(10), labels[:20].split(10), strict=True)]
     cut.append((images[20:], labels[20:]))  # after pieces of 3, one of 4 that fits
@@ -155,6 +156,8 @@ def loader(n):
 
 def first(attributions):
     return attributions[:, 0, 0, 0]
+
+maps.version = first.version = 1
 
 def peak(n):
     compare({"m": (maps, nn.Flatten())}, loader(n), {"first": first}, output=f"{folder}/{n}",

@@ -82,6 +82,7 @@ def test_models_are_moved_to_the_gpu_for_the_duration(output, tmp_path):
         seen.extend(tensor.device for tensor in tensors)
         return score(model, inputs, target)
 
+    where.version = 1
     arguments = {"loader": batches(), "metrics": {"where": where}, "progress": False}
     here = compare({"s": Saliency(model)}, **arguments)
     assert {device.type for device in seen} == {"cpu"}

@@ -23,6 +23,7 @@ from comparison import (
 from torch import nn
 
 from captum_quantum import QuantumLayerGradCam, VQCLayer, compare
+from captum_quantum.metrics import average_drop
 from captum_quantum.models import HybridClassifier
 
 
@@ -55,19 +56,24 @@ def test_other_weights_are_another_configuration(tmp_path):
         )
 
 
-def scaled(by):
-    return lambda attributions: energy(attributions) * by
-
-
 def largest(attributions):
     return attributions.flatten(1).abs().amax(dim=1)
 
 
-def total(attributions):
-    return attributions.flatten(1).abs().sum(dim=1)
+def versioned(function, version="1", name="metric"):
+    """The function under another name, with a version."""
+
+    @functools.wraps(function)
+    def copied(*arguments, **keywords):
+        return function(*arguments, **keywords)
+
+    copied.__qualname__, copied.version = name, version
+    return copied
 
 
 class Power:
+    version = 1
+
     def __init__(self, exponent):
         self.exponent = exponent
 
@@ -75,21 +81,43 @@ class Power:
         return energy(attributions) ** self.exponent
 
 
-def renamed(function):
-    function.__qualname__ = function.__name__ = "metric"
-    return function
+class Squared(Power):
+    version = 2
+
+
+class Metrics:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def metric(self, attributions):
+        return self.factor * energy(attributions)
+
+    metric.version = "1"
+
+
+def with_version(partial, version):
+    partial.version = version
+    return partial
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (lambda attributions: energy(attributions), lambda attributions: 2 * energy(attributions)),
-        (renamed(largest), renamed(total)),
-        (renamed(torch.no_grad()(largest)), renamed(torch.no_grad()(total))),
-        (scaled(1), scaled(2)),
-        (scaled(torch.ones(1)), scaled(torch.zeros(1))),
+        (versioned(largest, "1"), versioned(largest, "2")),
+        (versioned(largest, name="largest"), versioned(largest, name="total")),
+        (torch.no_grad()(versioned(largest, 1)), torch.no_grad()(versioned(largest, 2))),
+        (versioned(lambda attributions: energy(attributions), 1), energy),
         (Power(1), Power(2)),
-        (functools.partial(inside, masks=torch.ones(1)), functools.partial(inside, masks=-1)),
+        (Power(1), Squared(1)),
+        (Metrics(1).metric, Metrics(2).metric),
+        (
+            with_version(functools.partial(largest), "1"),
+            with_version(functools.partial(largest), "2"),
+        ),
+        (
+            functools.partial(versioned(inside), masks=torch.ones(1)),
+            functools.partial(versioned(inside), masks=-1),
+        ),
         (
             functools.partial(inside, masks=torch.arange(5000.0).reshape(-1, 1, 1, 1)[:1]),
             functools.partial(inside, masks=torch.arange(5000.0).reshape(-1, 1, 1, 1)[1:2]),
@@ -105,6 +133,68 @@ def test_a_metric_that_computes_something_else_is_another_configuration(one, oth
         compare(methods, batches(), {"m": other}, **arguments)
 
 
+class Plain:
+    def __call__(self, attributions):
+        return energy(attributions)
+
+    def method(self, attributions):
+        return energy(attributions)
+
+
+def inner(inputs, target):
+    return inputs
+
+
+HERE = f"{__name__}."
+
+
+@pytest.mark.parametrize(
+    ("change", "argument", "name"),
+    [
+        ({"metrics": {"m": largest}}, "metrics['m']", "largest"),
+        ({"metrics": {"e": energy, "m": lambda attributions: 0}}, "metrics['m']", "<lambda>"),
+        ({"metrics": {"m": functools.partial(largest)}}, "metrics['m']", "largest"),
+        ({"metrics": {"m": Plain()}}, "metrics['m']", "Plain"),
+        ({"metrics": {"m": Plain().method}}, "metrics['m']", "Plain.method"),
+        (
+            {"metrics": {"m": functools.partial(versioned(inside), masks=largest)}},
+            "metrics['m']",
+            "largest",
+        ),
+        ({"methods": {"s": (inner, nn.Flatten())}}, "methods['s']", "inner"),
+        ({"methods": {"s": (versioned(inner), inner)}}, "methods['s']", "inner"),
+        ({"methods": {"s": Saliency(inner)}}, "methods['s']", "inner"),
+        (
+            {"methods": {"s": functools.partial(Saliency(small_model()).attribute, abs=inner)}},
+            "methods['s']",
+            "inner",
+        ),
+    ],
+)
+def test_with_output_functions_need_a_version(change, argument, name, tmp_path):
+    arguments = {"methods": {"s": Saliency(small_model())}, "metrics": {"e": energy}, **change}
+    with pytest.raises(ValueError, match="with an attribute version") as caught:
+        compare(**arguments, loader=batches(), output=tmp_path / "new", progress=False)
+    assert str(caught.value) == (
+        f"{argument} must be made of functions with an attribute version, such as "
+        "function.version = '1', which tells whether results in output are still those of the "
+        f"function; got {HERE}{name} without version"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_output_functions_need_no_version():
+    report = compare({"m": (inner, nn.Flatten())}, batches(), {"largest": largest}, progress=False)
+    assert report.configuration["metrics"] == {"largest": f"{HERE}largest without version"}
+
+
+def test_functions_of_the_packages_that_results_name_need_no_version(tmp_path):
+    methods = two_methods(small_model())
+    metrics = {"m": functools.partial(average_drop, model=small_model())}
+    report = compare(methods, batches(), metrics, output=tmp_path, progress=False)
+    assert report.configuration["metrics"]["m"].startswith("captum_quantum.metrics.")
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -115,14 +205,11 @@ def test_a_metric_that_computes_something_else_is_another_configuration(one, oth
         lambda model, changed: functools.partial(
             IntegratedGradients(model).attribute, baselines=torch.full((1, 1, 6, 6), int(changed))
         ),
-        lambda model, changed: Saliency(
-            (lambda x: model(x)) if changed else (lambda x: model(x) ** 2)
-        ),
+        lambda model, changed: Saliency(versioned(lambda x: model(x), 2 if changed else 1)),
         lambda model, changed: Saliency(nn.Sequential(model, nn.Softmax(0 if changed else 1))),
-        lambda model, changed: (
-            (lambda inputs, target: inputs + 1) if changed else (lambda inputs, target: inputs),
-            model,
-        ),
+        lambda model, changed: (versioned(inner, 2 if changed else 1), model),
+        lambda model, changed: (versioned(inner, name="b" if changed else "a"), model),
+        lambda model, changed: (versioned(inner), versioned(model.forward, int(changed))),
     ],
 )
 def test_a_method_made_otherwise_is_another_configuration(make, tmp_path):
@@ -160,8 +247,11 @@ def test_methods_in_another_order_are_another_configuration(tmp_path):
 
 
 FUNCTIONS = """
-from captum_quantum.evaluation.fingerprint import plain
-print(plain(lambda x, k={"b", "a"}: x.sum() if k in {"c", "d", "e", "f"} else [y for y in x]))
+import functools
+from captum_quantum.evaluation.fingerprint import describe_function
+def metric(attributions, options): return attributions
+metric.version = "3"
+print(describe_function(functools.partial(metric, options={"a", "b", "c", "d", "e", "f"})))
 """
 
 
