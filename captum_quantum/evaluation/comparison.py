@@ -22,10 +22,11 @@ from captum_quantum.evaluation.batches import (
     mine,
     peek,
 )
-from captum_quantum.evaluation.evaluator import Evaluator, prepared
+from captum_quantum.evaluation.devices import prepared, read_device
+from captum_quantum.evaluation.evaluator import Evaluator
 from captum_quantum.evaluation.fingerprint import check_versions, describe_function, versions
 from captum_quantum.evaluation.metrics import check_masks, read_metrics
-from captum_quantum.evaluation.processes import World, read_device
+from captum_quantum.evaluation.processes import World
 from captum_quantum.evaluation.report import Report
 from captum_quantum.evaluation.statistics import check_confidence
 
@@ -155,7 +156,9 @@ def compare(
                 part = storage.Part(folder, table, world.rank)
                 stack.callback(part.close)
             run = Evaluator(method_list, metric_list, target == "predicted", seed)
-            stack.enter_context(prepared(method_list, place))
+            stack.enter_context(
+                prepared([m for method in method_list for m in method.modules], place)
+            )
             for method in method_list:
                 stack.enter_context(method.prepare())
             done = frozenset(found)

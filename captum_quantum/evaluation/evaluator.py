@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks
+from captum_quantum import _checks, _state
 from captum_quantum.evaluation import storage
 from captum_quantum.evaluation.adapters import Method
 from captum_quantum.evaluation.batches import Batch, checksum
@@ -146,7 +146,8 @@ class Evaluator:
         while start < n:
             rows = slice(start, min(start + self._sizes.get(key, n), n))
             size = rows.stop - rows.start
-            _seed(self._seed, number, start, device)
+            sequence = np.random.SeedSequence([self._seed, number, start])
+            _state.seed_generators(int(sequence.generate_state(1, np.uint64)[0]), device)
             piece = None
             try:
                 piece = work(rows)
@@ -184,59 +185,3 @@ def _named(what: str, start: int, batch: Batch) -> Iterator[None]:
         if hasattr(error, "add_note"):
             error.add_note(f"in {what}, batch of {len(batch)} samples from sample {start} on")
         raise
-
-
-def _seed(seed: int, number: int, start: int, device: torch.device) -> None:
-    """Seeds torch's generators for a piece of a batch: the same for all methods and metrics."""
-    state = int(np.random.SeedSequence([seed, number, start]).generate_state(1, np.uint64)[0])
-    torch.default_generator.manual_seed(state)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(state)
-
-
-@contextmanager
-def prepared(methods: Sequence[Method], place: torch.device | None) -> Iterator[None]:
-    """Evaluation mode on the wanted device; restores all that evaluating may change."""
-    roots = [root for method in methods for root in method.modules]
-    modules = {id(module): module for root in roots for module in root.modules()}.values()
-    parameters = {id(p): p for root in roots for p in root.parameters()}.values()
-    modes = [module.training for module in modules]
-    before = [(p, p.data, p.grad) for p in parameters]
-    buffers = [
-        (module, name, buffer)
-        for module in modules
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    devices = {p.device for p in parameters} | {buffer.device for _, _, buffer in buffers}
-    devices |= {place} if place is not None else set()
-    cudnn = torch.backends.cudnn
-    with (
-        torch.random.fork_rng(sorted({d.index or 0 for d in devices if d.type == "cuda"})),
-        cudnn.flags(
-            enabled=cudnn.enabled,
-            benchmark=False,
-            deterministic=True,
-            allow_tf32=cudnn.allow_tf32,
-        ),
-    ):
-        try:
-            for parameter in parameters:
-                parameter.grad = None  # other packages add to it, or zero it in place
-                if place is not None:
-                    parameter.data = parameter.data.to(place)
-            for module, name, buffer in buffers:
-                module._buffers[name] = buffer if place is None else buffer.to(place)
-            for module in modules:
-                module.training = False
-            yield
-        finally:
-            for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
-            for parameter, data, grad in before:
-                parameter.grad = None
-                parameter.data = data
-                parameter.grad = grad
-            for module, name, buffer in buffers:
-                module._buffers[name] = buffer

@@ -1,11 +1,9 @@
 """The processes that share an evaluation: those of torch.distributed, or one alone."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar, cast
 
-import torch
 from torch import distributed
 
 from captum_quantum import _checks
@@ -96,24 +94,3 @@ class World:
             return found
         everyone = self._exchange(found)
         return {number: batch for part in everyone for number, batch in part.items()}
-
-
-def read_device(device: Any) -> torch.device | None:
-    """Reads the device of `compare`: of each process of torchrun its own GPU."""
-    if device is None:
-        return None
-    must = "a device that torch knows, for example 'cpu' or 'cuda:0'"
-    if not isinstance(device, (str, torch.device)):
-        _checks.wrong_type("device", must, device)
-    try:
-        place = torch.device(device)
-        if place == torch.device("cuda") and World().size > 1 and "LOCAL_RANK" in os.environ:
-            place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            _checks.sentence("device", must, f"{str(device)!r} ({str(error).splitlines()[0]})")
-        ) from error
-    if place.type == "cuda" and place.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return place
