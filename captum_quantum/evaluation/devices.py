@@ -1,4 +1,4 @@
-"""Where models are evaluated; afterwards they are as they were."""
+"""Devices and modes of models during an evaluation."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -13,24 +13,34 @@ from captum_quantum.evaluation.processes import World
 
 
 def read_device(device: Any) -> torch.device | None:
-    """Reads the device of `compare`: of each process of torchrun its own GPU."""
+    """Reads the argument ``device`` of `compare`.
+
+    Args:
+        device (Any): The device. ``"cuda"`` means the GPU of this process under ``torchrun``.
+
+    Returns:
+        torch.device or None: The device, a GPU with its index; None for the default.
+
+    Raises:
+        TypeError, ValueError: If it is not a device that PyTorch can use.
+    """
     if device is None:
         return None
     must = "a device that torch knows, for example 'cpu' or 'cuda:0'"
     if not isinstance(device, (str, torch.device)):
         _checks.wrong_type("device", must, device)
     try:
-        place = torch.device(device)
-        if place == torch.device("cuda") and World().size > 1 and "LOCAL_RANK" in os.environ:
-            place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.empty(0, device=place)
+        read = torch.device(device)
+        if read == torch.device("cuda") and World().size > 1 and "LOCAL_RANK" in os.environ:
+            read = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.empty(0, device=read)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             _checks.sentence("device", must, f"{str(device)!r} ({str(error).splitlines()[0]})")
         ) from error
-    if place.type == "cuda" and place.index is None:
+    if read.type == "cuda" and read.index is None:
         return torch.device("cuda", torch.cuda.current_device())
-    return place
+    return read
 
 
 @contextmanager
@@ -50,11 +60,11 @@ def prepared(modules: Sequence[nn.Module], device: torch.device | None) -> Itera
         for module in submodules
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
     ]
-    places = [*parameters, *(buffer for _, _, buffer in buffers)]
+    tensors = [*parameters, *(buffer for _, _, buffer in buffers)]
     values = [(parameter, parameter.data) for parameter in parameters]
     cudnn = torch.backends.cudnn
     with (
-        _state.random_state_kept(*places, *([] if device is None else [device])),
+        _state.random_state_kept(*tensors, *([] if device is None else [device])),
         _state.evaluation_mode(*modules),
         # Other packages add to the gradients, or set them to zero in place.
         _state.grads_kept(parameters),
