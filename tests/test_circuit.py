@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import reference as ref
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from captum_quantum import CircuitError
@@ -343,6 +345,20 @@ def test_observables_are_made_of_what_describes_them():
     assert hash(Observable([word])) == hash(Observable((word,)))
 
 
+PAULI_STRINGS = st.builds(
+    PauliString,
+    st.dictionaries(st.integers(0, 30), st.sampled_from("XYZ"), max_size=4).map(
+        lambda factors: tuple(factors.items())
+    ),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+
+
+@given(st.lists(PAULI_STRINGS, min_size=1, max_size=4).map(Observable))
+def test_an_observable_is_read_from_its_own_text(observable):
+    assert Observable.of(str(observable)) == observable
+
+
 def test_observables_default_to_z_on_each_qubit():
     assert read_observables(None, 3) == tuple(map(Observable.of, ("Z0", "Z1", "Z2")))
     read = read_observables(["Z1", Z0, {"X0": 2.0}, "Z1", PauliString(())], 2)
@@ -569,7 +585,11 @@ def test_wrong_circuits_are_refused(make, error, message):
                 "ZZ X",
                 "XAZ",
                 "Z0 * X1",
-                "2 Z0",
+                "2 * Z0",
+                "2",
+                "2 2 Z0",
+                "Z0 + ",
+                "Z0 - X1",
                 "Z 0",
             )
         ),

@@ -12,19 +12,10 @@ import torch
 
 from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.circuit import GATE_TYPES
-from captum_quantum.simulate import FusedSimulator, fused
-from captum_quantum.simulate.matrices import Halves
-from captum_quantum.simulate.plan import (
-    FRONT,
-    MANY,
-    NARROW,
-    Dense,
-    Monomial,
-    Turn,
-    _cost,
-    _Planner,
-    make_plan,
-)
+from captum_quantum.simulate import FusedSimulator, call, fused, program
+from captum_quantum.simulate.plan import Dense, Monomial, Turn
+from captum_quantum.simulate.planner import FRONT, MANY, NARROW, _cost, _Planner, make_plan
+from captum_quantum.simulate.turns import Halves
 
 N_RANDOM, N_RANDOM_ALL = 120, 10_000
 
@@ -385,9 +376,9 @@ def test_which_circuits_are_polynomials_while_weights_are_frozen(name, options, 
 def test_a_polynomial_is_kept_while_weights_do_not_change(monkeypatch):
     layer = layer_of("default").requires_grad_(False)
     made = []
-    original = fused.Polynomial.__init__
+    original = program.Polynomial.__init__
     monkeypatch.setattr(
-        fused.Polynomial, "__init__", lambda *args: made.append(1) or original(*args)
+        program.Polynomial, "__init__", lambda *args: made.append(1) or original(*args)
     )
     x = torch.rand(3, 7, requires_grad=True)
     with torch.inference_mode():
@@ -558,10 +549,8 @@ def test_weights_are_read_live(change):
 def test_matrices_are_kept_while_weights_do_not_change(monkeypatch):
     layer = layer_of("default")
     made = []
-    original = fused.Tables.make_static
-    monkeypatch.setattr(
-        fused.Tables, "make_static", lambda *args: made.append(1) or original(*args)
-    )
+    original = program.make_static
+    monkeypatch.setattr(program, "make_static", lambda *args: made.append(1) or original(*args))
     x = torch.rand(3, 7, requires_grad=True)
     for _ in range(3):
         torch.autograd.grad(layer(x).sum(), x)
@@ -590,7 +579,7 @@ def test_large_batches_run_in_lanes_and_give_the_same(name, monkeypatch):
 
     found = everything()
     assert [key[2] for key in layer.fused._programs] == [1, fused.LANES]
-    monkeypatch.setattr(fused, "BUDGET", 5 * 2**n_qubits * 16)  # parts of 4 samples
+    monkeypatch.setattr(call, "BUDGET", 5 * 2**n_qubits * 16)  # parts of 4 samples
     cut = everything()
     monkeypatch.setattr(fused, "LANE", len(x))
     for own, part, expected in zip(found, cut, everything(), strict=True):
@@ -626,7 +615,7 @@ def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
         return (out, *torch.autograd.grad((out**2).sum(), wanted))
 
     whole = everything()
-    monkeypatch.setattr(fused, "BUDGET", 3 * 2**layer.n_qubits * 8)
+    monkeypatch.setattr(call, "BUDGET", 3 * 2**layer.n_qubits * 8)
     for part, expected in zip(everything(), whole, strict=True):
         assert torch.allclose(part, expected, atol=1e-6)
 
@@ -634,8 +623,8 @@ def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
 def test_one_way_back_serves_inputs_and_weights(monkeypatch):
     layer = layer_of("default")
     count = []
-    original = fused._Program.back
-    monkeypatch.setattr(fused._Program, "back", lambda *args: count.append(1) or original(*args))
+    original = call.adjoint
+    monkeypatch.setattr(call, "adjoint", lambda *args: count.append(1) or original(*args))
     x = torch.rand(3, 7, requires_grad=True)
     layer(x).sum().backward()
     assert len(count) == 1

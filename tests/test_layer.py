@@ -30,17 +30,15 @@ from torchquantum.layer import ClassicalInOpAll, layer_name_dict
 
 from captum_quantum import (
     Angle,
-    Circuit,
     CircuitError,
     Gate,
     GradientRuleError,
     Observable,
     VQCLayer,
 )
-from captum_quantum.circuit import GATE_TYPES, PauliString
-from captum_quantum.circuit.draw import draw
-from captum_quantum.gradient import RULES
-from captum_quantum.layer import SIMULATORS
+from captum_quantum.circuit import PauliString
+from captum_quantum.gradients import RULES
+from captum_quantum.simulate import SIMULATORS
 from captum_quantum.tq import ANSAETZE, ENCODERS
 
 # Of the simulation in complex64, and of central differences with its step of 0.01.
@@ -875,19 +873,6 @@ def test_a_layer_draws_itself(layer):
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=30)
     assert file.getvalue().startswith(b"\x89PNG")
-
-
-def test_every_gate_is_drawn():
-    gates = []
-    for k, (name, kind) in enumerate(GATE_TYPES.items()):
-        angles = (Angle.of_input(0), Angle.of_weight(1), Angle.constant(0.5), Angle.constant(0.1))
-        gates.append(Gate(name, range(kind.n_wires or 2), angles[: kind.n_angles], k % 2 == 1))
-    figure = draw(Circuit(5, gates, (Observable.of("Z0"),), 1, 2))
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert "U3(x[0], w[1], 0.5)" in "".join(t.replace("†", "") for t in texts)
-    for name in ("SINGLEEXCITATION", "MULTIRZ", "QFT", "SX", "ECR"):
-        assert any(name in text for text in texts), name
-    assert isinstance(draw(Circuit(2, (), (Observable.of("Z0"),), 0)), Figure)
 
 
 # Bad input

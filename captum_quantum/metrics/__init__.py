@@ -16,22 +16,30 @@ an error; `compare` counts them as undefined. Means over the others favour metho
 where it is hard: so reports say how many are undefined, and pair only what both methods answer.
 """
 
+from captum_quantum.metrics.complexity import sparseness
 from captum_quantum.metrics.faithfulness import (
     PixelCurves,
     average_drop,
     average_gain,
     average_increase,
     deletion,
+    infidelity,
     insertion,
 )
-from captum_quantum.metrics.form import Agreement, agreement, sparseness
-from captum_quantum.metrics.localisation import (
+from captum_quantum.metrics.localization import (
     energy_pointing_game,
     grid_pointing_game,
     pointing_game,
 )
-from captum_quantum.metrics.perturbation import infidelity, sensitivity_max
-from captum_quantum.metrics.sanity import MapSimilarity, parameter_randomization
+from captum_quantum.metrics.randomization import (
+    MapSimilarity,
+    parameter_randomization,
+    randomization_classical,
+    randomization_quantum,
+)
+from captum_quantum.metrics.registry import named_metrics, register_metric
+from captum_quantum.metrics.robustness import sensitivity_max
+from captum_quantum.metrics.similarity import Agreement, agreement
 
 __all__ = [
     "Agreement",
@@ -46,8 +54,12 @@ __all__ = [
     "grid_pointing_game",
     "infidelity",
     "insertion",
+    "named_metrics",
     "parameter_randomization",
     "pointing_game",
+    "randomization_classical",
+    "randomization_quantum",
+    "register_metric",
     "sensitivity_max",
     "sparseness",
 ]

@@ -1,31 +1,15 @@
 """What all metrics share: reading maps, resizing them, and asking the model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_quantum import _checks
 
-AnyMetric = TypeVar("AnyMetric", bound=Callable[..., Any])
-
 _SPATIAL = (3, 4, 5)
 _SHAPE = "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, none empty"
-
-
-def direction(higher_is_better: bool | None) -> Callable[[AnyMetric], AnyMetric]:
-    """Marks a metric with its direction, ``higher_is_better``; None where there is none."""
-
-    def mark(metric: AnyMetric) -> AnyMetric:
-        # A function may have attributes, but Python's type system cannot express which. A class
-        # around it could, and would hide the metric's signature and documentation.
-        metric.higher_is_better = higher_is_better  # type: ignore[attr-defined]
-        return metric
-
-    return mark
 
 
 def check_inputs(inputs: Any) -> Tensor:
@@ -142,34 +126,6 @@ def gaussian_blur(images: Tensor, sigma: float, radius: int) -> Tensor:
         padded = F.pad(lines.flatten(0, -2)[:, None], (radius, radius), mode="replicate")
         images = F.conv1d(padded, kernel)[:, 0].reshape(lines.shape).movedim(-1, dim)
     return images
-
-
-@contextmanager
-def evaluation_mode(model: Any) -> Iterator[None]:
-    """Sets a module to evaluation mode and restores that of every part; functions are left alone.
-
-    In training mode BatchNorm would learn from the masked images, and the score of one image would
-    depend on the others.
-    """
-    before = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
-    for module, _ in before:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
-
-
-@contextmanager
-def seeded(seed: int, *tensors: Tensor) -> Iterator[None]:
-    """Seeds the generators of the CPU and of the tensors' devices, and restores them."""
-    devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(seed)
-        yield
 
 
 def check_index(target: Any, batch: int, device: torch.device) -> Tensor:

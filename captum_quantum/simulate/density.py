@@ -1,17 +1,17 @@
-"""Density matrices in complex128: slow, literal, the reference for the gradient rules."""
+"""Operators on density matrices, in complex128."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from captum_quantum.circuit import Circuit, CircuitError, Gate, Observable, gate_matrix
+from captum_quantum.circuit import Observable
 from captum_quantum.circuit.gates import pauli_word
 
 MAX_QUBITS = 10
 
 
-def _embed(matrix: Tensor, wires: Sequence[int], n_qubits: int) -> Tensor:
+def embed(matrix: Tensor, wires: Sequence[int], n_qubits: int) -> Tensor:
     """Extends ``(batch, 2**k, 2**k)`` on the given wires to ``(batch, 2**n, 2**n)``."""
     n_others = n_qubits - len(wires)
     identity = torch.eye(2**n_others, dtype=matrix.dtype, device=matrix.device)
@@ -22,94 +22,11 @@ def _embed(matrix: Tensor, wires: Sequence[int], n_qubits: int) -> Tensor:
     return full.permute(axes).reshape(-1, 2**n_qubits, 2**n_qubits)
 
 
-def _observable_matrix(observable: Observable, n_qubits: int) -> Tensor:
+def observable_matrix(observable: Observable, n_qubits: int) -> Tensor:
+    """The matrix of an observable: ``(2**n, 2**n)``, complex128."""
     matrix = torch.zeros(2**n_qubits, 2**n_qubits, dtype=torch.complex128)
     for term in observable.terms:
         letters = dict(term.factors)
         word = "".join(letters.get(wire, "I") for wire in range(n_qubits))
         matrix = matrix + term.coefficient * pauli_word(word)
     return matrix
-
-
-def _generator(gate: Gate, angles: Tensor, which: int) -> Tensor:
-    """The Hermitian G with ``dU/dt = -(i/2) G U`` for one angle t of a gate: ``(batch, d, d)``."""
-    with torch.enable_grad():
-        own = angles.detach().requires_grad_()
-        unitary = gate_matrix(gate.name, own, len(gate.wires), inverse=gate.inverse)
-        entries = torch.view_as_real(unitary).flatten(1)
-        # One row of ones for each real and imaginary part; samples do not depend on each other.
-        rows = torch.eye(entries.shape[1], dtype=entries.dtype, device=entries.device)
-        (derivative,) = torch.autograd.grad(
-            entries, own, rows[:, None].expand(-1, len(own), -1), is_grads_batched=True
-        )
-    parts = derivative[..., which].mT.reshape(*unitary.shape, 2).contiguous()
-    return 2j * torch.view_as_complex(parts) @ unitary.detach().mH
-
-
-def commutator_jacobian(
-    circuit: Circuit, angles: Tensor, columns: Sequence[int], amplitudes: Tensor | None = None
-) -> Tensor:
-    """Derivatives of expectation values by QGrad-CAM's commutator formula.
-
-    For a gate ``exp(-i t G / 2)``, the state rho after it and the observable O pulled back through
-    the gates behind it, ``d tr(rho O) / dt = (i/2) tr(rho [G, O])`` (arXiv:2408.05899).
-
-    Args:
-        circuit (Circuit): The circuit, of at most 10 qubits.
-        angles (Tensor): Angle table, shape ``(batch, n_angles)``, radians.
-        columns (Sequence[int]): The columns of the table to differentiate by.
-        amplitudes (Tensor, optional): Normalised initial states, shape ``(batch, 2**n_qubits)``.
-
-    Returns:
-        Tensor: Real, shape ``(batch, n_observables, len(columns))``, in the dtype of ``angles``.
-
-    Raises:
-        CircuitError: If the circuit has more than 10 qubits.
-    """
-    if circuit.n_qubits > MAX_QUBITS:
-        raise CircuitError(
-            f"the commutator rule works on density matrices of 4**n entries: n_qubits must be at "
-            f"most {MAX_QUBITS}; got {circuit.n_qubits}. Use 'parameter-shift'"
-        )
-    wide = angles.detach().to(torch.float64)
-    batch, size = wide.shape[0], 2**circuit.n_qubits
-    per_gate = circuit.split(wide)
-    unitaries = [
-        _embed(
-            gate_matrix(gate.name, own, len(gate.wires), inverse=gate.inverse),
-            gate.wires,
-            circuit.n_qubits,
-        )
-        for gate, own in zip(circuit.gates, per_gate, strict=True)
-    ]
-    if amplitudes is None:
-        start = wide.new_zeros(batch, size)
-        start[:, 0] = 1
-    else:
-        start = amplitudes.detach().to(torch.float64)
-    rho = torch.einsum("bi,bj->bij", start, start).to(torch.complex128)
-    for unitary in unitaries:
-        rho = unitary @ rho @ unitary.mH
-
-    pulled_back = torch.stack(
-        [_observable_matrix(observable, circuit.n_qubits) for observable in circuit.observables]
-    ).to(wide.device)[None]
-    jacobian = wide.new_zeros(batch, len(circuit.observables), len(columns))
-    slot = {column: k for k, column in enumerate(columns)}
-    last = len(circuit.angles)
-    for gate, own, unitary in zip(
-        reversed(circuit.gates), reversed(per_gate), reversed(unitaries), strict=True
-    ):
-        first = last - len(gate.angles)
-        for column in range(first, last):
-            if column in slot:
-                generator = _embed(
-                    _generator(gate, own, column - first), gate.wires, circuit.n_qubits
-                )[:, None]
-                commutator = generator @ pulled_back - pulled_back @ generator
-                trace = torch.einsum("bij,boji->bo", rho, commutator)
-                jacobian[:, :, slot[column]] = (0.5j * trace).real
-        rho = unitary.mH @ rho @ unitary
-        pulled_back = unitary.mH[:, None] @ pulled_back @ unitary[:, None]
-        last = first
-    return jacobian.to(angles.dtype)

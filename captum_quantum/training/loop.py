@@ -1,14 +1,12 @@
 """A plain training loop, and predictions in batches."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from captum_quantum import _checks
+from captum_quantum._state import evaluation_mode, grads_kept, seeded, training_mode
 
 
 def fit(
@@ -80,7 +78,7 @@ def fit(
         mininterval=0.5,
         disable=not progress,
     )
-    with bar, _seeded(seed, device), _mode(model, training=True), _kept_gradients(parameters):
+    with bar, seeded(seed, device), training_mode(model), grads_kept(parameters):
         for _ in range(epochs):
             # Summed on the device and read once an epoch, so that steps on a GPU do not wait.
             total = torch.zeros((), device=device)
@@ -124,7 +122,7 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Tensor:
     if _checks.check_real("inputs", inputs).dim() == 0 or len(inputs) == 0:
         _checks.wrong_value("inputs", "at least one example", inputs)
     device = next((p.device for p in model.parameters()), inputs.device)
-    with torch.no_grad(), _mode(model, training=False):
+    with torch.no_grad(), evaluation_mode(model):
         logits = [model(batch.to(device)) for batch in inputs.split(batch_size)]
     return torch.cat(logits).softmax(dim=1)
 
@@ -168,42 +166,3 @@ def _check_data(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
     if low < 0 or high >= n_classes:
         wrong = low if low < 0 else high
         _checks.wrong_value("targets", f"classes in [0, {n_classes - 1}]", wrong)
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Sets the mode of a model, frozen modules apart, and restores that of every module."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    for module, _ in before:
-        parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
-            module.eval()
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
-
-
-@contextmanager
-def _kept_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Restores the ``.grad`` of the parameters."""
-    before = [p.grad for p in parameters]
-    try:
-        yield
-    finally:
-        for parameter, grad in zip(parameters, before, strict=True):
-            parameter.grad = grad
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds the generators of the CPU and of one device, and restores them."""
-    on_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield

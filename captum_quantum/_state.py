@@ -1,0 +1,137 @@
+"""What is changed for a while and restored afterwards, also after exceptions.
+
+Mode, seeds, ``.grad`` and the number of threads.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def _modes_restored(models: Iterable[Any]) -> Iterator[list[nn.Module]]:
+    """Yields all submodules of the models, each once, and restores their modes."""
+    modules = {
+        id(module): module
+        for model in models
+        if isinstance(model, nn.Module)
+        for module in model.modules()
+    }
+    before = [(module, module.training) for module in modules.values()]
+    try:
+        yield list(modules.values())
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def evaluation_mode(*models: Any) -> Iterator[None]:
+    """Sets every submodule to evaluation mode and restores the mode of each.
+
+    Args:
+        *models (Any): Modules; what is no module, such as a function, is ignored.
+    """
+    with _modes_restored(models) as modules:
+        for module in modules:
+            module.training = False
+        yield
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Sets a model to training mode and restores the mode of every submodule.
+
+    A submodule whose parameters are all frozen is set to evaluation mode, so that the statistics of
+    a frozen BatchNorm are frozen too.
+
+    Args:
+        model (nn.Module): The model.
+    """
+    with _modes_restored([model]) as modules:
+        model.train()
+        for module in modules:
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+        yield
+
+
+def seed_generators(seed: int, *places: Tensor | torch.device) -> None:
+    """Seeds the generators of the CPU and of the CUDA devices among the given ones.
+
+    ``torch.manual_seed`` would seed all devices, also those whose state nobody restores.
+
+    Args:
+        seed (int): The seed, in [0, 2**64).
+        *places (Tensor or torch.device): Devices, or tensors on them.
+    """
+    torch.default_generator.manual_seed(seed)
+    for index in _cuda_indices(places):
+        with torch.cuda.device(index):
+            torch.cuda.manual_seed(seed)
+
+
+@contextmanager
+def random_state_kept(*places: Tensor | torch.device) -> Iterator[None]:
+    """Restores the generators of the CPU and of the CUDA devices among the given ones.
+
+    Args:
+        *places (Tensor or torch.device): Devices, or tensors on them.
+    """
+    with torch.random.fork_rng(devices=_cuda_indices(places)):
+        yield
+
+
+@contextmanager
+def seeded(seed: int, *places: Tensor | torch.device) -> Iterator[None]:
+    """Seeds the generators of the CPU and of the given CUDA devices, and restores them.
+
+    Args:
+        seed (int): The seed, in [0, 2**64).
+        *places (Tensor or torch.device): Devices, or tensors on them.
+    """
+    with random_state_kept(*places):
+        seed_generators(seed, *places)
+        yield
+
+
+def _cuda_indices(places: Iterable[Tensor | torch.device]) -> list[int]:
+    devices = {place.device if isinstance(place, Tensor) else place for place in places}
+    cuda = [device.index for device in devices if device.type == "cuda"]
+    return sorted({torch.cuda.current_device() if index is None else index for index in cuda})
+
+
+@contextmanager
+def grads_kept(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Sets ``.grad`` of the parameters to None and restores it.
+
+    Args:
+        parameters (Iterable[Tensor]): The parameters.
+    """
+    before = [(parameter, parameter.grad) for parameter in parameters]
+    try:
+        for parameter, _ in before:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, grad in before:
+            parameter.grad = grad
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Sets the number of CPU threads of PyTorch's operators and restores it.
+
+    Args:
+        number (int): The number of threads, at least 1.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

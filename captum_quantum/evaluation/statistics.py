@@ -1,0 +1,119 @@
+"""Means with their uncertainty, and paired differences."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr, ndtri
+from scipy.stats import wilcoxon
+
+from captum_quantum import _checks
+
+Array = npt.NDArray[np.float64]
+
+N_RESAMPLES = 2000
+ROUNDING = 1e-6
+"""Relative rounding of float32: differences up to this share of the values count as ties."""
+
+
+def bootstrap_mean(
+    values: Array, confidence: float = 0.95, seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> tuple[float, float]:
+    r"""Confidence interval of a mean by the bootstrap, bias-corrected and accelerated (BCa).
+
+    With :math:`\bar x^*_b` the means of resamples, :math:`\Phi` the normal distribution function,
+    :math:`z_0 = \Phi^{-1}(\text{share of } \bar x^*_b < \bar x)` (ties count half) and the
+    acceleration :math:`a = \sum d_i^3 / (6 (\sum d_i^2)^{3/2})`, :math:`d_i = x_i - \bar x` (for a
+    mean the jackknife needs no resampling), the ends are the quantiles of :math:`\bar x^*_b` at
+    :math:`\Phi(z_0 + (z_0 + z) / (1 - a (z_0 + z)))`, :math:`z = \pm\Phi^{-1}((1 + c) / 2)` (Efron,
+    Better bootstrap confidence intervals, JASA 82, 1987).
+
+    Args:
+        values (ndarray): Shape ``(n,)``, finite.
+        confidence (float): The level c, in (0, 1).
+        seed (int): Fixes the resamples.
+        n_resamples (int): Their number.
+
+    Returns:
+        tuple[float, float]: The ends; NaN for less than two values, the value if all are the same.
+
+    Examples:
+        >>> import numpy as np
+        >>> from captum_quantum.evaluation.statistics import bootstrap_mean
+        >>> low, high = bootstrap_mean(np.arange(100.0))
+        >>> round(low), round(high)
+        (44, 55)
+    """
+    n = len(values)
+    if n < 2:
+        return math.nan, math.nan
+    if (values == values[0]).all():
+        return float(values[0]), float(values[0])
+    rng = np.random.default_rng(seed)
+    chunk = max(1, 2**21 // n)  # some 16 MB at a time, whatever the number of samples
+    means = np.concatenate(
+        [
+            values[rng.integers(0, n, (min(chunk, n_resamples - done), n))].mean(axis=1)
+            for done in range(0, n_resamples, chunk)
+        ]
+    )
+    mean = values.mean()
+    below = ((means < mean).sum() + 0.5 * (means == mean).sum()) / n_resamples
+    bias = ndtri(np.clip(below, 0.5 / n_resamples, 1 - 0.5 / n_resamples))
+    away = values - mean
+    acceleration = (away**3).sum() / (6 * (away**2).sum() ** 1.5)
+    shifted = bias + ndtri(np.array([1 - confidence, 1 + confidence]) / 2)
+    low, high = np.quantile(means, ndtr(bias + shifted / (1 - acceleration * shifted)))
+    return float(low), float(high)
+
+
+def find_ties(a: Array, b: Array, rounding_scale: float = 0.0) -> npt.NDArray[np.bool_]:
+    r"""Finds the pairs of values that are equal up to rounding.
+
+    :math:`a_i` and :math:`b_i` are tied if :math:`|a_i - b_i| \le 10^{-6} \max(m_i, \tilde m, s)`
+    with :math:`m_i = \max(|a_i|, |b_i|)`, :math:`\tilde m` the median of those :math:`m_i` that are
+    not 0, and s the scale of the metric: values near 0 are often small differences of large numbers
+    and are rounded as those.
+
+    Args:
+        a (ndarray): Shape ``(n,)``, finite.
+        b (ndarray): Shape ``(n,)``, finite.
+        rounding_scale (float): The scale s.
+
+    Returns:
+        ndarray: Shape ``(n,)``, bool.
+    """
+    larger = np.maximum(np.abs(a), np.abs(b))
+    nonzero = larger[larger > 0]
+    typical = np.median(nonzero) if len(nonzero) else 0.0
+    ties: npt.NDArray[np.bool_] = np.abs(a - b) <= ROUNDING * np.maximum(
+        larger, max(rounding_scale, typical)
+    )
+    return ties
+
+
+def paired_p_value(differences: Array, ties: npt.NDArray[np.bool_]) -> float:
+    """Wilcoxon's signed-rank test, two-sided; ties are left out (Wilcoxon's own treatment).
+
+    Args:
+        differences (ndarray): Shape ``(n,)``, finite.
+        ties (ndarray): Which of them count as 0, bool, ``(n,)``.
+
+    Returns:
+        float: The p-value: NaN without differences, 1 if all are ties.
+    """
+    if not len(differences):
+        return math.nan
+    if ties.all():
+        return 1.0
+    return float(wilcoxon(differences[~ties]).pvalue)
+
+
+def check_confidence(value: Any) -> float:
+    """Returns a level if it is a number in (0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        _checks.wrong_type("confidence", "a number in (0, 1)", value)
+    if not 0 < value < 1:
+        _checks.wrong_value("confidence", "a number in (0, 1)", value)
+    return value

@@ -1,0 +1,167 @@
+"""Localization: does the map lie where the object is?"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_quantum import _checks
+from captum_quantum.metrics._maps import is_constant, read_maps, resize
+from captum_quantum.metrics.registry import register_metric
+
+
+def _read(attributions: Any, masks: Any) -> tuple[Tensor, Tensor]:
+    """The positive part of the maps, and the masks on its device: ``(batch, *spatial)`` each."""
+    maps = read_maps("attributions", attributions)
+    must = f"a bool tensor of shape (batch, *spatial) for {len(maps)} maps"
+    if not isinstance(masks, Tensor) or masks.dtype != torch.bool:
+        _checks.wrong_type("masks", must, masks)
+    if masks.dim() != maps.dim() or len(masks) != len(maps) or masks.numel() == 0:
+        _checks.wrong_value("masks", must, masks)
+    return maps.clamp_min(0), masks.to(maps.device)
+
+
+def _undefined_without_mask(values: Tensor, masks: Tensor) -> Tensor:
+    return torch.where(masks.flatten(1).any(dim=1), values, torch.nan)
+
+
+def _share_inside(positive: Tensor, masks: Tensor) -> Tensor:
+    maps = resize(positive, masks.shape[1:])
+    inside, everywhere = (m.flatten(1).sum(dim=1) for m in (maps * masks, maps))
+    share = torch.where(everywhere > 0, inside / everywhere, 0)
+    return _undefined_without_mask(share, masks)
+
+
+@register_metric(higher_is_better=True)
+def energy_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
+    r"""Energy-based pointing game: the share of the positive attribution inside the mask.
+
+    .. math:: \frac{\sum_{ij \in \mathrm{mask}} \max(0, L_{ij})}{\sum_{ij} \max(0, L_{ij})}
+
+    (arXiv:1910.01279), L the map summed over its channels; its positive part is scaled to the
+    mask's size (bilinear). A map that is nowhere positive has nothing inside: its value is 0. For
+    an empty mask the value is NaN.
+
+    Args:
+        attributions (Tensor): Maps as Captum's ``attribute`` returns them,
+            ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
+        masks (Tensor): Where the object is: bool, ``(batch, *spatial)``, for images
+            ``(batch, height, width)``.
+
+    Returns:
+        Tensor: Shape ``(batch,)``, shares in [0, 1], on the attributions' device, no gradient.
+
+    Raises:
+        TypeError, ValueError: If an argument is wrong or attributions are not finite.
+
+    Examples:
+        >>> import torch
+        >>> from captum_quantum.metrics import energy_pointing_game
+        >>> map = torch.tensor([[[[3.0, 1.0], [0.0, -2.0]]]])
+        >>> masks = torch.tensor([[[True, False], [True, True]]])
+        >>> energy_pointing_game(map, masks)
+        tensor([0.7500])
+    """
+    return _share_inside(*_read(attributions, masks))
+
+
+@register_metric(higher_is_better=True)
+def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
+    """Grid pointing game: the share of the positive attribution in the target's cell of a mosaic.
+
+    In a mosaic of images of different classes a map of one class should lie on that class's image:
+    no annotation is needed (arXiv:2104.00032). Of n cells chance gives 1 / n. The share is that of
+    :func:`energy_pointing_game` with the cell as the mask: 0 for a map that is nowhere positive.
+
+    Args:
+        attributions: As in :func:`energy_pointing_game`: maps of the mosaics.
+        masks (Tensor): The cell of the map's target in each mosaic: bool, ``(batch, *spatial)``,
+            True in one rectangle; ``mosaics(...).cells`` gives them.
+
+    Returns:
+        Tensor: Shape ``(batch,)``, shares in [0, 1], on the attributions' device, no gradient.
+
+    Raises:
+        TypeError, ValueError: If an argument is wrong, a mask is not one rectangle, or attributions
+            are not finite.
+
+    Examples:
+        >>> import torch
+        >>> from captum_quantum.datasets import load_digits, mosaics
+        >>> from captum_quantum.metrics import grid_pointing_game
+        >>> digits = load_digits()
+        >>> tiles = mosaics(digits.test_images, digits.test_labels, n=2)
+        >>> maps = tiles.cells[[0]].float()[:, None].expand(2, 1, 64, 64)  # all in the top left
+        >>> grid_pointing_game(maps, tiles.cells[[0, 3]])
+        tensor([1., 0.])
+    """
+    positive, masks = _read(attributions, masks)
+    sides = torch.ones(len(masks), dtype=torch.long, device=masks.device)
+    for dim in range(1, masks.dim()):
+        others = [d for d in range(1, masks.dim()) if d != dim]
+        touched = masks.amax(dim=others) if others else masks
+        index = torch.arange(touched.shape[1], device=masks.device)
+        last = torch.where(touched, index, -1).amax(dim=1)
+        first = torch.where(touched, index, touched.shape[1]).amin(dim=1)
+        sides *= last - first + 1
+    wrong = sides != masks.flatten(1).sum(dim=1)
+    if bool(wrong.any()):
+        number = int(wrong.nonzero()[0])
+        raise ValueError(
+            _checks.sentence(
+                "masks",
+                "True in one full rectangle, the target's cell",
+                f"another shape for example {number}",
+            )
+        )
+    return _share_inside(positive, masks)
+
+
+@register_metric(higher_is_better=True)
+def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: float = 0.0) -> Tensor:
+    """Pointing game: whether the map's largest value lies on the object.
+
+    1 for a hit, 0 for a miss; their mean is the score (arXiv:1608.00507). The map is summed over
+    its channels, and its positive part scaled to the mask's size (bilinear). Of equal largest
+    values the first, row by row, counts. A map that is constant, or nowhere positive, points
+    nowhere: a miss. For an empty mask the value is NaN.
+
+    Args:
+        attributions: As in :func:`energy_pointing_game`.
+        masks: As in :func:`energy_pointing_game`.
+        tolerance (float): How far outside the mask still counts as a hit, Euclidean distance in
+            pixels of the mask; the paper takes 15 on photographs.
+
+    Returns:
+        Tensor: Shape ``(batch,)``, 0 or 1, on the attributions' device, no gradient.
+
+    Raises:
+        TypeError, ValueError: If an argument is wrong or attributions are not finite.
+
+    Examples:
+        >>> import torch
+        >>> from captum_quantum.metrics import pointing_game
+        >>> map = torch.tensor([[[[3.0, 1.0], [0.0, -2.0]]]])
+        >>> masks = torch.tensor([[[False, True], [False, False]]])
+        >>> pointing_game(map, masks), pointing_game(map, masks, tolerance=1)
+        (tensor([0.]), tensor([1.]))
+    """
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
+        _checks.wrong_type("tolerance", "a number of pixels >= 0", tolerance)
+    if not 0 <= tolerance < float("inf"):
+        _checks.wrong_value("tolerance", "a number of pixels >= 0", tolerance)
+    positive, masks = _read(attributions, masks)
+    maps = resize(positive, masks.shape[1:])
+    peak = maps.flatten(1).argmax(dim=1)
+    distance = torch.zeros(maps.shape, device=maps.device)
+    for dim in reversed(range(1, maps.dim())):
+        size = maps.shape[dim]
+        index = torch.arange(size, device=maps.device)
+        away = (index - (peak % size)[:, None]).to(distance) ** 2
+        distance += away.reshape(
+            len(maps), *(size if d == dim else 1 for d in range(1, maps.dim()))
+        )
+        peak = peak // size
+    nearest = torch.where(masks, distance, torch.inf).flatten(1).amin(dim=1)
+    hit = (nearest <= tolerance**2) & ~is_constant(maps)
+    return _undefined_without_mask(hit.to(maps), masks)

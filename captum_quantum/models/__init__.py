@@ -1,0 +1,19 @@
+"""Hybrid classifiers, their classical twins, and their weights files."""
+
+from captum_quantum.models.digits import IMAGE_SIZE, SmallCNN, digits_model
+from captum_quantum.models.files import load_model, save_model
+from captum_quantum.models.hybrid import GlobalAveragePool, HalfPiTanh, HybridClassifier
+from captum_quantum.models.twin import ClassicalLayer, classical_twin
+
+__all__ = [
+    "IMAGE_SIZE",
+    "ClassicalLayer",
+    "GlobalAveragePool",
+    "HalfPiTanh",
+    "HybridClassifier",
+    "SmallCNN",
+    "classical_twin",
+    "digits_model",
+    "load_model",
+    "save_model",
+]

@@ -1,0 +1,17 @@
+"""Figures of explanations, comparisons and circuits: the only package that imports matplotlib."""
+
+from captum_quantum.visualization.circuit import draw_circuit
+from captum_quantum.visualization.comparison import METHOD_COLORS, plot_comparison, plot_seeds
+from captum_quantum.visualization.explanations import COLORS, Explanation, plot_explanations
+from captum_quantum.visualization.files import save_figure
+
+__all__ = [
+    "COLORS",
+    "METHOD_COLORS",
+    "Explanation",
+    "draw_circuit",
+    "plot_comparison",
+    "plot_explanations",
+    "plot_seeds",
+    "save_figure",
+]
