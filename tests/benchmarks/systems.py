@@ -484,4 +484,6 @@ def installed() -> list[type[System]]:
 
 def silence() -> None:
     """Peers warn, at each step, of what is nothing to be done about here."""
-    warnings.filterwarnings("ignore", module="(pennylane|deepquantum|flagquantum|tensorcircuit|torchquantum)")
+    warnings.filterwarnings(
+        "ignore", module="(pennylane|deepquantum|flagquantum|tensorcircuit|torchquantum)"
+    )
