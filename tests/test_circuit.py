@@ -25,7 +25,8 @@ from captum_quantum.circuit import (
     gate_type,
     read_observables,
 )
-from captum_quantum.circuit.gates import ALIASES, FOUR_TERM, TWO_TERM, extended_index
+from captum_quantum.circuit.gates import ALIASES, FOUR_TERM, TWO_TERM
+from captum_quantum.circuit.primitives import extended_index
 
 X0, X1, W0 = Angle.of_input(0), Angle.of_input(1), Angle.of_weight(0)
 Z0 = Observable.of("Z0")
@@ -735,7 +736,7 @@ def test_a_factor_with_an_angle_is_diagonal_between_changes_of_basis(name, n_wir
     for factor in GATE_TYPES[name].primitives(n_wires, inverse):
         if factor.cosine is None:
             continue
-        before, turn, after = factor.diagonalised()
+        before, turn, after = factor.diagonalized()
         places = {wire: k for k, wire in enumerate(factor.wires)}
         product = torch.eye(2 ** len(places), dtype=torch.complex128)
         for part in (*before, turn, *after):

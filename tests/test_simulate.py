@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose
 
 from captum_quantum import Angle, Circuit, CircuitError, Gate, Observable
 from captum_quantum.circuit import GATE_TYPES, PauliString
+from captum_quantum.gradients.commutator import commutator_jacobian
 from captum_quantum.simulate import expectation_values
-from captum_quantum.simulate.density import commutator_jacobian
 from captum_quantum.tq import run_circuit
 
 DTYPES = [(torch.complex64, 2e-6), (torch.complex128, 1e-13)]

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
+import torch
+from torch import Tensor
+
 from captum_quantum import _checks
+from captum_quantum.circuit.primitives import pauli_word
 
 _FACTOR = re.compile(r"([IXYZ])(\d+)")
 _FORM = "a Pauli string such as 'Z0', 'X0 Z2' or 'XIZ'"
@@ -136,6 +140,15 @@ class Observable:
     def wires(self) -> tuple[int, ...]:
         """The wires it acts on, sorted."""
         return tuple(sorted({wire for term in self.terms for wire, _ in term.factors}))
+
+    def matrix(self, n_qubits: int) -> Tensor:
+        """The matrix on so many wires: complex128, ``(2**n_qubits, 2**n_qubits)``."""
+        matrix = torch.zeros(2**n_qubits, 2**n_qubits, dtype=torch.complex128)
+        for term in self.terms:
+            letters = dict(term.factors)
+            word = "".join(letters.get(wire, "I") for wire in range(n_qubits))
+            matrix = matrix + term.coefficient * pauli_word(word)
+        return matrix
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.terms))

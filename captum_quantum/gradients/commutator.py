@@ -7,9 +7,11 @@ from torch import Tensor
 
 from captum_quantum import _checks
 from captum_quantum.circuit import Circuit, CircuitError, Gate, gate_matrix
+from captum_quantum.circuit.primitives import extend
 from captum_quantum.gradients.function import QuantumFunction
 from captum_quantum.gradients.rule import JacobianRule
-from captum_quantum.simulate.density import MAX_QUBITS, embed, observable_matrix
+
+_MAX_QUBITS = 10
 
 
 class Commutator(JacobianRule):
@@ -73,50 +75,42 @@ def commutator_jacobian(
     Raises:
         CircuitError: If the circuit has more than 10 qubits.
     """
-    if circuit.n_qubits > MAX_QUBITS:
+    if circuit.n_qubits > _MAX_QUBITS:
         raise CircuitError(
             f"the commutator rule works on density matrices of 4**n entries: n_qubits must be at "
-            f"most {MAX_QUBITS}; got {circuit.n_qubits}. Use 'parameter-shift'"
+            f"most {_MAX_QUBITS}; got {circuit.n_qubits}. Use 'parameter-shift'"
         )
     wide = angles.detach().to(torch.float64)
-    batch, size = wide.shape[0], 2**circuit.n_qubits
+    n, batch = circuit.n_qubits, len(wide)
     per_gate = circuit.split(wide)
     unitaries = [
-        embed(
-            gate_matrix(gate.name, own, len(gate.wires), inverse=gate.inverse),
+        extend(
+            gate_matrix(gate.name, gate_angles, len(gate.wires), inverse=gate.inverse),
             gate.wires,
-            circuit.n_qubits,
+            n,
         )
-        for gate, own in zip(circuit.gates, per_gate, strict=True)
+        for gate, gate_angles in zip(circuit.gates, per_gate, strict=True)
     ]
     if amplitudes is None:
-        start = wide.new_zeros(batch, size)
-        start[:, 0] = 1
-    else:
-        start = amplitudes.detach().to(torch.float64)
-    rho = torch.einsum("bi,bj->bij", start, start).to(torch.complex128)
+        amplitudes = torch.eye(1, 2**n, device=wide.device).expand(batch, -1)
+    states = amplitudes.detach().to(torch.complex128)
+    rho = states[:, :, None] * states[:, None, :].conj()
     for unitary in unitaries:
         rho = unitary @ rho @ unitary.mH
-
-    heisenberg = torch.stack(
-        [observable_matrix(observable, circuit.n_qubits) for observable in circuit.observables]
-    ).to(wide.device)[None]
-    jacobian = wide.new_zeros(batch, len(circuit.observables), len(columns))
-    slot = {column: k for k, column in enumerate(columns)}
-    last = len(circuit.angles)
+    observables = torch.stack([o.matrix(n) for o in circuit.observables]).to(wide.device)[None]
+    jacobian = wide.new_zeros(batch, len(circuit.observables), len(circuit.angles))
+    column = len(circuit.angles)
     for gate, gate_angles, unitary in zip(
         reversed(circuit.gates), reversed(per_gate), reversed(unitaries), strict=True
     ):
-        first = last - len(gate.angles)
-        for column in range(first, last):
-            if column in slot:
-                generator = embed(
-                    _generator(gate, gate_angles, column - first), gate.wires, circuit.n_qubits
-                )[:, None]
-                commutator = generator @ heisenberg - heisenberg @ generator
+        column -= len(gate.angles)
+        for which in range(len(gate.angles)):
+            if column + which in columns:
+                generator = extend(_generator(gate, gate_angles, which), gate.wires, n)[:, None]
+                commutator = generator @ observables - observables @ generator
                 trace = torch.einsum("bij,boji->bo", rho, commutator)
-                jacobian[:, :, slot[column]] = (0.5j * trace).real
+                jacobian[:, :, column + which] = (0.5j * trace).real
+        # Both one gate back: the state before it, the observables in the Heisenberg picture.
         rho = unitary.mH @ rho @ unitary
-        heisenberg = unitary.mH[:, None] @ heisenberg @ unitary[:, None]
-        last = first
-    return jacobian.to(angles.dtype)
+        observables = unitary.mH[:, None] @ observables @ unitary[:, None]
+    return jacobian[:, :, list(columns)].to(angles.dtype)

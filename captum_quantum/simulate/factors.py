@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from captum_quantum.circuit import Circuit
-from captum_quantum.circuit.gates import Primitive
+from captum_quantum.circuit.primitives import Primitive
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def in_stages(factors: list[Factor], circuit: Circuit) -> list[Factor]:
         if not factor.batched:
             placed.append((2 * now, factor))
             continue
-        before, turn, after = factor.primitive.diagonalised()
+        before, turn, after = factor.primitive.diagonalized()
         name = f"{factor.name}'s basis"
         for order, parts in ((2 * now, before), (2 * now + 2, after)):
             for part in parts:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum.circuit import Circuit
-from captum_quantum.circuit.gates import extended_index
+from captum_quantum.circuit.primitives import extended_index
 from captum_quantum.simulate.blocks import Block, side_by_side
 from captum_quantum.simulate.factors import factors_of, in_stages, relevant
 from captum_quantum.simulate.folding import fold_readout

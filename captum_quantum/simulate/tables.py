@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_quantum.circuit.gates import extended_index
+from captum_quantum.circuit.primitives import extended_index
 from captum_quantum.simulate.entries import IDENTITY, Factors, Multiples, cast, square
 from captum_quantum.simulate.lanes import in_lanes
 from captum_quantum.simulate.plan import Chain, Dense, Monomial, Plan, Turn
