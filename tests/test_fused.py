@@ -2,13 +2,13 @@
 
 import gc
 import math
-import random
 import threading
 
 import numpy as np
 import pytest
-import reference as ref
 import torch
+import truth
+from circuits import REAL_GATES, arguments, norms, random_circuit
 
 from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.circuit import GATE_TYPES
@@ -21,77 +21,6 @@ from captum_quantum.simulate.turns import Halves
 N_RANDOM, N_RANDOM_ALL = 120, 10_000
 
 
-def random_circuit(seed):
-    """A circuit over the whole gate set, with repeated inputs and weights, and its sources."""
-    rng = random.Random(seed)
-    n = rng.randint(1, 10)
-    n_inputs, n_weights = rng.randint(1, 4), rng.randint(1, 5)
-    names = [g for g, kind in GATE_TYPES.items() if (kind.n_wires or 1) <= n]
-    gates = []
-    depth = rng.randint(1, 30 if n < 7 else 15)
-    while len(gates) < depth or len(used_inputs(gates)) < n_inputs:
-        kind = GATE_TYPES[rng.choice(names)]
-        n_wires = kind.n_wires or rng.randint(1, min(n, 4))
-        sources = [
-            rng.choice(
-                [
-                    Angle.of_input(rng.randrange(n_inputs)),
-                    Angle.of_weight(rng.randrange(n_weights)),
-                    Angle.constant(rng.uniform(-3, 3)),
-                ]
-            )
-            for _ in range(kind.n_angles)
-        ]
-        wires = tuple(rng.sample(range(n), n_wires))
-        gates.append(Gate(kind.name, wires, tuple(sources), rng.random() < 0.2))
-    observables = []
-    for _ in range(rng.randint(1, 3)):
-        terms = {}
-        for _ in range(rng.randint(1, 3)):
-            word = "".join(rng.choice("IIXYZZ") for _ in range(n))
-            terms[word] = rng.uniform(-1, 1)
-        observables.append(Observable.of(terms))
-    return Circuit(n, tuple(gates), tuple(observables), n_inputs, n_weights)
-
-
-def used_inputs(gates):
-    return {a.index for g in gates for a in g.angles if a.source == "input"}
-
-
-def angles_of(gate, x, w):
-    pools = {"input": x, "weight": w}
-    return [a.value if a.source == "constant" else pools[a.source][a.index] for a in gate.angles]
-
-
-def reference_gates(circuit, x, w):
-    return [(g.name, list(g.wires), angles_of(g, x, w), g.inverse) for g in circuit.gates]
-
-
-def reference_terms(circuit):
-    return [
-        [(term.coefficient, dict(term.factors)) for term in observable.terms]
-        for observable in circuit.observables
-    ]
-
-
-def reference_value(circuit, x, w):
-    return ref.expectations(
-        circuit.n_qubits, reference_gates(circuit, x, w), reference_terms(circuit)
-    )
-
-
-def complex_step_free_gradient(circuit, x, w, weights):
-    """d (sum_k weights_k E_k) by x and w: the reference's derivative for every angle, added up."""
-    gates, terms = reference_gates(circuit, x, w), reference_terms(circuit)
-    by = {"input": np.zeros(len(x)), "weight": np.zeros(len(w))}
-    for position, gate in enumerate(circuit.gates):
-        for k, angle in enumerate(gate.angles):
-            if angle.source != "constant":
-                d = ref.derivative(circuit.n_qubits, gates, terms, position, k)
-                by[angle.source][angle.index] += float(np.dot(weights, d))
-    return by["input"], by["weight"]
-
-
 def compiled_of(layer):
     """What the layer's simulator keeps of its circuit."""
     return layer._simulator._compiled(layer.circuit)
@@ -101,45 +30,43 @@ def plan_of(circuit, batch=1):
     return FusedSimulator().plan(circuit, batch)
 
 
-def fused_value_and_gradient(circuit, x, w, weights, dtype, adjoint):
+def fused_value_and_gradient(circuit, x, w, cotangent, dtype, adjoint):
+    """Values, and the vector-Jacobian product of a cotangent ``(n_observables,)``, summed."""
     real = dtype.to_real()
-    xs = torch.tensor(x, dtype=real).requires_grad_()
-    ws = torch.tensor(w, dtype=real).requires_grad_()
-    u, v = xs[:, circuit.indices("input")], ws[circuit.indices("weight")]
+    x, w = (leaf.detach().to(real).requires_grad_() for leaf in (x, w))
+    inputs, weights = x[:, circuit.indices("input")], w[circuit.indices("weight")]
     simulator = FusedSimulator()
-    grad = torch.tensor(weights, dtype=real).expand(len(x), -1).contiguous()
-    if not adjoint:
-        values = simulator.expectations(circuit, u, v, dtype)
-        if not values.requires_grad:
-            return values, torch.zeros_like(xs), torch.zeros_like(ws)
-        by = torch.autograd.grad(
-            (values * grad).sum(), [xs, ws], allow_unused=True, materialize_grads=True
+    rows = cotangent.to(real).expand(len(x), -1).contiguous()
+    if adjoint:
+        values, pullback = simulator.vjp(circuit, inputs, weights, dtype)
+        derivatives = pullback(rows)[:2]
+    else:
+        values = simulator.expectations(circuit, inputs, weights, dtype)
+        derivatives = (
+            torch.autograd.grad(
+                values, [inputs, weights], rows, allow_unused=True, materialize_grads=True
+            )
+            if values.requires_grad
+            else (torch.zeros_like(inputs), torch.zeros_like(weights))
         )
-        return values.detach(), *by
-    values, pullback = simulator.vjp(circuit, u, v, dtype)
     by = torch.autograd.grad(
-        [u, v],
-        [xs, ws],
-        pullback(grad)[:2],
-        allow_unused=True,
-        materialize_grads=True,
+        [inputs, weights], [x, w], derivatives, allow_unused=True, materialize_grads=True
     )
-    return values, *by
+    return values.detach(), *by
 
 
-def check_random_circuit(seed, make=random_circuit, batch=None):
-    circuit = make(seed)
-    rng = np.random.default_rng(seed)
+def check_circuit(circuit, seed, batch=None):
+    """In both precisions, by adjoint differentiation and by autograd, trained and frozen."""
     if batch is None:
         batch = 2 if circuit.n_qubits < 8 else 1  # the reference multiplies dense matrices
-    x = rng.uniform(-3, 3, (batch, circuit.n_inputs))
-    w = rng.uniform(-3, 3, circuit.n_weights)
-    weights = rng.uniform(-1, 1, len(circuit.observables))
-    expected = np.stack([reference_value(circuit, row, w) for row in x])
-    double = fused_value_and_gradient(circuit, x, w, weights, torch.complex128, True)
-    single = fused_value_and_gradient(circuit, x, w, weights, torch.complex64, True)
-    by_autograd = fused_value_and_gradient(circuit, x, w, weights, torch.complex128, False)
-    scale = max(1.0, float(sum(abs(t.coefficient) for o in circuit.observables for t in o.terms)))
+    x, w = arguments(circuit, batch, seed)
+    generator = torch.Generator().manual_seed(seed)
+    cotangent = 2 * torch.rand(len(circuit.observables), generator=generator).double() - 1
+    expected = truth.expectations(circuit, x, w)
+    double = fused_value_and_gradient(circuit, x, w, cotangent, torch.complex128, True)
+    single = fused_value_and_gradient(circuit, x, w, cotangent, torch.complex64, True)
+    by_autograd = fused_value_and_gradient(circuit, x, w, cotangent, torch.complex128, False)
+    scale = max(1.0, sum(norms(circuit)))
     assert np.abs(double[0].numpy() - expected).max() <= 1e-12 * scale
     assert np.abs(single[0].numpy() - expected).max() <= 5e-6 * scale
     for k in range(3):
@@ -147,54 +74,32 @@ def check_random_circuit(seed, make=random_circuit, batch=None):
         # An input or weight of m gates has m terms in its derivative.
         bound = 5e-6 * scale * max(1, len(circuit.gates) / 4)
         assert torch.allclose(single[k].double(), double[k], atol=bound, rtol=0)
-    frozen = frozen_value_and_gradient(circuit, x, w, weights, torch.complex128)
+    frozen = frozen_value_and_gradient(circuit, x, w, cotangent, torch.complex128)
     for k in range(2):
         assert torch.allclose(frozen[k], double[k], atol=1e-12 * scale, rtol=0)
-    return circuit, x, w, weights, double
+    return x, w, cotangent, double
 
 
 @pytest.mark.parametrize("part", range(5))
 def test_random_circuits_against_the_reference(part):
     for seed in range(part, N_RANDOM, 5):
-        check_random_circuit(seed)
+        check_circuit(random_circuit(seed), seed)
 
 
-def layered_circuit(seed):
-    """Layers of gates on one qubit, with and without inputs, and of gates on several."""
-    rng = random.Random(seed)
-    n, n_inputs, n_weights = rng.randint(7, 10), rng.randint(1, 4), rng.randint(1, 5)
-    gates = [Gate("ry", (0,), (Angle.of_input(k),)) for k in range(n_inputs)]
-
-    def add(names, wires):
-        kind = GATE_TYPES[rng.choice(names)]
-        sources = (
-            Angle.of_input(rng.randrange(n_inputs)),
-            Angle.of_weight(rng.randrange(n_weights)),
-        )
-        angles = [rng.choice(sources) for _ in range(kind.n_angles)]
-        gates.append(Gate(kind.name, wires, tuple(angles), rng.random() < 0.2))
-
-    if rng.random() < 0.4:  # then the head takes no input
-        gates = [Gate("cnot", (k, (k + 1) % n), ()) for k in range(n)] + gates
-    single = rng.choice((["ry"], ["rx", "ry", "rz", "hadamard"]))
-    double = rng.choice((["cnot"], ["cnot", "cz", "swap"], ["cnot", "crx", "rzz", "rxx"]))
-    for _ in range(rng.randint(2, 3)):
-        for wire in rng.sample(range(n), rng.randint(1, n)):
-            add(single, (wire,))
-        first, step = rng.randrange(n), rng.choice((1, 1, 2, 3))
-        for k in range(first, first + rng.randint(1, n)):
-            add(double, (k % n, (k + step) % n))
-    letters = rng.choice(("IZ", "IXYZ"))
-    words = ["".join(rng.choice(letters) for _ in range(n)) for _ in range(rng.randint(1, 3))]
-    observables = tuple(Observable.of({word: rng.uniform(-1, 1)}) for word in words)
-    return Circuit(n, tuple(gates), observables, n_inputs, n_weights)
+LAYERED = {
+    "layered": True,
+    "n_qubits": (7, 10),
+    "sources": ("input", "weight"),
+    "letters": ("IZ", "IXYZ"),
+}
 
 
 def check_circuits_in_lanes(seeds):
     kinds = set()
     for seed in seeds:
         # Two lanes: a large batch would take the reference too long.
-        circuit, *_ = check_random_circuit(seed, layered_circuit, batch=4)
+        circuit = random_circuit(seed, **LAYERED)
+        check_circuit(circuit, seed, batch=4)
         in_lanes = CompiledCircuit(circuit).program(torch.device("cpu"), torch.complex64, 4)
         assert in_lanes.lanes == 2
         plan = in_lanes.plan
@@ -225,41 +130,14 @@ def test_a_thousand_circuits_in_lanes(part, two_lanes):
     check_circuits_in_lanes(range(part, 1000, 4))
 
 
-REAL_GATES = [
-    name
-    for name, kind in GATE_TYPES.items()
-    if all(primitive.is_real for primitive in kind.primitives(kind.n_wires or 3, False))
-]
-
-
-def real_circuit(seed):
-    """Inputs and weights rotate by RY at the start; then gates without imaginary numbers."""
-    rng = random.Random(seed)
-    n, n_inputs, n_weights = rng.randint(1, 10), rng.randint(1, 4), rng.randint(1, 5)
-    gates = []
-    for k in range(rng.randint(n_inputs, 2 * n + n_inputs)):
-        of_input = Angle.of_input(k if k < n_inputs else rng.randrange(n_inputs))
-        of_weight = Angle.of_weight(rng.randrange(n_weights))
-        source = of_input if k < n_inputs or rng.random() < 0.5 else of_weight
-        gates.append(Gate("ry", (rng.randrange(n),), (source,), rng.random() < 0.2))
-    names = [name for name in REAL_GATES if (GATE_TYPES[name].n_wires or 1) <= n]
-    for _ in range(rng.randint(1, 25)):
-        kind = GATE_TYPES[rng.choice([*names, "ry", "ry", "ry"])]
-        wires = tuple(rng.sample(range(n), kind.n_wires or rng.randint(1, min(n, 4))))
-        own = [Angle.of_weight(rng.randrange(n_weights)) for _ in range(kind.n_angles)]
-        gates.append(Gate(kind.name, wires, tuple(own), rng.random() < 0.2))
-    observables = []
-    for letters in rng.choice((("IZ",), ("IZ", "XYZ"))):
-        words = ["".join(rng.choice(letters) for _ in range(n)) for _ in range(rng.randint(1, 3))]
-        observables.append(Observable.of({word: rng.uniform(-1, 1) for word in words}))
-    return Circuit(n, tuple(gates), tuple(observables), n_inputs, n_weights)
-
-
 @pytest.mark.parametrize("part", range(5))
 def test_circuits_of_real_numbers_against_the_reference(part):
     assert {"ry", "cry", "cnot", "cz", "hadamard", "toffoli", "swap"} <= set(REAL_GATES)
     for seed in range(part, 150, 5):
-        circuit, *_ = check_random_circuit(seed, real_circuit)
+        circuit = random_circuit(
+            seed, encoding="ry", names=[*REAL_GATES, "ry", "ry"], letters=("IZ", "IXYZ")
+        )
+        check_circuit(circuit, seed)
         for dtype, real in ((torch.complex64, torch.float32), (torch.complex128, torch.float64)):
             assert CompiledCircuit(circuit).program(torch.device("cpu"), dtype).dtype == real
 
@@ -281,43 +159,22 @@ def test_values_of_a_circuit_without_steps_carry_no_graph():
     circuit = Circuit(1, gates, (Observable.of("Z0"),), 1, 1)
     values, _ = FusedSimulator().vjp(circuit, torch.rand(2, 1), torch.rand(1), torch.complex64)
     assert not values.requires_grad
-    check_random_circuit(6640)
+    seeds = [seed for seed in range(60) if not plan_of(random_circuit(seed)).steps]
+    assert len(seeds) > 3
+    for seed in seeds:
+        check_circuit(random_circuit(seed), seed)
 
 
-def encoded_circuit(seed):
-    """Inputs rotate |0>, all else takes weights, products of Z are read: a polynomial in inputs."""
-    rng = random.Random(seed)
-    n, n_weights = rng.randint(1, 8), rng.randint(1, 5)
-    gates, encoded = [], [w for w in range(n) if rng.random() < 0.9] or [0]
-    n_inputs = rng.randint(1, len(encoded))
-    inputs = [*range(n_inputs), *(rng.randrange(n_inputs) for _ in encoded[n_inputs:])]
-    rng.shuffle(inputs)
-    for wire, index in zip(encoded, inputs, strict=True):
-        source = Angle.of_input(index)
-        gates.append(Gate(rng.choice(["rx", "ry"]), (wire,), (source,), rng.random() < 0.2))
-    names = [g for g, kind in GATE_TYPES.items() if (kind.n_wires or 1) <= n]
-    for _ in range(rng.randint(1, 25)):
-        kind = GATE_TYPES[rng.choice(names)]
-        wires = tuple(rng.sample(range(n), kind.n_wires or rng.randint(1, min(n, 4))))
-        own = [Angle.of_weight(rng.randrange(n_weights)) for _ in range(kind.n_angles)]
-        gates.append(Gate(kind.name, wires, tuple(own), rng.random() < 0.2))
-    observables = []
-    for _ in range(rng.randint(1, 4)):
-        words = ["".join(rng.choice("IZ") for _ in range(n)) for _ in range(rng.randint(1, 3))]
-        observables.append(Observable.of({word: rng.uniform(-1, 1) for word in words}))
-    return Circuit(n, tuple(gates), tuple(observables), n_inputs, n_weights)
-
-
-def frozen_value_and_gradient(circuit, x, w, weights, dtype):
+def frozen_value_and_gradient(circuit, x, w, cotangent, dtype):
+    """The same by inputs alone, and whether values were polynomials of them."""
     real = dtype.to_real()
-    xs = torch.tensor(x, dtype=real).requires_grad_()
-    v = torch.tensor(w, dtype=real)[circuit.indices("weight")]
-    u = xs[:, circuit.indices("input")]
+    x = x.detach().to(real).requires_grad_()
+    inputs, weights = x[:, circuit.indices("input")], w.to(real)[circuit.indices("weight")]
     simulator = FusedSimulator()
-    values, pullback = simulator.vjp(circuit, u, v, dtype, needs=(True, False, False))
-    grad = torch.tensor(weights, dtype=real).expand(len(x), -1)
-    by = torch.autograd.grad(u, xs, pullback(grad)[0], allow_unused=True)
-    running = simulator._compiled(circuit).program(u.device, dtype)
+    values, pullback = simulator.vjp(circuit, inputs, weights, dtype, needs=(True, False, False))
+    derivatives = pullback(cotangent.to(real).expand(len(x), -1))[0]
+    by = torch.autograd.grad(inputs, x, derivatives, allow_unused=True)
+    running = simulator._compiled(circuit).program(inputs.device, dtype)
     return values, *by, running._polynomial is not None
 
 
@@ -334,31 +191,23 @@ def test_a_thousand_circuits_with_frozen_weights(part):
 def check_encoded_circuits(seeds):
     seen = []
     for seed in seeds:
-        circuit = encoded_circuit(seed)
-        rng = np.random.default_rng(seed)
-        x = rng.uniform(-3, 3, (2, circuit.n_inputs))
-        w = rng.uniform(-3, 3, circuit.n_weights)
-        weights = rng.uniform(-1, 1, len(circuit.observables))
-        expected = np.stack([reference_value(circuit, row, w) for row in x])
-        by_x, terms = np.zeros_like(x), reference_terms(circuit)
-        for row in range(2):
-            gates = reference_gates(circuit, x[row], w)
-            for position, gate in enumerate(circuit.gates):
-                if gate.angles and gate.angles[0].source == "input":
-                    d = ref.derivative(circuit.n_qubits, gates, terms, position, 0)
-                    by_x[row, gate.angles[0].index] += float(np.dot(weights, d))
+        circuit = random_circuit(
+            seed, encoding="first", n_qubits=(1, 8), sources=("weight",), letters=("IZ",)
+        )
+        x, w = arguments(circuit, 2, seed)
+        cotangent = arguments(circuit, len(circuit.observables), seed)[0][:, 0] / 3
+        expected = truth.expectations(circuit, x, w)
+        by_x = np.einsum("bok,o->bk", truth.jacobian(circuit, x, w, "input"), cotangent)
         for dtype, bound in ((torch.complex128, 1e-12), (torch.complex64, 5e-6)):
-            values, by_inputs, by_polynomial = frozen_value_and_gradient(
-                circuit, x, w, weights, dtype
-            )
-            scale = max(1.0, sum(abs(t.coefficient) for o in circuit.observables for t in o.terms))
+            found = frozen_value_and_gradient(circuit, x, w, cotangent, dtype)
+            values, by_inputs, by_polynomial = found
+            scale = max(1.0, sum(norms(circuit)))
             assert np.abs(values.numpy() - expected).max() <= bound * scale
             assert np.abs(by_inputs.numpy() - by_x).max() <= bound * scale * circuit.n_qubits
             seen += [circuit.n_qubits] * by_polynomial
     assert set(seen) == set(range(1, 9))
-    assert len(seen) > 1.6 * len(
-        seeds
-    )  # of two each: where no encoded wire reaches an observable, none is needed
+    # Of two each: where no encoded wire reaches an observable, none is needed.
+    assert len(seen) > 1.6 * len(seeds)
 
 
 @pytest.mark.parametrize(
@@ -414,20 +263,19 @@ SMALL = [seed for seed in range(60) if random_circuit(seed).n_qubits <= 6][:20]
 
 @pytest.mark.parametrize("seed", SMALL)
 def test_gradients_of_random_circuits_against_the_reference(seed):
-    circuit, x, w, weights, double = check_random_circuit(seed)
-    by_weights = np.zeros(circuit.n_weights)
-    for row in range(len(x)):
-        by_x, by_w = complex_step_free_gradient(circuit, x[row], w, weights)
-        assert np.abs(double[1][row].numpy() - by_x).max(initial=0) < 1e-10
-        by_weights += by_w
-    assert np.abs(double[2].numpy() - by_weights).max(initial=0) < 1e-10
+    circuit = random_circuit(seed)
+    x, w, cotangent, (_, by_x, by_w) = check_circuit(circuit, seed)
+    for source, found, which in (("input", by_x, "bk"), ("weight", by_w, "k")):
+        jacobian = truth.jacobian(circuit, x, w, source)
+        expected = np.einsum(f"bok,o->{which}", jacobian, cotangent)
+        assert np.abs(found.numpy() - expected).max(initial=0) < 1e-10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(20))
 def test_ten_thousand_random_circuits(part):
     for seed in range(part, N_RANDOM_ALL, 20):
-        check_random_circuit(seed)
+        check_circuit(random_circuit(seed), seed)
 
 
 def one_gate(name, n_qubits):
@@ -807,12 +655,10 @@ def test_gates_that_no_observable_sees_are_dropped():
 def test_float64_inputs_are_simulated_in_complex128():
     layer = layer_of("default")
     x = torch.rand(2, 7, dtype=torch.float64)
-    w = layer.weights.detach().double().numpy()
     got = layer(x)
     assert got.dtype == torch.float64
-    for row in range(2):
-        expected = reference_value(layer.circuit, x[row].numpy(), w)
-        assert np.abs(got[row].detach().numpy() - expected).max() < 1e-12
+    expected = truth.expectations(layer.circuit, x, layer.weights)
+    assert np.abs(got.detach().numpy() - expected).max() < 1e-12
     assert layer_of("default", dtype=torch.complex128)(x.float()).dtype == torch.float32
 
 
@@ -836,10 +682,11 @@ def test_products_of_z_of_many_qubits_are_read_by_parities():
     table = plan_of(with_x)
     assert table.readout.signs is not None
     rng = np.random.default_rng(0)
-    x, w = rng.uniform(-3, 3, (3, n)), rng.uniform(-3, 3, n)
-    weights = rng.uniform(-1, 1, len(words))
+    x, w = arguments(circuit, 3)
+    weights = torch.tensor(rng.uniform(-1, 1, len(words)))
     got = fused_value_and_gradient(circuit, x, w, weights, torch.complex128, True)
-    expected = fused_value_and_gradient(with_x, x, w, np.append(weights, 0), torch.complex128, True)
+    padded = torch.cat([weights, torch.zeros(1)])
+    expected = fused_value_and_gradient(with_x, x, w, padded, torch.complex128, True)
     assert torch.allclose(got[0], expected[0][:, :-1], atol=1e-13)
     for by, other in zip(got[1:], expected[1:], strict=True):
         assert torch.allclose(by, other, atol=1e-13)

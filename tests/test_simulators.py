@@ -7,15 +7,10 @@ import re
 
 import numpy as np
 import pytest
-import reference as ref
 import torch
+import truth
+from circuits import arguments, norms, random_circuit
 from numpy.testing import assert_allclose
-from test_fused import (
-    random_circuit,
-    reference_gates,
-    reference_terms,
-    reference_value,
-)
 
 from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.simulate import (
@@ -23,48 +18,32 @@ from captum_quantum.simulate import (
     FusedSimulator,
     Simulator,
     TorchQuantumSimulator,
+    evaluation,
     fused,
     register_simulator,
 )
 
-SMALL = [seed for seed in range(40) if random_circuit(seed).n_qubits <= 5]
+
+def arguments_of(circuit, batch=5, seed=0):
+    """Inputs and weights of each sample; then what simulators take of them.
+
+    Returns:
+        Inputs, weights, input angles, weight angles, amplitudes or None.
+    """
+    x, _ = arguments(circuit, batch, seed)
+    w = torch.stack([arguments(circuit, 1, seed + k)[1] for k in range(batch)])
+    initial = None
+    if circuit.amplitude_encoding:
+        initial = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x, w, x[:, circuit.indices("input")], w[:, circuit.indices("weight")], initial
 
 
-def arguments(circuit, batch, seed=0, dtype=torch.float64):
-    """Inputs and weights of a circuit, and the angles that its gates take."""
-    generator = torch.Generator().manual_seed(seed)
-    x, w = (
-        6 * torch.rand(shape, generator=generator, dtype=dtype) - 3
-        for shape in ((batch, circuit.n_inputs), (batch, circuit.n_weights))
-    )
-    return x, w, x[:, circuit.indices("input")], w[:, circuit.indices("weight")]
-
-
-def with_amplitudes(seed, n_qubits=3):
-    """A circuit that starts from amplitudes, with weights of its own, and amplitudes."""
-    rng = np.random.default_rng(seed)
-    gates = [
-        Gate(("rx", "ry", "rz")[rng.integers(3)], (int(wire),), (Angle.of_weight(k),))
-        for k, wire in enumerate(rng.integers(n_qubits, size=4))
-    ]
-    gates.insert(2, Gate("cnot", (0, n_qubits - 1)))
-    observables = tuple(map(Observable.of, ("Z0", f"X0 Y{n_qubits - 1}")))
-    circuit = Circuit(n_qubits, gates, observables, 2**n_qubits, 4, amplitude_encoding=True)
-    amplitudes = torch.tensor(rng.normal(size=(5, 2**n_qubits)))
-    return circuit, amplitudes / torch.linalg.vector_norm(amplitudes, dim=1, keepdim=True)
-
-
-def expected_values(circuit, w, initial):
-    return np.array(
-        [
-            ref.expectations(
-                circuit.n_qubits, reference_gates(circuit, [], row), reference_terms(circuit), start
-            )
-            for row, start in zip(w.numpy(), initial.numpy(), strict=True)
-        ]
-    )
-
-
+CIRCUITS = {
+    "angles": random_circuit(3, n_qubits=(2, 4), n_weights=(2, 4), n_gates=(12, 12)),
+    "amplitudes": random_circuit(
+        3, encoding="amplitudes", n_qubits=(2, 3), n_weights=(2, 4), n_gates=(12, 12)
+    ),
+}
 PRECISION = {"fused": (torch.complex128, 1e-12), "torchquantum": (torch.complex64, 2e-5)}
 
 
@@ -76,138 +55,95 @@ def test_every_simulator_of_the_table_keeps_the_protocol(name):
     assert PRECISION[name][0] in simulator.dtypes
 
 
+@pytest.mark.parametrize("encoding", ["anywhere", "amplitudes"])
 @pytest.mark.parametrize("name", SIMULATORS)
 @pytest.mark.parametrize("shared", [True, False])
-def test_expectations_with_shared_weights_and_weights_of_each_sample(name, shared):
+def test_expectations_with_shared_weights_and_weights_of_each_sample(name, shared, encoding):
     simulator, (dtype, bound) = SIMULATORS[name](), PRECISION[name]
-    for seed in SMALL:
-        circuit = random_circuit(seed)
-        if name == "torchquantum" and any(g.name in {"cu", "cu3"} for g in circuit.gates):
-            continue
-        x, w, inputs, weights = arguments(circuit, 3, seed)
-        w = w[:1].expand(3, -1) if shared else w
-        values = simulator.expectations(circuit, inputs, weights[0] if shared else weights, dtype)
-        expected = [
-            reference_value(circuit, *row) for row in zip(x.numpy(), w.numpy(), strict=True)
-        ]
-        assert values.dtype == dtype.to_real()
-        scale = max(1.0, sum(abs(t.coefficient) for o in circuit.observables for t in o.terms))
-        assert_allclose(values.numpy(), expected, rtol=0, atol=bound * scale)
-        with torch.no_grad():
-            again = simulator.expectations(
-                circuit, inputs, weights[0] if shared else weights, dtype
-            )
-        assert_allclose(again.numpy(), expected, rtol=0, atol=bound * scale)
+    for seed in range(12):
+        circuit = random_circuit(seed, encoding=encoding, n_qubits=(1, 5))
+        x, w, inputs, weights, initial = arguments_of(circuit, 4, seed)
+        w[3], weights[3] = w[1], weights[1]
+        if shared:
+            w, weights = w[0], weights[0]
+        expected = truth.expectations(circuit, x, w)
+        for mode in (torch.enable_grad(), torch.no_grad()):
+            with mode:
+                values = simulator.expectations(circuit, inputs, weights, dtype, initial=initial)
+            assert values.dtype == dtype.to_real()
+            atol = bound * max(1, *norms(circuit))
+            assert_allclose(values.numpy(), expected, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("name", SIMULATORS)
-def test_expectations_from_amplitudes(name):
-    simulator, (dtype, bound) = SIMULATORS[name](), PRECISION[name]
-    circuit, initial = with_amplitudes(0)
-    _, _, _, weights = arguments(circuit, 5)
-    weights[3] = weights[1]  # samples of the same weights run together
-    nothing = initial[:, :0]
-    for own in (weights, weights[0]):
-        rows = own.expand(5, -1)
-        values = simulator.expectations(circuit, nothing, own, dtype, initial=initial)
-        assert_allclose(values.numpy(), expected_values(circuit, rows, initial), atol=bound)
-
-
-@pytest.mark.parametrize("amplitudes", [False, True])
-def test_weights_of_each_sample_get_gradients_of_each_sample(amplitudes):
-    simulator = FusedSimulator()
-    if amplitudes:
-        circuit, initial = with_amplitudes(1)
-        _, _, inputs, weights = arguments(circuit, 5)
-        inputs = initial[:, :0]
-    else:
-        circuit, initial = random_circuit(SMALL[3]), None
-        _, _, inputs, weights = arguments(circuit, 5)
+@pytest.mark.parametrize("kind", CIRCUITS)
+def test_weights_of_each_sample_get_gradients_of_each_sample(kind):
+    simulator, circuit = FusedSimulator(), CIRCUITS[kind]
+    _, _, inputs, weights, initial = arguments_of(circuit)
     weights[2] = weights[1]
 
-    def values(inputs, weights):
+    def values(inputs, weights, initial):
         return simulator.expectations(circuit, inputs, weights, torch.complex128, initial=initial)
 
-    assert torch.autograd.gradcheck(values, (inputs.requires_grad_(), weights.requires_grad_()))
-    scale = torch.linspace(-1, 1, len(circuit.observables), dtype=torch.float64)
-    (together,) = torch.autograd.grad((values(inputs, weights) * scale).sum(), weights)
+    leaf = weights.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda own: values(inputs, own, initial), leaf)
+    scale = torch.linspace(-1, 1, len(circuit.observables) + 1, dtype=torch.float64)[1:]
+    (together,) = torch.autograd.grad((values(inputs, leaf, initial) * scale).sum(), leaf)
+    assert together.abs().max() > 1e-2
     for k in range(5):
-        own = None if initial is None else initial[k : k + 1]
-        alone = weights[k].detach().requires_grad_()
-        value = simulator.expectations(
-            circuit, inputs[k : k + 1], alone, torch.complex128, initial=own
-        )
+        alone = weights[k].clone().requires_grad_()
+        start = None if initial is None else initial[k : k + 1]
+        value = values(inputs[k : k + 1], alone, start)
         (expected,) = torch.autograd.grad((value * scale).sum(), alone)
         torch.testing.assert_close(together[k], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", CIRCUITS)
 @pytest.mark.parametrize("needs", list(itertools.product([False, True], repeat=3)))
-def test_vjp_gives_what_is_needed_and_no_more(needs):
-    simulator = FusedSimulator()
-    for amplitudes in (False, True):
-        if amplitudes:
-            circuit, initial = with_amplitudes(2)
-            inputs = initial[:, :0]
+def test_vjp_gives_what_is_needed_and_no_more(needs, kind):
+    simulator, circuit = FusedSimulator(), CIRCUITS[kind]
+    _, _, inputs, weights, initial = arguments_of(circuit)
+    values, pullback = simulator.vjp(
+        circuit, inputs, weights[0], torch.complex128, initial=initial, needs=needs
+    )
+    assert not values.requires_grad
+    generator = torch.Generator().manual_seed(0)
+    cotangent = torch.randn(values.shape, dtype=torch.float64, generator=generator)
+    found = pullback(cotangent)
+    leaves = [None if leaf is None else leaf.clone() for leaf in (inputs, weights[0], initial)]
+    for leaf in leaves:
+        if leaf is not None:
+            leaf.requires_grad_()
+    again = simulator.expectations(circuit, *leaves[:2], torch.complex128, initial=leaves[2])
+    torch.testing.assert_close(values, again, rtol=0, atol=1e-12)
+    for derivative, needed, leaf in zip(found, needs, leaves, strict=True):
+        if not needed or leaf is None:
+            assert derivative is None
+        elif not leaf.shape[1:].count(0):
+            (expected,) = torch.autograd.grad(again, leaf, cotangent, retain_graph=True)
+            torch.testing.assert_close(derivative, expected, rtol=0, atol=1e-12)
         else:
-            circuit, initial = VQCLayer(3, reupload=True).circuit, None
-            inputs = arguments(circuit, 5)[2]
-        weights = arguments(circuit, 5)[3][0]
-        values, pullback = simulator.vjp(
-            circuit, inputs, weights, torch.complex128, initial=initial, needs=needs
-        )
-        assert not values.requires_grad
-        cotangent = torch.randn(values.shape, dtype=torch.float64)
-        found = pullback(cotangent)
-        leaves = [inputs.clone().requires_grad_(), weights.clone().requires_grad_()]
-        leaves += [initial.clone().requires_grad_()] if amplitudes else []
-        expected_values = simulator.expectations(
-            circuit, *leaves[:2], torch.complex128, initial=leaves[2] if amplitudes else None
-        )
-        torch.testing.assert_close(values, expected_values, rtol=0, atol=1e-12)
-        expected = torch.autograd.grad(expected_values, leaves, cotangent, allow_unused=True)
-        for k, (derivative, needed) in enumerate(zip(found, needs, strict=True)):
-            if not needed or (k == 2 and not amplitudes):
-                assert derivative is None
-            elif amplitudes and k == 0:
-                assert derivative.shape == (5, 0)
-            else:
-                torch.testing.assert_close(derivative, expected[k], rtol=0, atol=1e-12)
+            assert derivative.shape == leaf.shape
 
 
 # Probabilities
 
 
-def measured_in(circuit, x, w, bases):
-    """Probabilities of outcomes, from the reference's state and the eigenvectors of the bases."""
-    state = ref.state(circuit.n_qubits, reference_gates(circuit, x, w))
-    eigenvectors = {  # rows: of the eigenvalues 1 and -1, conjugated
-        "X": np.array([[1, 1], [1, -1]]) / np.sqrt(2),
-        "Y": np.array([[1, -1j], [1, 1j]]) / np.sqrt(2),
-        "Z": np.eye(2),
-    }
-    change = np.eye(1)
-    for basis in bases:
-        change = np.kron(change, eigenvectors[basis])
-    return np.abs(change @ state) ** 2
-
-
-@pytest.mark.parametrize("seed", SMALL)
-def test_probabilities_in_all_bases_against_the_reference(seed):
-    circuit, simulator = random_circuit(seed), FusedSimulator()
-    x, w, inputs, weights = arguments(circuit, 2, seed)
-    every = list(itertools.product("XYZ", repeat=circuit.n_qubits))
+@pytest.mark.parametrize("encoding", ["anywhere", "amplitudes"])
+@pytest.mark.parametrize("seed", range(10))
+def test_probabilities_in_all_bases_against_the_reference(seed, encoding):
+    circuit = random_circuit(seed, encoding=encoding, n_qubits=(1, 5))
+    simulator = FusedSimulator()
+    x, w, inputs, weights, initial = arguments_of(circuit, 2, seed)
+    every = ["".join(bases) for bases in itertools.product("XYZ", repeat=circuit.n_qubits)]
     for bases in every if len(every) <= 27 else every[seed % 5 :: 9]:
-        expected = np.array([measured_in(circuit, row, w[0].numpy(), bases) for row in x.numpy()])
         with torch.no_grad():
             found = simulator.probabilities(
-                circuit, inputs, weights[0], torch.complex128, bases="".join(bases)
+                circuit, inputs, weights[0], torch.complex128, initial=initial, bases=bases
             )
+        expected = truth.probabilities(circuit, x, w[0], bases)
         assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
-    found = simulator.probabilities(circuit, inputs, weights, torch.complex128)
-    expected = [
-        measured_in(circuit, *row, "Z" * circuit.n_qubits)
-        for row in zip(x.numpy(), w.numpy(), strict=True)
-    ]
+    found = simulator.probabilities(circuit, inputs, weights, torch.complex128, initial=initial)
+    expected = truth.probabilities(circuit, x, w, "Z" * circuit.n_qubits)
     assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
 
 
@@ -216,14 +152,14 @@ def test_probabilities_reproduce_the_expectation_values_of_pauli_strings(n_qubit
     """<P> is the sum of p(b) (-1)^(bits of b where P is not 1) in the basis of P's letters."""
     rng = np.random.default_rng(n_qubits)
     words = ["".join(rng.choice(list("IXYZ"), n_qubits)) for _ in range(5)]
-    layer = VQCLayer(n_qubits, 2, reupload=True, observables=words)
-    _, _, inputs, weights = arguments(layer.circuit, 3)
+    circuit = VQCLayer(n_qubits, 2, reupload=True, observables=words).circuit
+    _, _, inputs, weights, _ = arguments_of(circuit, 3)
     simulator = FusedSimulator()
-    values = simulator.expectations(layer.circuit, inputs, weights[0], torch.complex128)
+    values = simulator.expectations(circuit, inputs, weights[0], torch.complex128)
     outcomes = torch.arange(2**n_qubits)
     for k, word in enumerate(words):
         found = simulator.probabilities(
-            layer.circuit, inputs, weights[0], torch.complex128, bases=word.replace("I", "Z")
+            circuit, inputs, weights[0], torch.complex128, bases=word.replace("I", "Z")
         )
         torch.testing.assert_close(found.sum(dim=1), torch.ones(3, dtype=torch.float64))
         signs = torch.ones(2**n_qubits, dtype=torch.float64)
@@ -233,28 +169,31 @@ def test_probabilities_reproduce_the_expectation_values_of_pauli_strings(n_qubit
         torch.testing.assert_close(found @ signs, values[:, k], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("bases", [None, "XYZ", "YZX"])
-@pytest.mark.parametrize("amplitudes", [False, True])
-def test_probabilities_are_differentiable_twice(bases, amplitudes):
-    if amplitudes:
-        circuit, initial = with_amplitudes(3)
-        weights, inputs, initial = arguments(circuit, 2)[3][0], initial[:2, :0], initial[:2]
-        leaves = (weights, initial)
-    else:
-        circuit, initial = VQCLayer(3, 1, encoder="ry_rz").circuit, None
-        _, _, inputs, weights = arguments(circuit, 2)
-        weights = weights[0]
-        leaves = (weights, inputs)
+def test_probabilities_of_a_batch_cut_into_parts(monkeypatch):
+    circuit, simulator = VQCLayer(5, reupload=True).circuit, FusedSimulator()
+    _, _, inputs, weights, _ = arguments_of(circuit, 7)
+    whole = simulator.probabilities(circuit, inputs, weights[0], torch.complex128)
+    monkeypatch.setattr(evaluation, "BUDGET", 3 * 2**5 * 16)
+    parts = simulator.probabilities(circuit, inputs, weights[0], torch.complex128)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("letters", ["Z", "XYZ", "YZX"])
+@pytest.mark.parametrize("kind", CIRCUITS)
+def test_probabilities_are_differentiable_twice(letters, kind):
+    circuit, bases = CIRCUITS[kind], (letters * 4)[: CIRCUITS[kind].n_qubits]
+    _, _, inputs, weights, initial = arguments_of(circuit, 2)
 
     def values(weights, other):
-        own = (inputs, other) if amplitudes else (other, None)
+        own = (other, None) if initial is None else (inputs, other)
         return FusedSimulator().probabilities(
             circuit, own[0], weights, torch.complex128, initial=own[1], bases=bases
         )
 
-    leaves = tuple(leaf.clone().requires_grad_() for leaf in leaves)
-    assert torch.autograd.gradcheck(values, leaves)
-    assert torch.autograd.gradgradcheck(values, leaves)
+    other = inputs if initial is None else initial
+    leaves = (weights[0].clone().requires_grad_(), other.clone().requires_grad_())
+    assert torch.autograd.gradcheck(values, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(values, leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +210,7 @@ def test_probabilities_are_differentiable_twice(bases, amplitudes):
 )
 def test_wrong_bases_are_refused(bases, error, message):
     circuit = VQCLayer(3, 1).circuit
-    _, _, inputs, weights = arguments(circuit, 2)
+    _, _, inputs, weights, _ = arguments_of(circuit, 2)
     with pytest.raises(error, match=re.escape(message)):
         FusedSimulator().probabilities(circuit, inputs, weights, torch.complex64, bases=bases)
 
@@ -284,7 +223,7 @@ def test_a_circuit_is_compiled_once_and_the_least_recently_used_is_dropped(monke
     simulator, circuits = FusedSimulator(), [random_circuit(seed) for seed in range(4)]
 
     def run(k):
-        _, _, inputs, weights = arguments(circuits[k], 2)
+        _, _, inputs, weights, _ = arguments_of(circuits[k], 2)
         simulator.expectations(circuits[k], inputs, weights[0], torch.complex128)
         return simulator._compiled(circuits[k])
 
@@ -300,7 +239,7 @@ def test_a_circuit_is_compiled_once_and_the_least_recently_used_is_dropped(monke
 def test_an_equal_circuit_gives_the_same_values():
     """Compiled circuits are found by identity; another object is compiled again."""
     simulator, circuit = FusedSimulator(), random_circuit(5)
-    _, _, inputs, weights = arguments(circuit, 2)
+    _, _, inputs, weights, _ = arguments_of(circuit, 2)
     values = simulator.expectations(circuit, inputs, weights, torch.complex128)
     other = copy.deepcopy(circuit)
     assert torch.equal(simulator.expectations(other, inputs, weights, torch.complex128), values)
@@ -309,7 +248,7 @@ def test_an_equal_circuit_gives_the_same_values():
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
 def test_copies_and_pickles_carry_nothing_compiled(again):
     simulator, circuit = FusedSimulator(), VQCLayer(8, 2).circuit
-    _, _, inputs, weights = arguments(circuit, 2)
+    _, _, inputs, weights, _ = arguments_of(circuit, 2)
     values = simulator.expectations(circuit, inputs, weights[0], torch.complex128)
     assert len(pickle.dumps(simulator)) < 200
     other = again(simulator)
@@ -346,11 +285,12 @@ def test_wrong_arguments_are_refused(name, change, message):
 @pytest.mark.parametrize("name", SIMULATORS)
 @pytest.mark.parametrize("initial", [None, torch.rand(5, 4), torch.rand(4, 8)])
 def test_wrong_amplitudes_are_refused(name, initial):
-    circuit, amplitudes = with_amplitudes(0)
+    gates = (Gate("rx", (0,), (Angle.of_weight(0),)),)
+    circuit = Circuit(3, gates, (Observable.of("Z0"),), 8, 1, amplitude_encoding=True)
     message = re.escape("initial must be amplitudes of shape (5, 8); got ")
     with pytest.raises(ValueError, match=message):
         SIMULATORS[name]().expectations(
-            circuit, amplitudes[:, :0], torch.rand(4), torch.complex64, initial=initial
+            circuit, torch.zeros(5, 0), torch.rand(1), torch.complex64, initial=initial
         )
 
 
