@@ -150,8 +150,11 @@ def _observables(rng, n, letters):
     def word():
         return "".join(rng.choice(letters) for _ in range(n))
 
+    def coefficient():
+        return rng.choice((-1, 1)) * rng.randint(1, 64) / 64
+
     return tuple(
-        Observable.of({word(): rng.uniform(-1, 1) for _ in range(rng.randint(1, 3))})
+        Observable.of({word(): coefficient() for _ in range(rng.randint(1, 3))})
         for _ in range(rng.randint(1, 3))
     )
 

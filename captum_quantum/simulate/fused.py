@@ -201,39 +201,23 @@ class FusedSimulator:
         if by_sample and not weights.shape[1]:
             by_sample, weights = False, weights.new_zeros(0)
         if by_sample and initial is not None:
-            return self._by_groups(circuit, bases, inputs, weights, dtype, initial)
+            # Samples of the same weights run together; each by itself where these get a gradient.
+            group = torch.arange(len(weights), device=weights.device)
+            if not (weights.requires_grad and torch.is_grad_enabled()):
+                group = torch.unique(weights, dim=0, return_inverse=True)[1]
+            order = torch.argsort(group)
+            parts = [
+                self._run(circuit, bases, inputs[part], weights[part[0]], dtype, initial[part])
+                for part in order.split(torch.bincount(group).tolist())
+            ]
+            return torch.cat(parts)[torch.argsort(order)]
         compiled = self._compiled(circuit, bases, by_sample)
         given = inputs if initial is None else initial
         if by_sample:
             columns = circuit.columns("input") + circuit.columns("weight")
-            order = sorted(range(len(columns)), key=columns.__getitem__)
+            order = torch.argsort(torch.tensor(columns, device=weights.device))
             given, weights = torch.cat([inputs, weights], dim=1)[:, order], weights.new_zeros(0)
-        run = compiled.probabilities if bases else compiled.expectations
-        return run(given, weights, dtype)
-
-    def _by_groups(
-        self,
-        circuit: Circuit,
-        bases: str,
-        inputs: Tensor,
-        weights: Tensor,
-        dtype: torch.dtype,
-        initial: Tensor,
-    ) -> Tensor:
-        """The same where samples start from amplitudes and differ in weights.
-
-        Samples of the same weights run together; each by itself where the weights get a gradient.
-        """
-        if weights.requires_grad and torch.is_grad_enabled():
-            group = torch.arange(len(weights), device=weights.device)
-        else:
-            _, group = torch.unique(weights, dim=0, return_inverse=True)
-        order = torch.argsort(group)
-        parts = [
-            self._run(circuit, bases, inputs[part], weights[part[0]], dtype, initial[part])
-            for part in order.split(torch.bincount(group).tolist())
-        ]
-        return torch.cat(parts)[torch.argsort(order)]
+        return (compiled.probabilities if bases else compiled.expectations)(given, weights, dtype)
 
     def _compiled(
         self, circuit: Circuit, bases: str = "", by_sample: bool = False
