@@ -203,8 +203,9 @@ def check_encoded_circuits(seeds):
         expected = truth.expectations(circuit, x, w)
         by_x = np.einsum("bok,o->bk", truth.jacobian(circuit, x, w, "input"), cotangent)
         for dtype, bound in ((torch.complex128, 1e-12), (torch.complex64, 5e-6)):
-            found = frozen_value_and_gradient(circuit, x, w, cotangent, dtype)
-            values, by_inputs, by_polynomial = found
+            values, by_inputs, by_polynomial = frozen_value_and_gradient(
+                circuit, x, w, cotangent, dtype
+            )
             scale = max(1.0, sum(norms(circuit)))
             assert np.abs(values.numpy() - expected).max() <= bound * scale
             assert np.abs(by_inputs.numpy() - by_x).max() <= bound * scale * circuit.n_qubits
@@ -269,10 +270,10 @@ SMALL = [seed for seed in range(60) if random_circuit(seed).n_qubits <= 6][:20]
 def test_gradients_of_random_circuits_against_the_reference(seed):
     circuit = random_circuit(seed)
     x, w, cotangent, (_, by_x, by_w) = check_circuit(circuit, seed)
-    for source, found, which in (("input", by_x, "bk"), ("weight", by_w, "k")):
+    for source, derivative, which in (("input", by_x, "bk"), ("weight", by_w, "k")):
         jacobian = truth.jacobian(circuit, x, w, source)
         expected = np.einsum(f"bok,o->{which}", jacobian, cotangent)
-        assert np.abs(found.numpy() - expected).max(initial=0) < 1e-10
+        assert np.abs(derivative.numpy() - expected).max(initial=0) < 1e-10
 
 
 @pytest.mark.slow
@@ -293,8 +294,8 @@ def one_gate(name, n_qubits):
         k += 1
     for make in (Angle.of_input, Angle.of_weight):
         start = k if make == Angle.of_input else 0
-        own = tuple(make(start + j) for j in range(kind.n_angles))
-        gates += [Gate(name, wires, own), Gate("rx", (wires[0],), (Angle.constant(0.3),))]
+        angles = tuple(make(start + j) for j in range(kind.n_angles))
+        gates += [Gate(name, wires, angles), Gate("rx", (wires[0],), (Angle.constant(0.3),))]
     letters = "XYZXYZXYZ"
     observables = tuple(Observable.of(f"{letters[w]}{w}") for w in range(n_qubits))
     return Circuit(n_qubits, tuple(gates), observables, n_qubits + kind.n_angles, kind.n_angles)
@@ -389,7 +390,7 @@ def test_vmap_without_gradients(name, gradient):
         torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", ["in place", "by data", "new tensor", "by optimiser"])
+@pytest.mark.parametrize("change", ["in place", "by data", "new tensor", "by optimizer"])
 def test_weights_are_read_live(change):
     layer = layer_of("default")
     x = torch.rand(3, 7, requires_grad=True)
@@ -447,13 +448,13 @@ def test_large_batches_run_in_lanes_and_give_the_same(name, monkeypatch):
         out = layer(x)
         return (out, *torch.autograd.grad((out**2).sum(), [x, *layer.parameters()]))
 
-    found = everything()
+    in_lanes = everything()
     assert [key[2] for key in compiled_of(layer).programs] == [1, compiled.LANES]
     monkeypatch.setattr(compiled, "BUDGET", 5 * 2**n_qubits * 16)  # parts of 4 samples
     cut = everything()
     monkeypatch.setattr(compiled, "LANE", len(x))
-    for own, part, expected in zip(found, cut, everything(), strict=True):
-        torch.testing.assert_close(own, expected, rtol=0, atol=1e-12)
+    for result, part, expected in zip(in_lanes, cut, everything(), strict=True):
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(part, expected, rtol=0, atol=1e-12)
 
 
@@ -499,7 +500,7 @@ def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
         assert torch.allclose(part, expected, atol=1e-6)
 
 
-def test_one_way_back_serves_inputs_and_weights(monkeypatch):
+def test_one_vjp_serves_inputs_and_weights(monkeypatch):
     layer = layer_of("default")
     count = []
     original = AdjointRun.vjp
@@ -536,7 +537,7 @@ def test_a_step_is_freed_without_the_cycle_collector(name):
     gc.disable()
     try:
         layer(x).sum().backward()
-        assert not any(torch.is_tensor(found) for found in _unreachable())
+        assert not any(torch.is_tensor(thing) for thing in _unreachable())
     finally:
         gc.enable()
 
@@ -629,7 +630,8 @@ def test_rings_between_two_layers_of_gates_vanish_in_staircases(front):
     x, w = arguments(circuit, 3)
     inputs, weights = x[:, circuit.indices("input")], w[circuit.indices("weight")]
     values = [
-        Program(own, x.device, torch.complex128, 1).run(inputs, weights) for own in (plan, without)
+        Program(either, x.device, torch.complex128, 1).run(inputs, weights)
+        for either in (plan, without)
     ]
     torch.testing.assert_close(*values, rtol=0, atol=1e-13)
 
@@ -644,7 +646,7 @@ def test_a_ring_after_one_layer_of_gates_stays_a_reordering():
     circuit = Circuit(8, tuple(gates), (Observable.of("X0"),), 8, 24)
     plan = make_plan(circuit)
     assert any("cnot" in step.names for step in plan.steps if isinstance(step, Monomial))
-    costs = [_cost(_Planner(circuit, FRONT, own).plan()) for own in (False, True)]
+    costs = [_cost(_Planner(circuit, FRONT, staircases).plan()) for staircases in (False, True)]
     assert _cost(plan) == min(costs) == costs[0] < costs[1]
 
 

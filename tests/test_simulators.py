@@ -85,7 +85,7 @@ def test_weights_of_each_sample_get_gradients_of_each_sample(kind):
         return simulator.expectations(circuit, inputs, weights, torch.complex128, initial=initial)
 
     leaf = weights.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda own: values(inputs, own, initial), leaf)
+    assert torch.autograd.gradcheck(lambda weights: values(inputs, weights, initial), leaf)
     scale = torch.linspace(-1, 1, len(circuit.observables) + 1, dtype=torch.float64)[1:]
     (together,) = torch.autograd.grad((values(inputs, leaf, initial) * scale).sum(), leaf)
     assert together.abs().max() > 1e-2
@@ -108,14 +108,14 @@ def test_vjp_gives_what_is_needed_and_no_more(needs, kind):
     assert not values.requires_grad
     generator = torch.Generator().manual_seed(0)
     cotangent = torch.randn(values.shape, dtype=torch.float64, generator=generator)
-    found = pullback(cotangent)
+    derivatives = pullback(cotangent)
     leaves = [None if leaf is None else leaf.clone() for leaf in (inputs, weights[0], initial)]
     for leaf in leaves:
         if leaf is not None:
             leaf.requires_grad_()
     again = simulator.expectations(circuit, *leaves[:2], torch.complex128, initial=leaves[2])
     torch.testing.assert_close(values, again, rtol=0, atol=1e-12)
-    for derivative, needed, leaf in zip(found, needs, leaves, strict=True):
+    for derivative, needed, leaf in zip(derivatives, needs, leaves, strict=True):
         if not needed or leaf is None:
             assert derivative is None
         elif not leaf.shape[1:].count(0):
@@ -137,14 +137,16 @@ def test_probabilities_in_all_bases_against_the_reference(seed, encoding):
     every = ["".join(bases) for bases in itertools.product("XYZ", repeat=circuit.n_qubits)]
     for bases in every if len(every) <= 27 else every[seed % 5 :: 9]:
         with torch.no_grad():
-            found = simulator.probabilities(
+            probabilities = simulator.probabilities(
                 circuit, inputs, weights[0], torch.complex128, initial=initial, bases=bases
             )
         expected = truth.probabilities(circuit, x, w[0], bases)
-        assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
-    found = simulator.probabilities(circuit, inputs, weights, torch.complex128, initial=initial)
+        assert_allclose(probabilities.numpy(), expected, rtol=0, atol=1e-12)
+    probabilities = simulator.probabilities(
+        circuit, inputs, weights, torch.complex128, initial=initial
+    )
     expected = truth.probabilities(circuit, x, w, "Z" * circuit.n_qubits)
-    assert_allclose(found.numpy(), expected, rtol=0, atol=1e-12)
+    assert_allclose(probabilities.numpy(), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("n_qubits", [4, 7, 11])
@@ -158,15 +160,15 @@ def test_probabilities_reproduce_the_expectation_values_of_pauli_strings(n_qubit
     values = simulator.expectations(circuit, inputs, weights[0], torch.complex128)
     outcomes = torch.arange(2**n_qubits)
     for k, word in enumerate(words):
-        found = simulator.probabilities(
+        probabilities = simulator.probabilities(
             circuit, inputs, weights[0], torch.complex128, bases=word.replace("I", "Z")
         )
-        torch.testing.assert_close(found.sum(dim=1), torch.ones(3, dtype=torch.float64))
+        torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3, dtype=torch.float64))
         signs = torch.ones(2**n_qubits, dtype=torch.float64)
         for wire, letter in enumerate(word):
             if letter != "I":
                 signs *= 1 - 2 * (outcomes >> (n_qubits - 1 - wire) & 1)
-        torch.testing.assert_close(found @ signs, values[:, k], rtol=0, atol=1e-12)
+        torch.testing.assert_close(probabilities @ signs, values[:, k], rtol=0, atol=1e-12)
 
 
 def test_probabilities_of_a_batch_cut_into_parts(monkeypatch):
@@ -185,9 +187,9 @@ def test_probabilities_are_differentiable_twice(letters, kind):
     _, _, inputs, weights, initial = arguments_of(circuit, 2)
 
     def values(weights, other):
-        own = (other, None) if initial is None else (inputs, other)
+        angles, start = (other, None) if initial is None else (inputs, other)
         return FusedSimulator().probabilities(
-            circuit, own[0], weights, torch.complex128, initial=own[1], bases=bases
+            circuit, angles, weights, torch.complex128, initial=start, bases=bases
         )
 
     other = inputs if initial is None else initial
@@ -237,7 +239,7 @@ def test_a_circuit_is_compiled_once_and_the_least_recently_used_is_dropped(monke
 
 
 def test_an_equal_circuit_gives_the_same_values():
-    """Compiled circuits are found by identity; another object is compiled again."""
+    """Compiled circuits are looked up by identity; another object is compiled again."""
     simulator, circuit = FusedSimulator(), random_circuit(5)
     _, _, inputs, weights, _ = arguments_of(circuit, 2)
     values = simulator.expectations(circuit, inputs, weights, torch.complex128)
@@ -254,6 +256,32 @@ def test_copies_and_pickles_carry_nothing_compiled(again):
     other = again(simulator)
     assert not other._cache
     assert torch.equal(other.expectations(circuit, inputs, weights[0], torch.complex128), values)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, "vmap"])
+def test_what_was_compiled_in_any_mode_serves_training(mode):
+    circuit, simulator = VQCLayer(8, 2, reupload=True).circuit, FusedSimulator()
+    _, _, inputs, weights, _ = arguments_of(circuit, 3)
+
+    def values(inputs):
+        simulator.plan(circuit)
+        return simulator.expectations(circuit, inputs, weights[0], torch.complex128)
+
+    if mode == "vmap":
+        torch.func.vmap(torch.func.jacrev(lambda row: values(row[None])[0]))(inputs)
+    else:
+        with mode():
+            values(inputs)
+    leaf = weights[0].clone().requires_grad_()
+    results = []
+    for fresh in (simulator, FusedSimulator()):
+        total = fresh.expectations(circuit, inputs, leaf, torch.complex128).sum()
+        (by_autograd,) = torch.autograd.grad(total, leaf)
+        vjp_values, pullback = fresh.vjp(circuit, inputs, leaf, torch.complex128)
+        results.append((by_autograd, pullback(torch.ones_like(vjp_values))[1]))
+    for pair in zip(*results, strict=True):
+        torch.testing.assert_close(*pair, rtol=0, atol=1e-12)
+    torch.testing.assert_close(*results[0], rtol=0, atol=1e-12)
 
 
 # Errors and the table

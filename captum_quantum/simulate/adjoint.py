@@ -69,7 +69,7 @@ class AdjointRun:
         """
         program, matrices, (prepared, state) = self._program, self._matrices, run
         cotangents = MatrixCotangents()
-        of_angles = state.real.new_zeros(prepared.angles.shape)
+        of_angles = state.real.new_zeros(program.tables.n_inputs, prepared.angles.shape[1])
         of_state = program.measurement.vjp(state, cotangent)
         if program.in_reals:
             if self._needs[1]:

@@ -117,16 +117,16 @@ class CompiledCircuit:
             return make_plan(self.circuit, FRONT - (LANES.bit_length() - 1))
 
     def plan(self, batch: int, device: torch.device) -> Plan:
-        """What runs for so many samples."""
+        """The plan for a batch of this size."""
         return self._plan if self.lanes(batch, device) == 1 else self._plan_in_lanes
 
     def lanes(self, batch: int, device: torch.device) -> int:
-        """The number of lanes that so many samples run in."""
+        """The number of lanes that a batch of this size runs in."""
         fits = self.circuit.n_qubits > WHOLE and batch >= LANES * LANE and batch % LANES == 0
         return LANES if fits and device.type == "cpu" else 1
 
     def program(self, device: torch.device, dtype: torch.dtype, batch: int = 1) -> Program:
-        """The program for so many samples."""
+        """The program for a batch of this size."""
         lanes = self.lanes(batch, device)
         key = (device, dtype, lanes)
         program = self.programs.get(key)

@@ -112,7 +112,7 @@ class Preparation:
         tables = self._tables
         of_rows = split_rows(cotangent, tables.lanes)
         if prepared.product is None:
-            return join_samples(of_rows.real) + of_angles
+            return join_samples(of_rows.real)
         if not prepared.levels:
             of_rows = of_rows.real
         of_vectors = join_samples(prepared.product.vjp(of_rows))

@@ -93,10 +93,10 @@ class Tables:
             is_identity = torch.equal(both, torch.eye(2, dtype=both.dtype))
             replaced[chain[0]] = None if is_identity else Primitive((0,), both)
         self.rotates = bool(replaced)
-        place = self.n_inputs, self.device, self.real
-        self.half_angles = AngleMap(columns, frequencies, *place)
+        arguments = self.n_inputs, self.device, self.real
+        self.half_angles = AngleMap(columns, frequencies, *arguments)
         odd, doubled = self.n % 2, [2 * frequency for frequency in frequencies]
-        self.whole_angles = AngleMap(columns + [0] * odd, doubled + [0.0] * odd, *place)
+        self.whole_angles = AngleMap(columns + [0] * odd, doubled + [0.0] * odd, *arguments)
         return replaced
 
     def _make_entries(self, replaced: dict[int, Primitive | None]) -> None:
@@ -111,10 +111,10 @@ class Tables:
             is_reordering = len(factor.wires) > 1 and factor.primitive.is_permutation
             if not (factor.of_input or is_reordering):
                 shared[position] = factor.primitive, factor.angle
-        place = self.device, self.dtype
+        kind = self.device, self.dtype
         n_angles = len(circuit.columns("weight")) + len(constants)
-        self.shared = Entries(list(shared.values()), n_angles, *place)
-        self.of_inputs = Entries(list(of_inputs.values()), self.n_inputs, *place)
+        self.shared = Entries(list(shared.values()), n_angles, *kind)
+        self.of_inputs = Entries(list(of_inputs.values()), self.n_inputs, *kind)
         self._starts = dict(zip(shared, self.shared.starts, strict=True))
         self._input_starts = dict(zip(of_inputs, self.of_inputs.starts, strict=True))
         values = [circuit.angles[column][2].value for column in constants]
