@@ -8,6 +8,16 @@ from torch import Tensor, nn
 from captum_quantum import _checks
 from captum_quantum.circuit import Circuit
 
+__all__ = [
+    "ADAPTERS",
+    "QuantumLayer",
+    "as_quantum_layer",
+    "find_quantum_layers",
+    "follows_own_rule",
+    "own_rule",
+    "register_adapter",
+]
+
 
 @runtime_checkable
 class QuantumLayer(Protocol):
