@@ -278,7 +278,7 @@ class VQCLayer(nn.Module):
             angles (Tensor): Shape ``(batch, n_angles)``, radians, as `angle_table` gives them.
             amplitudes (Tensor, optional): Initial states, shape ``(batch, 2**n)``.
             own_weights (bool): Promises that the columns that come from weights hold the layer's
-                own in every row, so that matrices can be shared by the batch.
+                own weights in every row, so that the batch can share matrices.
 
         Returns:
             Tensor: Shape ``(batch, n_observables)``, differentiable by autograd if the simulator
@@ -324,7 +324,7 @@ class VQCLayer(nn.Module):
             leaf = inputs.detach().requires_grad_()
             initial = self.amplitudes(leaf)
         no_angles = leaf.new_zeros(len(leaf), 0)
-        _, pullback = self._simulator.vjp(
+        _, simulators_pullback = self._simulator.vjp(
             self.circuit,
             leaf.detach() if initial is None else no_angles,
             self._weight_angles().detach(),
@@ -333,15 +333,15 @@ class VQCLayer(nn.Module):
             needs=(initial is None, False, initial is not None),
         )
 
-        def pull(cotangent: Tensor) -> Tensor:
-            by_inputs, _, by_initial = pullback(cotangent)
+        def pullback(cotangent: Tensor) -> Tensor:
+            by_inputs, _, by_initial = simulators_pullback(cotangent)
             if initial is None:
                 result: Tensor = by_inputs
                 return result
             cotangent = by_initial.to(initial.dtype)
             return torch.autograd.grad(initial, leaf, cotangent, retain_graph=True)[0]
 
-        return pull
+        return pullback
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """The real dtype in which values are computed for inputs of a dtype."""

@@ -118,7 +118,7 @@ class QuantumLayerGradCam(LayerExplainer):
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.
-            relu_attributions (bool): Whether to keep only what speaks for the target.
+            relu_attributions (bool): Whether to set negative values to zero.
             attr_dim_summation (bool): Whether to sum over the channels, dimension 1.
             grad_kwargs (dict, optional): Further arguments of ``torch.autograd.grad``.
 
@@ -218,7 +218,7 @@ class QuantumLayerGradCam(LayerExplainer):
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.
-            relu_attributions (bool): Whether to keep only what speaks for the target.
+            relu_attributions (bool): Whether to set negative values to zero.
 
         Returns:
             Tensor: Shape ``(batch, len(targets), *spatial)``; one column equals

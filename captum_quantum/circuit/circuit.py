@@ -165,7 +165,7 @@ class Circuit:
     amplitude_encoding: bool = False
 
     def __post_init__(self) -> None:
-        """Validates everything once, so that no simulator needs to ask again."""
+        """Validates everything once, so that no simulator needs to check it again."""
         _checks.check_int("n_qubits", self.n_qubits, 1)
         _checks.check_int("n_inputs", self.n_inputs, 0)
         _checks.check_int("n_weights", self.n_weights, 0)
@@ -241,11 +241,11 @@ class Circuit:
 
     @cached_property
     def _by_source(self) -> dict[Source, tuple[list[int], list[int]]]:
-        found: dict[Source, tuple[list[int], list[int]]] = {s: ([], []) for s in get_args(Source)}
+        grouped: dict[Source, tuple[list[int], list[int]]] = {s: ([], []) for s in get_args(Source)}
         for column, (_, _, angle) in enumerate(self.angles):
-            found[angle.source][0].append(column)
-            found[angle.source][1].append(angle.index)
-        return found
+            grouped[angle.source][0].append(column)
+            grouped[angle.source][1].append(angle.index)
+        return grouped
 
     def angle_table(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """Gathers every gate's angles from their sources.
@@ -281,13 +281,15 @@ class Circuit:
         return pool[:, torch.tensor(index, dtype=torch.long, device=inputs.device)]
 
     def weights_as_inputs(self) -> "Circuit":
-        """The same circuit with every angle that is no constant an input of its own."""
+        """The same circuit in which every angle is an input of its own, constants apart."""
         count = itertools.count()
 
-        def own(angle: Angle) -> Angle:
+        def as_input(angle: Angle) -> Angle:
             return angle if angle.source == "constant" else Angle.of_input(next(count))
 
-        gates = tuple(replace(gate, angles=tuple(map(own, gate.angles))) for gate in self.gates)
+        gates = tuple(
+            replace(gate, angles=tuple(map(as_input, gate.angles))) for gate in self.gates
+        )
         return Circuit(self.n_qubits, gates, self.observables, next(count))
 
     def split(self, table: Tensor) -> Sequence[Tensor]:
@@ -298,7 +300,7 @@ class Circuit:
         def count(number: int, noun: str) -> str:
             return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
-        head = ", ".join(
+        summary = ", ".join(
             [
                 count(self.n_qubits, "qubit"),
                 count(self.n_inputs, "input")
@@ -307,4 +309,4 @@ class Circuit:
             ]
         )
         readout = ", ".join(f"<{observable}>" for observable in self.observables)
-        return "\n".join([head, *(f"  {gate}" for gate in self.gates), f"reads {readout}"])
+        return "\n".join([summary, *(f"  {gate}" for gate in self.gates), f"reads {readout}"])

@@ -48,7 +48,7 @@ class JacobianRule(ABC):
     """A rule that computes the whole Jacobian; a subclass gives ``name`` and `jacobian`."""
 
     def why_not(self, function: QuantumFunction) -> str | None:
-        """Applies to every function, unless a subclass says otherwise.
+        """Applies to every function, unless a subclass restricts it.
 
         Args:
             function (QuantumFunction): What is to be differentiated.

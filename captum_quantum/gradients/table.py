@@ -62,7 +62,7 @@ def vjp_of(rule: str, function: QuantumFunction) -> Pullback:
 
     Raises:
         ValueError: If there is no rule of this name.
-        GradientRuleError: If the rule does not apply; says why.
+        GradientRuleError: If the rule does not apply; with the reason.
     """
     chosen = RULES[_checks.check_choice("gradient rule", rule, RULES)]
     reason = chosen.why_not(function)

@@ -134,9 +134,9 @@ class RealAmplitudes(LayeredAnsatz):
 
 
 class QCNN(LayeredAnsatz):
-    """Quantum convolutional network: a layer convolves neighbouring qubits and pools half of them.
+    """Quantum convolutional network: a layer convolves neighboring qubits and pools half of them.
 
-    Convolution, on even, then odd neighbouring pairs of the qubits still active: RY on both, RXX,
+    Convolution, on even, then odd neighboring pairs of the qubits still active: RY on both, RXX,
     RYY, RZZ, RY on both, with weights shared by all pairs. Pooling, on pairs: CRZ and, on control
     0, CRX from the qubit that is dropped to the one that stays. Weights ``(n_layers, 9)``. After
     arXiv:1810.03787. The qubits that stay are 1, 3, 5, ... of those active: read the last one.
