@@ -83,7 +83,7 @@ run(folder / "whole")
 pause = 0.004  # 75 batches of two maps each: at least 0.6 s
 moments = random.Random(int(sys.argv[2]))
 kills, sizes = 0, set()
-while kills < 20:
+while kills < 20 or (len(sizes) < 4 and kills < 500):  # a busy machine starts slowly
     child = os.fork()
     if not child:
         run(folder / "killed")
@@ -111,7 +111,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (seed, done.stderr)
     n_kills, n_sizes = map(int, done.stdout.split())
-    assert n_kills == 20, seed
+    assert n_kills >= 20, seed
     assert n_sizes >= 4, seed  # they did fall into the work
     for name in ("values.csv", "configuration.json"):
         whole, killed = ((tmp_path / f / name).read_bytes() for f in ("whole", "killed"))
