@@ -10,7 +10,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11 python3.10)
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint docs bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,12 +29,15 @@ lint: $(STAMP)  ## Check style and types only
 	$(BIN)/ruff format --check
 	$(BIN)/mypy captum_quantum
 
+docs: $(STAMP)  ## Build the API pages from the docstrings; open docs-output/index.html
+	$(BIN)/python tests/docs/pages.py --output docs-output
+
 bench: $(BENCH_STAMP)  ## Measure speed and memory against other simulators (about 20 minutes)
 	$(BIN)/python tests/benchmarks/simulators.py --output tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/evaluation.py --output tests/benchmarks/results
 
 clean:  ## Remove .venv and everything that was generated
-	rm -rf $(VENV) demo-output build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo-output docs-output build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
@@ -48,12 +51,12 @@ $(STAMP): pyproject.toml constraints.txt
 	echo "Name one, for example with: make PYTHON=/path/to/python3.11" >&2; \
 	exit 1
 	@echo "Installing into $(VENV), this once. It takes a few minutes."
-	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[demo,test]'
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[demo,docs,test]'
 	@touch $@
 
 $(METRICS_STAMP): $(STAMP)
 	@echo "Installing what the metrics are tested against into $(VENV), this once."
-	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[demo,metrics-test,test]'
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[demo,docs,metrics-test,test]'
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)

@@ -7,12 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captum_quantum import metrics
+    from captum_quantum import datasets, metrics, models, training, visualization
     from captum_quantum.attr import QuantumLayerGradCam
     from captum_quantum.circuit import Angle, Circuit, CircuitError, Gate, Observable
-    from captum_quantum.evaluation.comparison import compare
-    from captum_quantum.evaluation.report import Report
-    from captum_quantum.gradient import GradientPathError, GradientRuleError, quantum_gradient
+    from captum_quantum.evaluation import Report, compare
+    from captum_quantum.gradients import GradientPathError, GradientRuleError, quantum_gradient
     from captum_quantum.layer import VQCLayer
     from captum_quantum.models import HybridClassifier, classical_twin
 
@@ -32,34 +31,35 @@ __all__ = [
     "VQCLayer",
     "classical_twin",
     "compare",
+    "datasets",
     "metrics",
+    "models",
     "quantum_gradient",
+    "training",
+    "visualization",
 ]
 
-_HOME = {
-    "Angle": "circuit",
-    "Circuit": "circuit",
-    "CircuitError": "circuit",
-    "Gate": "circuit",
-    "GradientPathError": "gradient",
-    "GradientRuleError": "gradient",
-    "HybridClassifier": "models",
-    "Observable": "circuit",
-    "QuantumLayerGradCam": "attr",
-    "Report": "evaluation",
-    "VQCLayer": "layer",
-    "classical_twin": "models",
-    "compare": "evaluation",
-    "quantum_gradient": "gradient",
+_ROOMS = {
+    "attr": ("QuantumLayerGradCam",),
+    "circuit": ("Angle", "Circuit", "CircuitError", "Gate", "Observable"),
+    "datasets": (),
+    "evaluation": ("Report", "compare"),
+    "gradients": ("GradientPathError", "GradientRuleError", "quantum_gradient"),
+    "layer": ("VQCLayer",),
+    "metrics": (),
+    "models": ("HybridClassifier", "classical_twin"),
+    "training": (),
+    "visualization": (),
 }
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "metrics":
-        return import_module(f"{__name__}.metrics")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

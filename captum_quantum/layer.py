@@ -1,31 +1,31 @@
 """VQCLayer: a variational quantum circuit as one PyTorch module."""
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks
+from captum_quantum import _checks, _compat
 from captum_quantum.circuit import Circuit, Observable, read_observables
-from captum_quantum.gradient import (
+from captum_quantum.gradients import (
     RULES,
     Pullback,
     attach,
     first_derivative,
-    only_inputs,
-    pullback,
+    function_of_angles,
+    function_of_inputs,
+    is_inputs_only,
+    vjp_of,
 )
-from captum_quantum.simulate import FusedSimulator, expectation_values
+from captum_quantum.simulate import Simulator, normalize, read_simulator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIMULATORS = ("fused", "torchquantum")
-"""The names of the simulators."""
+_MAX_QUBITS = 24
 
 
 def _columns(values: Tensor, indices: list[int], dim: int) -> Tensor:
@@ -35,26 +35,29 @@ def _columns(values: Tensor, indices: list[int], dim: int) -> Tensor:
     return values.index_select(dim, torch.tensor(indices, dtype=torch.long, device=values.device))
 
 
-def _rescaled(rows: Tensor) -> Tensor:
-    """Divides amplitudes by the largest: only ratios count, and their squares stay in range."""
-    return rows / rows.detach().abs().amax(dim=-1, keepdim=True)
-
-
 class _Adjoint(torch.autograd.Function):
-    """A fused call as one node of the autograd graph."""
+    """A simulator's call with its vjp as one node of the autograd graph."""
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weights: Tensor, simulator: FusedSimulator, dtype: torch.dtype
+        ctx: Any,
+        inputs: Tensor,
+        weights: Tensor,
+        initial: Tensor | None,
+        simulator: Any,
+        circuit: Circuit,
+        dtype: torch.dtype,
     ) -> Tensor:
-        values, ctx.call = simulator.call(inputs, weights, dtype, ctx.needs_input_grad[:2])
-        return values
+        values, ctx.pullback = simulator.vjp(
+            circuit, inputs, weights, dtype, initial=initial, needs=ctx.needs_input_grad[:3]
+        )
+        result: Tensor = values
+        return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        found = ctx.call.pull(grad)
-        by_inputs, by_weights = (None if by is None else first_derivative(by) for by in found)
-        return by_inputs, by_weights, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        cotangents = (None if c is None else first_derivative(c) for c in ctx.pullback(grad))
+        return (*cotangents, None, None, None)
 
 
 class VQCLayer(nn.Module):
@@ -77,15 +80,18 @@ class VQCLayer(nn.Module):
         ansatz (str or nn.Module): ``"rx_ry_rz_ring"``, ``"strongly_entangling"``,
             ``"real_amplitudes"``, ``"qcnn"``, one of TorchQuantum's layers by name, or a
             ``tq.QuantumModule``.
-        reupload (bool): Whether to encode the inputs anew before every layer of the ansatz.
+        reupload (bool): Whether to encode the inputs again before every layer of the ansatz.
         observables (list, optional): What to read: Pauli strings such as ``"Z0"``, ``"X0 Z2"`` or
             ``"XIZ"``, or mappings from such to coefficients. Default: ``<Z>`` on every qubit.
-        simulator (str): ``"fused"``: neighbouring gates become few large matrix products; or
-            ``"torchquantum"``: TorchQuantum's own run of the modules, in complex64. Both are exact.
+        simulator (str or Simulator): ``"fused"``: neighboring gates become few large matrix
+            products; ``"torchquantum"``: TorchQuantum's own run of the modules, in complex64. Both
+            are exact. Or an object of one's own with ``exact`` and ``expectations``, see
+            :class:`captum_quantum.simulate.Simulator`.
         gradient (str, optional): The derivative rule: ``"adjoint"``, ``"backprop"``,
             ``"parameter-shift"``, ``"commutator"`` or ``"finite-difference"``; see
-            :func:`quantum_gradient`. Default: ``"adjoint"`` with the fused simulator, else
-            ``"backprop"``, which gives derivatives of any order.
+            :func:`quantum_gradient`. Default: ``"adjoint"`` if the simulator has a vjp, as the
+            fused one; else ``"backprop"``, which gives derivatives of any order, if the simulator
+            is exact; else ``"parameter-shift"``.
         dtype (torch.dtype): torch.complex64 or torch.complex128: the least precision of the
             simulation; for float64 inputs the fused simulator takes complex128 in any case.
 
@@ -94,10 +100,11 @@ class VQCLayer(nn.Module):
         - Output: ``(..., n_observables)``, real, in the input's dtype and on its device.
 
     Attributes:
-        encoder (nn.Module): The TorchQuantum encoder.
-        ansatz (nn.Module): The TorchQuantum ansatz.
+        encoder (nn.Module or None): The TorchQuantum encoder; None after `from_circuit`.
+        ansatz (nn.Module or None): The TorchQuantum ansatz; None after `from_circuit`.
         circuit (Circuit): The traced circuit.
-        fused (FusedSimulator): The fused simulator; ``print(layer.fused.plan)`` shows what it runs.
+        simulator (str or Simulator): As it was given.
+        gradient (str): The name of the layer's gradient rule.
 
     Raises:
         TypeError, ValueError: If an argument or an input is wrong.
@@ -123,33 +130,21 @@ class VQCLayer(nn.Module):
         ansatz: str | nn.Module = "rx_ry_rz_ring",
         reupload: bool = False,
         observables: Sequence[Observable | str | Mapping[str, float]] | None = None,
-        simulator: str = "fused",
+        simulator: str | Simulator = "fused",
         gradient: str | None = None,
         dtype: torch.dtype = torch.complex64,
     ) -> None:
         super().__init__()
-        _checks.check_int("n_qubits", n_qubits, 1, 24)
+        _checks.check_int("n_qubits", n_qubits, 1, _MAX_QUBITS)
         _checks.check_int("n_layers", n_layers, 1)
         if not isinstance(reupload, bool):
             _checks.wrong_type("reupload", "True or False", reupload)
-        self.simulator = _checks.check_choice("simulator", simulator, SIMULATORS)
-        fused = simulator == "fused"
-        if gradient is None:
-            gradient = "adjoint" if fused else "backprop"
-        self.gradient = _checks.check_choice("gradient", gradient, RULES)
-        if gradient == "adjoint" and not fused:
-            _checks.wrong_value(
-                "gradient", "another than 'adjoint' for simulator 'torchquantum'", gradient
-            )
-        if dtype not in (torch.complex64, torch.complex128):
-            _checks.wrong_value("dtype", "torch.complex64 or torch.complex128", dtype)
-        if dtype != torch.complex64 and not fused:
-            _checks.wrong_value("dtype", "torch.complex64 for simulator 'torchquantum'", dtype)
+        self._choose(simulator, gradient, dtype)
         read = read_observables(observables, n_qubits)
         from captum_quantum import tq
 
-        self.encoder = tq.make_encoder(encoder, n_qubits)
-        self.ansatz = tq.make_ansatz(ansatz, n_qubits, n_layers)
+        self.encoder: nn.Module | None = tq.make_encoder(encoder, n_qubits)
+        self.ansatz: nn.Module | None = tq.make_ansatz(ansatz, n_qubits, n_layers)
         if reupload and not (
             hasattr(self.ansatz, "layer")
             and isinstance(getattr(self.ansatz, "n_layers", None), int)
@@ -161,15 +156,94 @@ class VQCLayer(nn.Module):
                 self.ansatz,
             )
         self.reupload = reupload
-        self.dtype = dtype
         self.circuit: Circuit = tq.trace(self.encoder, self.ansatz, n_qubits, read, reupload)
         self._weights = [attrgetter(name) for name in tq.weight_names(self.encoder, self.ansatz)]
-        self.fused = FusedSimulator(self.circuit)
 
-    @cached_property
-    def _all_inputs(self) -> FusedSimulator:
-        """The circuit with its weights taken as inputs: every row of angles has its own."""
-        return FusedSimulator(self.circuit.weights_as_inputs())
+    @classmethod
+    def from_circuit(
+        cls,
+        circuit: Circuit,
+        weights: Tensor | None = None,
+        *,
+        simulator: str | Simulator = "fused",
+        gradient: str | None = None,
+        dtype: torch.dtype = torch.complex64,
+    ) -> "VQCLayer":
+        """Makes a layer of a circuit that is given as data, without TorchQuantum modules.
+
+        Args:
+            circuit (Circuit): The circuit, of at most 24 qubits.
+            weights (Tensor, optional): Its weights in radians, real, shape ``(n_weights,)``. An
+                ``nn.Parameter`` becomes the layer's own parameter, so that it may be shared; the
+                values of a tensor are copied. Default: uniform in [-pi, pi).
+            simulator (str or Simulator): ``"fused"``, ``"torchquantum"``, or an object of one's
+                own, as in :class:`VQCLayer`.
+            gradient (str, optional): The derivative rule, as in :class:`VQCLayer`. Default: the
+                simulator's own vjp ("adjoint") if it has one, else ``"backprop"`` if the simulator
+                is exact, else ``"parameter-shift"``.
+            dtype (torch.dtype): torch.complex64 or torch.complex128: the least precision of the
+                simulation.
+
+        Returns:
+            VQCLayer: The layer. Its ``encoder`` and ``ansatz`` are None; its one parameter, if the
+            circuit has weights, is ``circuit_weights``.
+
+        Raises:
+            TypeError, ValueError: If an argument is wrong.
+
+        Examples:
+            >>> import torch
+            >>> from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
+            >>> gates = [Gate("ry", (0,), (Angle.of_input(0),)),
+            ...          Gate("ry", (0,), (Angle.of_weight(0),))]
+            >>> circuit = Circuit(1, gates, [Observable.of("Z0")], n_inputs=1, n_weights=1)
+            >>> layer = VQCLayer.from_circuit(circuit, torch.tensor([0.5]))
+            >>> layer(torch.tensor([[0.0], [0.5]]))  # cos 0.5, cos 1
+            tensor([[0.8776],
+                    [0.5403]], grad_fn=<_AdjointBackward>)
+        """
+        if not isinstance(circuit, Circuit):
+            _checks.wrong_type("circuit", "a Circuit", circuit)
+        _checks.check_int("n_qubits of the circuit", circuit.n_qubits, 1, _MAX_QUBITS)
+        if weights is None:
+            weights = (torch.rand(circuit.n_weights) * 2 - 1) * math.pi
+        _checks.check_real("weights", weights)
+        if weights.shape != (circuit.n_weights,):
+            _checks.wrong_value("weights", f"of shape ({circuit.n_weights},)", weights)
+        _checks.check_finite("weights", weights.detach())
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._choose(simulator, gradient, dtype)
+        layer.encoder = layer.ansatz = None
+        layer.reupload, layer.circuit = False, circuit
+        layer._weights = []
+        if circuit.n_weights:
+            if not isinstance(weights, nn.Parameter):
+                weights = nn.Parameter(weights.detach().clone())
+            layer.circuit_weights = weights
+            layer._weights = [attrgetter("circuit_weights")]
+        return layer
+
+    def _choose(self, simulator: str | Simulator, gradient: str | None, dtype: torch.dtype) -> None:
+        """Reads the arguments that say how the circuit is run and differentiated."""
+        self.simulator = simulator
+        self._simulator: Any = read_simulator(simulator)
+        name = _checks.describe(simulator)
+        if gradient is None:
+            if self.vjp is not None:
+                gradient = "adjoint"
+            else:
+                gradient = "backprop" if self.exact else "parameter-shift"
+        self.gradient = _checks.check_choice("gradient", gradient, RULES)
+        if gradient == "adjoint" and self.vjp is None:
+            _checks.wrong_value(
+                "gradient", f"another than 'adjoint' for simulator {name}, without a vjp", gradient
+            )
+        if dtype not in (torch.complex64, torch.complex128):
+            _checks.wrong_value("dtype", "torch.complex64 or torch.complex128", dtype)
+        if dtype not in self._dtypes:
+            _checks.wrong_value("dtype", f"{self._dtypes[0]} for simulator {name}", dtype)
+        self.dtype = dtype
 
     @property
     def n_qubits(self) -> int:
@@ -200,11 +274,7 @@ class VQCLayer(nn.Module):
 
     def amplitudes(self, inputs: Tensor) -> Tensor | None:
         """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
-        if not self.circuit.amplitude_encoding:
-            return None
-        inputs = _rescaled(inputs)
-        norm: Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
-        return inputs / norm
+        return normalize(inputs) if self.circuit.amplitude_encoding else None
 
     def run(
         self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
@@ -218,76 +288,95 @@ class VQCLayer(nn.Module):
                 own in every row, so that matrices can be shared by the batch.
 
         Returns:
-            Tensor: Shape ``(batch, n_observables)``, differentiable by autograd.
+            Tensor: Shape ``(batch, n_observables)``, differentiable by autograd if the simulator
+            is.
         """
-        if self.simulator == "torchquantum":
-            from captum_quantum.tq import run_circuit
-
-            states = run_circuit(self.circuit, angles.float(), amplitudes)
-            values = expectation_values(states, self.circuit.observables, self.n_qubits)
-            return values.to(angles.dtype)
-        dtype = self._complex(angles)
-        by_inputs, by_weights = self.circuit.columns("input"), self.circuit.columns("weight")
-        if own_weights or not by_weights:
-            inputs = angles[:, by_inputs] if amplitudes is None else amplitudes
-            values = self.fused.run(inputs, self._weight_angles(), dtype)
-        elif amplitudes is None:
-            columns = sorted(by_inputs + by_weights)
-            values = self._all_inputs.run(angles[:, columns], angles.new_zeros(0), dtype)
+        inputs = _columns(angles, self.circuit.columns("input"), 1)
+        if own_weights:
+            weights = self._weight_angles()
         else:
-            rows, which = torch.unique(angles[:, by_weights], dim=0, return_inverse=True)
-            values = angles.new_zeros(len(angles), self.n_observables)
-            for k, row in enumerate(rows):
-                part = which == k
-                found = self.fused.run(amplitudes[part], row, dtype).to(values.dtype)
-                values = values.index_put((part.nonzero()[:, 0],), found)
-        return values.to(angles.dtype)
+            weights = _columns(angles, self.circuit.columns("weight"), 1)
+        return self._simulate(inputs, weights, amplitudes, angles.dtype).to(angles.dtype)
 
-    def adjoint_pullback(self, inputs: Tensor) -> Pullback | None:
-        """Adjoint differentiation by inputs; None where the simulator does not offer it.
+    def _simulate(
+        self, inputs: Tensor, weights: Tensor, initial: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        values: Tensor = self._simulator.expectations(
+            self.circuit, inputs, weights, self._complex(dtype), initial=initial
+        )
+        return values
 
-        Args:
-            inputs (Tensor): Input angles, one column for each gate that takes one; under amplitude
-                encoding the layer's inputs, ``(batch, 2**n)``.
+    @property
+    def exact(self) -> bool:
+        """Whether the simulator's values carry no noise."""
+        return bool(self._simulator.exact)
 
-        Returns:
-            Callable: ``(batch, n_observables)`` to the shape of inputs.
+    @property
+    def applies_rule(self) -> bool:
+        """Whether autograd through the layer follows ``gradient``: not if a subclass computes."""
+        return type(self).forward is VQCLayer.forward and "forward" not in vars(self)
+
+    @property
+    def vjp(self) -> Callable[[Tensor], Pullback] | None:
+        """Adjoint differentiation by inputs; None where the simulator has no vjp.
+
+        From input angles ``(batch, n)``, one column for each gate angle that comes from an input
+        (under amplitude encoding: from the inputs ``(batch, 2**n_qubits)``), to the function that
+        turns cotangents ``(batch, n_observables)`` into those of its argument.
         """
-        if self.simulator != "fused":
-            return None
+        return None if getattr(self._simulator, "vjp", None) is None else self._vjp
+
+    def _vjp(self, inputs: Tensor) -> Pullback:
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
-            given = self.amplitudes(leaf) if self.circuit.amplitude_encoding else leaf
-            assert given is not None
-            weights, dtype = self._weight_angles(), self._complex(leaf)
-            _, call = self.fused.call(given, weights, dtype, (True, False))
+            initial = self.amplitudes(leaf)
+        no_angles = leaf.new_zeros(len(leaf), 0)
+        _, pullback = self._simulator.vjp(
+            self.circuit,
+            leaf.detach() if initial is None else no_angles,
+            self._weight_angles().detach(),
+            self._complex(leaf.dtype),
+            initial=None if initial is None else initial.detach(),
+            needs=(initial is None, False, initial is not None),
+        )
 
-        def pull(grad: Tensor) -> Tensor:
-            found = call.pull_inputs(grad)
-            if given is leaf:
-                return found
-            return torch.autograd.grad(given, leaf, found.to(given.dtype), retain_graph=True)[0]
+        def pull(cotangent: Tensor) -> Tensor:
+            by_inputs, _, by_initial = pullback(cotangent)
+            if initial is None:
+                result: Tensor = by_inputs
+                return result
+            cotangent = by_initial.to(initial.dtype)
+            return torch.autograd.grad(initial, leaf, cotangent, retain_graph=True)[0]
 
         return pull
 
-    def _complex(self, inputs: Tensor) -> torch.dtype:
+    def precision(self, dtype: torch.dtype) -> torch.dtype:
+        """The real dtype in which values are computed for inputs of a dtype."""
+        return self._complex(dtype).to_real()
+
+    @property
+    def _dtypes(self) -> tuple[torch.dtype, ...]:
+        return getattr(self._simulator, "dtypes", (torch.complex64, torch.complex128))
+
+    def _complex(self, dtype: torch.dtype) -> torch.dtype:
         """The precision of the simulation: that of the layer, or of float64 inputs."""
-        return torch.complex128 if inputs.dtype == torch.float64 else self.dtype
+        wide = dtype == torch.float64 and torch.complex128 in self._dtypes
+        return torch.complex128 if wide else self.dtype
 
     def _weight_angles(self) -> Tensor:
         weights = self.weights
         # Weights that the model itself has computed may depend on what is explained.
-        if only_inputs() and all(read(self).is_leaf for read in self._weights):
+        if is_inputs_only() and all(read(self).is_leaf for read in self._weights):
             weights = weights.detach()
         return _columns(weights, self.circuit.indices("weight"), 0)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Expectation values ``(..., n_observables)`` for inputs ``(..., n_inputs)``."""
         self._check_inputs(inputs)
-        if inputs.dim() != 2:  # a reshape that changes nothing is one more node on the way back
-            rows = inputs.reshape(math.prod(inputs.shape[:-1]), self.n_inputs)
-            return self._of_rows(rows).reshape(*inputs.shape[:-1], self.n_observables)
-        return self._of_rows(inputs)
+        if inputs.dim() == 2:  # a reshape that changes nothing is one more node of the graph
+            return self._of_rows(inputs)
+        rows = inputs.reshape(math.prod(inputs.shape[:-1]), self.n_inputs)
+        return self._of_rows(rows).reshape(*inputs.shape[:-1], self.n_observables)
 
     def _of_rows(self, rows: Tensor) -> Tensor:
         values = self._values(rows) if len(rows) else self._no_values(rows)
@@ -295,51 +384,43 @@ class VQCLayer(nn.Module):
 
     def _values(self, rows: Tensor) -> Tensor:
         if self.gradient == "backprop" or not torch.is_grad_enabled():
-            return self._exact(rows)
+            return self._undifferentiated(rows)
         if self.gradient == "adjoint":
-            return self._by_adjoint(rows)
+            inputs, initial = self._angles(rows)
+            node: Any = _Adjoint
+            weights, dtype = self._weight_angles(), self._complex(rows.dtype)
+            adjoint: Tensor = node.apply(
+                inputs, weights, initial, self._simulator, self.circuit, dtype
+            )
+            return adjoint
         with torch.no_grad():
-            values = self._exact(rows)
-        amplitudes = self.amplitudes(rows)
+            values = self._undifferentiated(rows)
+        initial = self.amplitudes(rows)
         table = self.angle_table(rows)
-        if amplitudes is not None and rows.requires_grad:
-            values = attach(values, rows, pullback(self.gradient, self, rows, None))
+        if initial is not None and rows.requires_grad:
+            function = function_of_inputs(self, self, rows, self._undifferentiated)
+            values = attach(values, rows, vjp_of(self.gradient, function))
         for source in ("input", "weight"):
             columns = self.circuit.columns(source)
             if columns and table.requires_grad:
-                pull = pullback(self.gradient, self, table.detach(), columns, amplitudes)
-                values = attach(values, table[:, columns], pull)
+                function = function_of_angles(self, self, table, source, initial)
+                values = attach(values, table[:, columns], vjp_of(self.gradient, function))
         return values
 
-    def _exact(self, rows: Tensor) -> Tensor:
-        if self.simulator == "torchquantum":
-            return self._run_modules(rows)
-        inputs, weights, dtype = self._angles(rows), self._weight_angles(), self._complex(rows)
-        if torch.is_grad_enabled():
-            return self.fused.run(inputs, weights, dtype)
-        return self.fused.call(inputs, weights, dtype)[0]
+    def _undifferentiated(self, rows: Tensor) -> Tensor:
+        """The simulator's values; differentiable by autograd if the simulator is."""
+        run_modules = getattr(self._simulator, "run_modules", None)
+        if run_modules is not None and self.encoder is not None:
+            values: Tensor = run_modules(
+                self.encoder, self.ansatz, self.circuit, rows, self.reupload
+            )
+            return values
+        inputs, initial = self._angles(rows)
+        return self._simulate(inputs, self._weight_angles(), initial, rows.dtype)
 
-    def _by_adjoint(self, rows: Tensor) -> Tensor:
-        node: Any = _Adjoint
-        values: Tensor = node.apply(
-            self._angles(rows), self._weight_angles(), self.fused, self._complex(rows)
-        )
-        return values
-
-    def _angles(self, rows: Tensor) -> Tensor:
-        """What the fused simulator takes: input angles, or amplitudes."""
-        amplitudes = self.amplitudes(rows)
-        if amplitudes is not None:
-            return amplitudes
-        return _columns(rows, self.circuit.indices("input"), 1)
-
-    def _run_modules(self, rows: Tensor) -> Tensor:
-        from captum_quantum.tq import run_modules
-
-        if self.circuit.amplitude_encoding:
-            rows = _rescaled(rows)
-        states = run_modules(self.encoder, self.ansatz, self.n_qubits, rows.float(), self.reupload)
-        return expectation_values(states, self.circuit.observables, self.n_qubits)
+    def _angles(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Input angles, one column for each gate angle from an input, and initial states."""
+        return _columns(rows, self.circuit.indices("input"), 1), self.amplitudes(rows)
 
     def _no_values(self, rows: Tensor) -> Tensor:
         return rows.new_zeros(0, self.n_observables) + rows.sum() + self.weights.sum()
@@ -351,14 +432,12 @@ class VQCLayer(nn.Module):
         device = self._weights[0](self).device if self._weights else inputs.device
         if device != inputs.device:
             _checks.wrong_value("inputs", f"on the layer's device, {device}", inputs)
-        if inputs.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(
-            inputs
-        ):
+        if inputs.device.type == "cpu" and not _compat.is_functorch_tensor(inputs):
             _checks.check_finite("inputs", inputs.detach())
             if self.circuit.amplitude_encoding and bool((inputs == 0).all(dim=-1).any()):
                 raise ValueError(
                     _checks.sentence(
-                        "inputs", "not all zero, to be normalised to amplitudes", "a row of zeros"
+                        "inputs", "not all zero, to be normalized to amplitudes", "a row of zeros"
                     )
                 )
 

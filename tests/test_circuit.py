@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import reference as ref
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from captum_quantum import CircuitError
@@ -23,7 +25,8 @@ from captum_quantum.circuit import (
     gate_type,
     read_observables,
 )
-from captum_quantum.circuit.gates import ALIASES, FOUR_TERM, TWO_TERM, extended_index
+from captum_quantum.circuit.gates import ALIASES, FOUR_TERM, TWO_TERM
+from captum_quantum.circuit.primitives import extended_index
 
 X0, X1, W0 = Angle.of_input(0), Angle.of_input(1), Angle.of_weight(0)
 Z0 = Observable.of("Z0")
@@ -343,6 +346,20 @@ def test_observables_are_made_of_what_describes_them():
     assert hash(Observable([word])) == hash(Observable((word,)))
 
 
+PAULI_STRINGS = st.builds(
+    PauliString,
+    st.dictionaries(st.integers(0, 30), st.sampled_from("XYZ"), max_size=4).map(
+        lambda factors: tuple(factors.items())
+    ),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+
+
+@given(st.lists(PAULI_STRINGS, min_size=1, max_size=4).map(Observable))
+def test_an_observable_is_read_from_its_own_text(observable):
+    assert Observable.of(str(observable)) == observable
+
+
 def test_observables_default_to_z_on_each_qubit():
     assert read_observables(None, 3) == tuple(map(Observable.of, ("Z0", "Z1", "Z2")))
     read = read_observables(["Z1", Z0, {"X0": 2.0}, "Z1", PauliString(())], 2)
@@ -569,7 +586,11 @@ def test_wrong_circuits_are_refused(make, error, message):
                 "ZZ X",
                 "XAZ",
                 "Z0 * X1",
-                "2 Z0",
+                "2 * Z0",
+                "2",
+                "2 2 Z0",
+                "Z0 + ",
+                "Z0 - X1",
                 "Z 0",
             )
         ),
@@ -715,7 +736,7 @@ def test_a_factor_with_an_angle_is_diagonal_between_changes_of_basis(name, n_wir
     for factor in GATE_TYPES[name].primitives(n_wires, inverse):
         if factor.cosine is None:
             continue
-        before, turn, after = factor.diagonalised()
+        before, turn, after = factor.diagonalized()
         places = {wire: k for k, wire in enumerate(factor.wires)}
         product = torch.eye(2 ** len(places), dtype=torch.complex128)
         for part in (*before, turn, *after):

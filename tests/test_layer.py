@@ -37,8 +37,8 @@ from captum_quantum import (
     VQCLayer,
 )
 from captum_quantum.circuit import PauliString
-from captum_quantum.gradient import RULES
-from captum_quantum.layer import SIMULATORS
+from captum_quantum.gradients import RULES
+from captum_quantum.simulate import SIMULATORS
 from captum_quantum.tq import ANSAETZE, ENCODERS
 
 # Of the simulation in complex64, and of central differences with its step of 0.01.
@@ -1114,7 +1114,7 @@ NAN, INF = math.nan, math.inf
             "amplitude",
             torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]]),
             ValueError,
-            "inputs must be not all zero, to be normalised to amplitudes; got a row of zeros",
+            "inputs must be not all zero, to be normalized to amplitudes; got a row of zeros",
         ),
         ("amplitude", torch.zeros(4), ValueError, "inputs must be not all zero"),
         (

@@ -1,77 +1,22 @@
 """QGrad-CAM with Captum's API."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from captum._utils.common import (
-    _format_additional_forward_args,
-    _run_forward,
-    _select_targets,
-    _sort_key_list,
-)
-from captum.attr import GradientAttribution, LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_quantum import _checks
-from captum_quantum.attr._recording import LayerCall, Recorder, explain_broken_path
-from captum_quantum.circuit import Circuit
-from captum_quantum.gradient import (
-    RULES,
-    GradientPathError,
-    QuantumCall,
-    inputs_only,
-    intercept,
-)
-
-Grads = tuple[Tensor, ...]
+from captum_quantum.attr._explainer import LayerExplainer
+from captum_quantum.attr._maps import channel_weights, weighted_sum
+from captum_quantum.attr._recording import Grads, RecordedGraph
+from captum_quantum.attr._shares import membership, one_at_a_time
+from captum_quantum.gradients import GradientPathError, QuantumCall
+from captum_quantum.quantum_layer import as_quantum_layer
 
 
-@dataclass
-class _Graph:
-    """One recorded forward pass: from the layer to the model's output."""
-
-    calls: list[LayerCall]
-    output: Tensor
-    quantum_calls: list[QuantumCall]
-
-    @property
-    def leaves(self) -> list[Tensor]:
-        return [tensor for call in self.calls for tensor in call.tensors]
-
-    def regroup(self, grads: Sequence[Tensor | None]) -> list[Grads]:
-        """The gradients of ``leaves``, call by call; None, an unused tensor, becomes zero."""
-        filled = [
-            torch.zeros_like(leaf) if grad is None else grad
-            for leaf, grad in zip(self.leaves, grads, strict=True)
-        ]
-        grouped, start = [], 0
-        for call in self.calls:
-            grouped.append(tuple(filled[start : start + len(call.tensors)]))
-            start += len(call.tensors)
-        return grouped
-
-
-def _channel_weights(grad: Tensor) -> Tensor:
-    """Averages a gradient over all dimensions behind the channels, which stay with size 1."""
-    return grad.mean(dim=tuple(range(2, grad.dim())), keepdim=True) if grad.dim() > 2 else grad
-
-
-def _grad_cam(grad: Tensor, activation: Tensor, sum_channels: bool = True) -> Tensor:
-    weights = _channel_weights(grad)
-    if not sum_channels:
-        return weights * activation
-    if activation.dim() < 3:
-        return (weights * activation).sum(dim=1, keepdim=True)
-    # A product of matrices, as all scaled channels would take as much memory as the activations.
-    summed = torch.bmm(weights.flatten(1)[:, None], activation.flatten(2))
-    return summed.reshape(len(activation), 1, *activation.shape[2:])
-
-
-class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
+class QuantumLayerGradCam(LayerExplainer):
     r"""QGrad-CAM: Grad-CAM for hybrid quantum-classical models, with Captum's API.
 
     With :math:`A^k` the feature maps of a convolutional layer and :math:`y` the target's score, the
@@ -137,59 +82,19 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
         (torch.Size([2, 4, 6, 6]), True)
     """
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Tensor],
-        layer: nn.Module,
-        device_ids: list[int] | None = None,
-        *,
-        quantum_layer: nn.Module | Sequence[nn.Module] | None = None,
-        gradient: str | None = None,
-        path_steps: int | None = None,
-    ) -> None:
-        if not callable(forward_func):
-            _checks.wrong_type("forward_func", "a module or a function", forward_func)
-        if not isinstance(layer, nn.Module):
-            _checks.wrong_type("layer", "a module", layer)
-        self._model = _module_behind(forward_func)
-        self._check_part("layer", layer)
-        if gradient is not None:
-            _checks.check_choice("gradient", gradient, RULES)
-        if path_steps is not None:
-            _checks.check_int("path_steps", path_steps, 1)
-        self.gradient, self.path_steps = gradient, path_steps
-        self.quantum_layers = self._find_quantum_layers(quantum_layer)
-        if gradient is not None and not self.quantum_layers:
-            raise ValueError(
-                _checks.sentence(
-                    "quantum_layer",
-                    f"given for gradient={gradient!r}, as forward_func shows no quantum layer",
-                    "None",
-                )
-            )
-        LayerAttribution.__init__(self, forward_func, layer, device_ids)
-        GradientAttribution.__init__(self, forward_func)
+    def channel_weights(self, grad: Tensor, activation: Tensor) -> Tensor:
+        """The weights by which activations are summed up: override this for another CAM.
 
-    def _check_part(self, argument: str, module: nn.Module) -> None:
-        if self._model is not None and all(module is not own for own in self._model.modules()):
-            _checks.wrong_value(
-                argument, f"one of the modules of {type(self._model).__name__}", module
-            )
+        Args:
+            grad (Tensor): The gradient of the score by the activations, shape
+                ``(batch, channels, *spatial)``.
+            activation (Tensor): The activations, of the same shape.
 
-    def _find_quantum_layers(
-        self, given: nn.Module | Sequence[nn.Module] | None
-    ) -> list[nn.Module]:
-        if given is None:
-            modules = [] if self._model is None else list(self._model.modules())
-            return [m for m in modules if isinstance(getattr(m, "circuit", None), Circuit)]
-        listed = [given] if isinstance(given, nn.Module) else given
-        if not isinstance(listed, Sequence) or not listed:
-            _checks.wrong_type("quantum_layer", "a module or a sequence of modules", given)
-        for module in listed:
-            if not isinstance(module, nn.Module):
-                _checks.wrong_type("quantum_layer", "a module or a sequence of modules", module)
-            self._check_part("quantum_layer", module)
-        return list(listed)
+        Returns:
+            Tensor: Shape ``(batch, channels, 1, ...)``, one weight for each channel, or that of the
+            activations. For shares that add up to the map, it must be linear in the gradient.
+        """
+        return channel_weights(grad)
 
     # As Captum's own methods are. Captum ships no types, so mypy cannot see that this decorator
     # returns the method with its signature; nothing on our side could declare it.
@@ -231,16 +136,19 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
         """
         kwargs = dict(grad_kwargs or {})
 
-        def maps_of(graph: _Graph) -> Grads:
-            grads = self._gradients(graph, self._score(graph, target), kwargs)
+        def maps_of(graph: RecordedGraph) -> Grads:
             maps = [
                 tuple(
-                    _grad_cam(grad, activation, attr_dim_summation)
-                    for grad, activation in zip(own, call.activations, strict=True)
+                    self._map(grad, activation, attr_dim_summation)
+                    for grad, activation in zip(grads, call.activations, strict=True)
                 )
-                for own, call in zip(grads, graph.calls, strict=True)
+                for grads, call in zip(
+                    self._gradients(graph, self._score(graph, target), kwargs),
+                    graph.calls,
+                    strict=True,
+                )
             ]
-            return self._gather(graph, maps)
+            return graph.gather(maps, self._device_ids)
 
         maps = self._explained(
             maps_of,
@@ -265,20 +173,29 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
         """The importance w_k of every feature map: the gradient averaged over its pixels.
 
         Args:
-            inputs: As in :meth:`attribute`.
-            target: As in :meth:`attribute`.
-            additional_forward_args: As in :meth:`attribute`.
-            attribute_to_layer_input: As in :meth:`attribute`.
+            inputs (Tensor or tuple[Tensor, ...]): The model's inputs, examples along dimension 0.
+            target (int, tuple, Tensor or list, optional): Which output is explained: an index for
+                all examples, or one for each; tuples index outputs of several dimensions. None for
+                an output of one number for each example.
+            additional_forward_args (Any, optional): Further arguments of forward_func.
+            attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
+                output.
 
         Returns:
             Tensor: Shape ``(batch, channels)``.
+
+        Raises:
+            TypeError, ValueError: If an argument is wrong, the layer is never called, its calls
+                give tensors of different shapes, or it has several tensors.
+            GradientPathError: If no gradient reaches the layer; names the module that breaks it.
+            GradientRuleError: If the gradient rule does not apply.
         """
 
-        def weights_of(graph: _Graph) -> Grads:
+        def weights_of(graph: RecordedGraph) -> Grads:
             self._check_single_tensor(graph)
             grads = self._gradients(graph, self._score(graph, target), {})
-            weights = [(_channel_weights(own[0]).flatten(1),) for own in grads]
-            return self._gather(graph, weights)
+            weights = [(channel_weights(grad).flatten(1),) for (grad,) in grads]
+            return graph.gather(weights, self._device_ids)
 
         (weights,) = self._explained(
             weights_of, inputs, additional_forward_args, attribute_to_layer_input
@@ -296,29 +213,37 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
         """The maps of several targets from one forward pass.
 
         Args:
-            inputs: As in :meth:`attribute`.
-            targets (Sequence): Targets as in :meth:`attribute`, for example ``range(10)``.
-            additional_forward_args: As in :meth:`attribute`.
-            attribute_to_layer_input: As in :meth:`attribute`.
-            relu_attributions: As in :meth:`attribute`.
+            inputs (Tensor or tuple[Tensor, ...]): The model's inputs, examples along dimension 0.
+            targets (Sequence): Several targets, each as ``target`` in :meth:`attribute`: an index
+                for all examples, or one for each; for example ``range(10)``.
+            additional_forward_args (Any, optional): Further arguments of forward_func.
+            attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
+                output.
+            relu_attributions (bool): Whether to keep only what speaks for the target.
 
         Returns:
             Tensor: Shape ``(batch, len(targets), *spatial)``; one column equals
             ``attribute(inputs, target)``.
+
+        Raises:
+            TypeError, ValueError: If an argument is wrong, the layer is never called, its calls
+                give tensors of different shapes, or it has several tensors.
+            GradientPathError: If no gradient reaches the layer; names the module that breaks it.
+            GradientRuleError: If the gradient rule does not apply.
         """
         if isinstance(targets, (str, Tensor)) or not isinstance(targets, Sequence):
             _checks.wrong_type("targets", "a sequence of targets", targets)
         if not targets:
             _checks.wrong_value("targets", "a sequence of at least one target", targets)
 
-        def maps_of(graph: _Graph) -> Grads:
+        def maps_of(graph: RecordedGraph) -> Grads:
             self._check_single_tensor(graph)
             scores = [self._score(graph, target) for target in targets]
-            columns = [
-                self._map(graph, self._gradients(graph, score, {"retain_graph": True}))
-                for score in scores
+            keep = {"retain_graph": True}
+            maps = [
+                self._joined_map(graph, self._gradients(graph, score, keep)) for score in scores
             ]
-            return (torch.cat(columns, dim=1),)
+            return (torch.cat(maps, dim=1),)
 
         (maps,) = self._explained(
             maps_of, inputs, additional_forward_args, attribute_to_layer_input
@@ -345,10 +270,13 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
         signed map. Of a layer called several times, each path counts at its first call.
 
         Args:
-            inputs: As in :meth:`attribute`.
-            target: As in :meth:`attribute`.
-            additional_forward_args: As in :meth:`attribute`.
-            attribute_to_layer_input: As in :meth:`attribute`.
+            inputs (Tensor or tuple[Tensor, ...]): The model's inputs, examples along dimension 0.
+            target (int, tuple, Tensor or list, optional): Which output is explained: an index for
+                all examples, or one for each; tuples index outputs of several dimensions. None for
+                an output of one number for each example.
+            additional_forward_args (Any, optional): Further arguments of forward_func.
+            attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
+                output.
             input_wires (Sequence[int], optional): For a quantum layer that shows no circuit, the
                 qubit of each of its inputs. Default: input i belongs to qubit i.
             return_direct (bool): Whether to return the direct part too.
@@ -358,11 +286,15 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             ``return_direct`` the direct part, shape ``(batch, 1, *spatial)``.
 
         Raises:
-            ValueError: If there is no single quantum layer behind the layer, or its encoding has no
-                angles on qubits, as amplitude encoding.
+            TypeError, ValueError: If an argument is wrong, the layer is never called or has several
+                tensors, there is no single quantum layer behind it, or the quantum layer's encoding
+                has no angles on qubits, as amplitude encoding.
+            GradientPathError: If no gradient reaches the layer; names the module that breaks it.
+            GradientRuleError: If the gradient rule does not apply.
         """
         module = self._single_quantum_layer()
-        circuit: Circuit | None = getattr(module, "circuit", None)
+        layer = as_quantum_layer(module)
+        circuit = None if layer is None else layer.circuit
         if circuit is not None and circuit.amplitude_encoding:
             _checks.wrong_value(
                 "quantum_layer",
@@ -370,35 +302,15 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
                 module,
             )
 
-        def shares_of(graph: _Graph) -> Grads:
-            score = self._quantum_score(graph, target)
-            pulled = torch.autograd.grad(
-                score,
-                [call.angles for call in graph.quantum_calls],
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            # From here on no gradient passes a quantum call: every path counts at its first.
-            for call in graph.quantum_calls:
-                call.open = False
-            membership = _membership(circuit, input_wires, pulled[0])
-            columns = [
-                self._map(
-                    graph,
-                    self._pull(
-                        graph,
-                        [call.angles for call in graph.quantum_calls],
-                        [grad * qubit for grad in pulled],
-                    ),
-                )
-                for qubit in membership
-            ]
-            direct = self._map(graph, self._pull(graph, [score], [torch.ones_like(score)]))
-            return torch.cat(columns, dim=1), direct
+        def parts(cotangent: Tensor) -> Iterable[Tensor]:
+            return [cotangent * share for share in membership(circuit, input_wires, cotangent)]
 
         shares, direct = self._explained(
-            shares_of, inputs, additional_forward_args, attribute_to_layer_input, intercepted=True
+            lambda graph: self._shares(graph, target, lambda call: call.angles, parts),
+            inputs,
+            additional_forward_args,
+            attribute_to_layer_input,
+            shares=True,
         )
         return (shares, direct) if return_direct else shares
 
@@ -413,15 +325,20 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
     ) -> Tensor | tuple[Tensor, Tensor]:
         r"""Each observable's share of the map.
 
-        As :meth:`attribute_qubits`, with the quantum layer's expectation values in the place of its
-        angles: :math:`\partial y / \partial A = D + \sum_o (\partial y / \partial E_o) (\partial
-        E_o / \partial A)`.
+        With :math:`E_o` the quantum layer's expectation values, :math:`\partial y / \partial A =
+        D + \sum_o (\partial y / \partial E_o) (\partial E_o / \partial A)`, where the direct part
+        D takes all paths past the quantum layer. Observable o's map is Grad-CAM with its term
+        alone. Shares and direct part add up to the signed map. Of a layer called several times,
+        each path counts at its first call.
 
         Args:
-            inputs: As in :meth:`attribute`.
-            target: As in :meth:`attribute`.
-            additional_forward_args: As in :meth:`attribute`.
-            attribute_to_layer_input: As in :meth:`attribute`.
+            inputs (Tensor or tuple[Tensor, ...]): The model's inputs, examples along dimension 0.
+            target (int, tuple, Tensor or list, optional): Which output is explained: an index for
+                all examples, or one for each; tuples index outputs of several dimensions. None for
+                an output of one number for each example.
+            additional_forward_args (Any, optional): Further arguments of forward_func.
+            attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
+                output.
             return_direct (bool): Whether to return the direct part too.
 
         Returns:
@@ -429,177 +346,64 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             with ``return_direct`` the direct part, shape ``(batch, 1, *spatial)``.
 
         Raises:
-            ValueError: If there is no single quantum layer behind the layer.
+            TypeError, ValueError: If an argument is wrong, the layer is never called or has several
+                tensors, or there is no single quantum layer behind it.
+            GradientPathError: If no gradient reaches the layer; names the module that breaks it.
+            GradientRuleError: If the gradient rule does not apply.
         """
-        self._single_quantum_layer()
-
-        def shares_of(graph: _Graph) -> Grads:
-            score = self._quantum_score(graph, target)
-            calls = graph.quantum_calls
-            pulled = torch.autograd.grad(
-                score,
-                [call.outputs for call in calls],
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            for call in calls:
-                call.open = False
-            shares: Tensor | None = None
-            for call, grad in zip(calls, pulled, strict=True):
-                call.open = True
-                own = torch.cat(
-                    [
-                        self._map(graph, self._pull(graph, [call.outputs], [masked]))
-                        for masked in _one_at_a_time(grad)
-                    ],
-                    dim=1,
-                )
-                call.open = False
-                shares = own if shares is None else shares + own
-            direct = self._map(graph, self._pull(graph, [score], [torch.ones_like(score)]))
-            assert shares is not None
-            return shares, direct
-
+        by_last_dim = as_quantum_layer(self._single_quantum_layer()) is not None
         shares, direct = self._explained(
-            shares_of, inputs, additional_forward_args, attribute_to_layer_input, intercepted=True
+            lambda graph: self._shares(
+                graph,
+                target,
+                lambda call: call.outputs,
+                lambda cotangent: one_at_a_time(cotangent, by_last_dim),
+            ),
+            inputs,
+            additional_forward_args,
+            attribute_to_layer_input,
+            shares=True,
         )
         return (shares, direct) if return_direct else shares
 
-    def _explained(
+    def _shares(
         self,
-        explain: Callable[[_Graph], Grads],
-        inputs: Tensor | tuple[Tensor, ...],
-        additional_forward_args: object | None,
-        to_input: bool,
-        *,
-        intercepted: bool | None = None,
-        cut: bool = True,
+        graph: RecordedGraph,
+        target: Any,
+        cut: Callable[[QuantumCall], Tensor],
+        parts: Callable[[Tensor], Iterable[Tensor]],
     ) -> Grads:
-        """What follows from a recorded forward pass; with ``path_steps`` the mean over the path."""
-        if intercepted is None:
-            intercepted = self.gradient is not None
-        m = self.path_steps
-        scales = [1.0] if m is None else [(j + 0.5) / m for j in range(m)]
-        total: Grads | None = None
-        for scale in scales:
-            with self._recorded(
-                inputs, additional_forward_args, to_input, intercepted, cut, scale
-            ) as graph:
-                if m is not None and len(graph.calls) != len({call.device for call in graph.calls}):
-                    _checks.wrong_value(
-                        "path_steps", "None for a layer that is called several times", m
-                    )
-                own = explain(graph)
-            total = own if total is None else tuple(map(torch.add, total, own))
-        assert total is not None
-        return total if m is None else tuple(each / m for each in total)
+        """The shares of the map that pass parts of a tensor of every quantum call, and the rest.
 
-    @contextmanager
-    def _recorded(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        additional_forward_args: object | None,
-        to_input: bool,
-        intercepted: bool,
-        cut: bool,
-        scale: float,
-    ) -> Iterator[_Graph]:
-        """Runs the model once, recorded from the layer on, with the gradient rules swapped in."""
-        formatted = self._check_inputs(inputs)
-        arguments = _format_additional_forward_args(additional_forward_args)
+        Args:
+            graph (RecordedGraph): The recorded forward pass.
+            target (Any): The target.
+            cut (Callable): From a quantum call to the tensor at which paths are told apart.
+            parts (Callable): From that tensor's cotangent to the parts that it is split into.
 
-        def run() -> Any:
-            return _run_forward(self.forward_func, formatted, None, arguments)
+        Returns:
+            tuple[Tensor, Tensor]: ``(batch, n_parts, *spatial)`` and ``(batch, 1, *spatial)``.
+        """
+        score = self._quantum_score(graph, target)
+        tensors = [cut(call) for call in graph.quantum_calls]
+        cotangents = torch.autograd.grad(
+            score, tensors, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        # From here on gradients pass only one quantum call: every path counts at its first one.
+        for call in graph.quantum_calls:
+            call.let_gradients_pass(False)
+        shares: list[Tensor] = []
+        for call, tensor, cotangent in zip(graph.quantum_calls, tensors, cotangents, strict=True):
+            call.let_gradients_pass(True)
+            maps = [self._part(graph, tensor, part) for part in parts(cotangent)]
+            call.let_gradients_pass(False)
+            shares.append(torch.cat(maps, dim=1))
+        total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(dim=0)
+        return total, self._part(graph, score, torch.ones_like(score))
 
-        # DataParallel gathers in this thread what its own threads recorded.
-        parallel = self.device_ids is not None or isinstance(self.forward_func, nn.DataParallel)
-        recorder = Recorder(self.layer, to_input, cut and not parallel, scale)
-        swapped = self.quantum_layers if intercepted else []
-        with recorder.hooked(), intercept(swapped, self.gradient) as quantum_calls:
-            with self._angles_checked(), inputs_only() if cut else nullcontext():
-                try:
-                    output = run()
-                except RuntimeError as error:
-                    if "Can't call numpy()" not in str(error) or not recorder.calls:
-                        raise
-                    raise self._broken_path(to_input, run) from error
-            if not recorder.calls:
-                _checks.wrong_value("layer", "called by forward_func; it never was", self.layer)
-            if not isinstance(output, Tensor):
-                _checks.wrong_type("forward_func's output", "a tensor", output)
-            graph = _Graph(recorder.calls, output, quantum_calls)
-            self._check_same_shapes(graph)
-            with torch.enable_grad():
-                try:
-                    yield graph
-                except GradientPathError:
-                    raise self._broken_path(to_input, run) from None
-
-    @contextmanager
-    def _angles_checked(self) -> Iterator[None]:
-        """Checks the angles on an accelerator once for the whole pass; on a CPU the layer does."""
-        seen: list[Tensor] = []
-
-        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.extend(
-                a.detach() for a in args if isinstance(a, Tensor) and a.device.type != "cpu"
-            )
-
-        handles = [module.register_forward_pre_hook(note) for module in self.quantum_layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-        for angles in seen:
-            _checks.check_finite("inputs of the quantum layer", angles)
-
-    def _broken_path(self, to_input: bool, run: Callable[[], Any]) -> GradientPathError:
-        with intercept(self.quantum_layers if self.gradient else [], self.gradient):
-            return explain_broken_path(self._model or self.forward_func, self.layer, to_input, run)
-
-    def _check_inputs(self, inputs: Any) -> tuple[Tensor, ...]:
-        formatted = (inputs,) if isinstance(inputs, Tensor) else inputs
-        if not isinstance(formatted, tuple) or not formatted:
-            _checks.wrong_type("inputs", "a tensor or a tuple of tensors", inputs)
-        for tensor in formatted:
-            if not isinstance(tensor, Tensor):
-                _checks.wrong_type("inputs", "a tensor or a tuple of tensors", tensor)
-            if tensor.dim() == 0 or tensor.shape[0] == 0:
-                _checks.wrong_value("inputs", "at least one example along dimension 0", tensor)
-        if torch.is_inference_mode_enabled():
-            raise RuntimeError("attribution needs autograd, which torch.inference_mode() disables")
-        if self._model is not None and not isinstance(self._model, nn.DataParallel):
-            devices = {parameter.device for parameter in self._model.parameters()}
-            if len(devices) == 1 and all(tensor.device not in devices for tensor in formatted):
-                _checks.wrong_value(
-                    "inputs", f"on the model's device, {devices.pop()}", formatted[0]
-                )
-        return formatted
-
-    def _check_same_shapes(self, graph: _Graph) -> None:
-        per_device: dict[torch.device, Any] = {}
-        for call in graph.calls:
-            shapes = [tuple(tensor.shape) for tensor in call.tensors]
-            first = per_device.setdefault(call.device, shapes)
-            if shapes != first:
-                raise ValueError(
-                    _checks.sentence(
-                        "layer",
-                        "one whose calls in a forward pass all give tensors of the same shape, so "
-                        "that their maps add up",
-                        f"a {type(self.layer).__name__} with shapes {first} and {shapes}",
-                    )
-                )
-
-    def _check_single_tensor(self, graph: _Graph) -> None:
-        if len(graph.calls[0].tensors) != 1:
-            _checks.wrong_value(
-                "layer",
-                "one of a single tensor; for several, use attribute",
-                f"{len(graph.calls[0].tensors)} tensors",
-            )
+    def _part(self, graph: RecordedGraph, output: Tensor, cotangent: Tensor) -> Tensor:
+        grads = graph.gradients([output], [cotangent], retain_graph=True, allow_unused=True)
+        return self._joined_map(graph, grads)
 
     def _single_quantum_layer(self) -> nn.Module:
         if len(self.quantum_layers) != 1:
@@ -612,12 +416,7 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             )
         return self.quantum_layers[0]
 
-    def _score(self, graph: _Graph, target: Any) -> Tensor:
-        _checks.check_target(target, graph.output)
-        score: Tensor = _select_targets(graph.output, target)
-        return score
-
-    def _quantum_score(self, graph: _Graph, target: Any) -> Tensor:
+    def _quantum_score(self, graph: RecordedGraph, target: Any) -> Tensor:
         self._check_single_tensor(graph)
         score = self._score(graph, target).sum()
         if not score.requires_grad:
@@ -630,84 +429,32 @@ class QuantumLayerGradCam(LayerAttribution, GradientAttribution):
             )
         return score
 
-    def _gradients(self, graph: _Graph, score: Tensor, kwargs: dict[str, Any]) -> list[Grads]:
+    def _gradients(
+        self, graph: RecordedGraph, score: Tensor, kwargs: dict[str, Any]
+    ) -> list[Grads]:
         """Gradients of the score by the layer's tensors, call by call."""
         if not score.requires_grad:
             raise GradientPathError
         outputs: Any = torch.unbind(score) if "grad_outputs" in kwargs else score.sum()
         try:
-            return graph.regroup(torch.autograd.grad(outputs, graph.leaves, **kwargs))
+            return graph.gradients(outputs, **kwargs)
         except RuntimeError as error:
             if "appears to not have been used" in str(error):
                 raise GradientPathError from error
             raise
 
-    def _pull(self, graph: _Graph, outputs: list[Tensor], grads: list[Tensor]) -> list[Grads]:
-        return graph.regroup(
-            torch.autograd.grad(outputs, graph.leaves, grads, retain_graph=True, allow_unused=True)
-        )
+    def _map(self, grad: Tensor, activation: Tensor, sum_channels: bool = True) -> Tensor:
+        weights = self.channel_weights(grad, activation)
+        return weighted_sum(weights, activation) if sum_channels else weights * activation
 
-    def _map(self, graph: _Graph, grads: list[Grads]) -> Tensor:
+    def _joined_map(self, graph: RecordedGraph, grads: list[Grads]) -> Tensor:
         """The signed map ``(batch, 1, *spatial)`` of a layer of one tensor."""
         maps = [
-            (_grad_cam(own[0], call.activations[0]),)
-            for own, call in zip(grads, graph.calls, strict=True)
+            (self._map(grad, call.activations[0]),)
+            for (grad,), call in zip(grads, graph.calls, strict=True)
         ]
-        return self._gather(graph, maps)[0].detach()
+        return graph.gather(maps, self._device_ids)[0].detach()
 
-    def _gather(self, graph: _Graph, values: Sequence[Grads]) -> Grads:
-        """Adds up the calls on each device, then joins the devices along the batch."""
-        sums: dict[torch.device, Grads] = {}
-        for call, own in zip(graph.calls, values, strict=True):
-            before = sums.get(call.device)
-            sums[call.device] = (
-                own if before is None else tuple(a + b for a, b in zip(before, own, strict=True))
-            )
-        device_ids = self.device_ids or getattr(self.forward_func, "device_ids", None)
-        order = _sort_key_list(list(sums), device_ids)
-        return tuple(
-            torch.cat([sums[device][k].to(order[0]) for device in order])
-            for k in range(len(sums[order[0]]))
-        )
-
-
-def _module_behind(forward_func: Callable[..., Any]) -> nn.Module | None:
-    """The module whose parts forward_func calls, as far as that can be known."""
-    if isinstance(forward_func, nn.Module):
-        return forward_func
-    owner = getattr(forward_func, "__self__", None)
-    return owner if isinstance(owner, nn.Module) else None
-
-
-def _membership(
-    circuit: Circuit | None, input_wires: Sequence[int] | None, angles: Tensor
-) -> Tensor:
-    """How much of each angle belongs to each qubit: ``(n_qubits, n_columns)``, columns sum to 1."""
-    n_columns = angles.shape[1]
-    if circuit is not None:
-        if input_wires is not None:
-            _checks.wrong_value(
-                "input_wires", "None for a quantum layer that shows its circuit", input_wires
-            )
-        share = angles.new_zeros(circuit.n_qubits, n_columns)
-        for column, position in enumerate(circuit.columns("input")):
-            gate = circuit.angles[position][0]
-            share[list(gate.wires), column] = 1 / len(gate.wires)
-        return share
-    wires = list(range(n_columns)) if input_wires is None else list(input_wires)
-    if len(wires) != n_columns:
-        _checks.wrong_value("input_wires", f"{n_columns} qubits, one for each input", input_wires)
-    for wire in wires:
-        _checks.check_int("input_wires", wire, 0)
-    share = angles.new_zeros(max(wires) + 1, n_columns)
-    share[wires, list(range(n_columns))] = 1
-    return share
-
-
-def _one_at_a_time(grad: Tensor) -> Iterator[Tensor]:
-    """The gradient with all but one output of each example set to zero, for each output."""
-    flat = grad.flatten(1) if grad.dim() > 1 else grad[None]
-    for column in range(flat.shape[1]):
-        mask = torch.zeros_like(flat)
-        mask[:, column] = 1
-        yield (flat * mask).reshape(grad.shape)
+    @property
+    def _device_ids(self) -> list[int] | None:
+        return self.device_ids or getattr(self.forward_func, "device_ids", None)

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
+import torch
+from torch import Tensor
+
 from captum_quantum import _checks
+from captum_quantum.circuit.primitives import pauli_word
 
 _FACTOR = re.compile(r"([IXYZ])(\d+)")
 _FORM = "a Pauli string such as 'Z0', 'X0 Z2' or 'XIZ'"
@@ -67,7 +71,12 @@ class PauliString:
 
     def __str__(self) -> str:
         name = " ".join(f"{letter}{wire}" for wire, letter in self.factors) or "I"
-        return name if self.coefficient == 1 else f"{self.coefficient:g} {name}"
+        return name if self.coefficient == 1 else f"{_number(self.coefficient)} {name}"
+
+
+def _number(value: float) -> str:
+    """The shortest text that reads as the same float."""
+    return min(f"{value:g}", repr(value), key=lambda text: (float(text) != value, len(text)))
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,8 @@ class Observable:
         'Z0'
         >>> str(Observable.of({"Z0 Z1": 1.0, "X0": -0.5}))
         'Z0 Z1 + -0.5 X0'
+        >>> Observable.of("Z0 Z1 + -0.5 X0") == Observable.of({"Z0 Z1": 1.0, "X0": -0.5})
+        True
     """
 
     terms: tuple[PauliString, ...]
@@ -99,7 +110,15 @@ class Observable:
 
     @classmethod
     def of(cls, value: "Observable | PauliString | str | Mapping[str, float]") -> "Observable":
-        """Makes an observable of a Pauli string or of a mapping from Pauli strings to coefficients.
+        """Makes an observable of a Pauli string, a sum of such, or a mapping to coefficients.
+
+        Args:
+            value (Observable, PauliString, str or Mapping): A Pauli string such as ``"Z0"``,
+                ``"X0 Z2"`` or ``"XIZ"``; a sum of such with coefficients, as ``str(observable)``
+                gives it: ``"Z0 Z1 + -0.5 X0"``; or a mapping from Pauli strings to coefficients.
+
+        Returns:
+            Observable: The observable; one that is given is returned unchanged.
 
         Raises:
             TypeError: If the value is of another type.
@@ -110,7 +129,7 @@ class Observable:
         if isinstance(value, PauliString):
             return cls((value,))
         if isinstance(value, str):
-            return cls((PauliString.parse(value),))
+            return cls(tuple(_parse_term(term) for term in value.split(" + ")))
         if not isinstance(value, Mapping):
             _checks.wrong_type(
                 "observable", f"{_FORM} or a mapping from such to coefficients", value
@@ -122,8 +141,27 @@ class Observable:
         """The wires it acts on, sorted."""
         return tuple(sorted({wire for term in self.terms for wire, _ in term.factors}))
 
+    def matrix(self, n_qubits: int) -> Tensor:
+        """The matrix on so many wires: complex128, ``(2**n_qubits, 2**n_qubits)``."""
+        matrix = torch.zeros(2**n_qubits, 2**n_qubits, dtype=torch.complex128)
+        for term in self.terms:
+            letters = dict(term.factors)
+            word = "".join(letters.get(wire, "I") for wire in range(n_qubits))
+            matrix = matrix + term.coefficient * pauli_word(word)
+        return matrix
+
     def __str__(self) -> str:
         return " + ".join(map(str, self.terms))
+
+
+def _parse_term(text: str) -> PauliString:
+    """Reads a Pauli string that may begin with its coefficient."""
+    first, _, rest = text.strip().partition(" ")
+    try:
+        coefficient = float(first)
+    except ValueError:
+        return PauliString.parse(text)
+    return PauliString.parse(rest if rest else text, coefficient)
 
 
 def pauli_z_on_each(n_qubits: int) -> tuple[Observable, ...]:

@@ -271,6 +271,8 @@ class Report(Tables):
             FileExistsError: If the folder contains results of `compare` of another configuration.
             OSError: If a file cannot be written.
         """
+        from captum_quantum.visualization import png
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         storage.refuse_other(folder, self.configuration)
@@ -286,18 +288,3 @@ def _interval(entry: Score | Difference) -> str:
         return "-"
     mean, low, high = (number_text(value) for value in (entry.mean, entry.low, entry.high))
     return mean if math.isnan(entry.low) else f"{mean} [{low}, {high}]"
-
-
-def png(figure: "Figure") -> bytes:
-    """Returns a figure as the content of a PNG file.
-
-    Args:
-        figure (matplotlib.figure.Figure): The figure.
-    """
-    from io import BytesIO
-
-    from captum_quantum.visualization import save_figure
-
-    drawn = BytesIO()
-    save_figure(figure, drawn)
-    return drawn.getvalue()

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum._state import evaluation_mode, seeded
-from captum_quantum.circuit import Circuit
 from captum_quantum.metrics._maps import (
     check_callable,
     check_index,
@@ -23,6 +22,7 @@ from captum_quantum.metrics._maps import (
 )
 from captum_quantum.metrics.registry import register_metric
 from captum_quantum.metrics.similarity import rank_correlation, structural_similarity
+from captum_quantum.quantum_layer import find_quantum_layers
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
 
@@ -150,21 +150,6 @@ def _calls(model: nn.Module) -> Iterator[dict[int, int]]:
             handle.remove()
 
 
-def _quantum_layers(model: nn.Module, given: Any) -> list[nn.Module]:
-    modules = list(model.modules())
-    if given is None:
-        return [m for m in modules if isinstance(getattr(m, "circuit", None), Circuit)]
-    listed = [given] if isinstance(given, nn.Module) else given
-    if not isinstance(listed, Sequence) or not all(isinstance(m, nn.Module) for m in listed):
-        _checks.wrong_type("quantum_layer", "a module or a sequence of modules", given)
-    for module in listed:
-        if all(module is not own for own in modules):
-            _checks.wrong_value(
-                "quantum_layer", f"one of the modules of {type(model).__name__}", module
-            )
-    return list(listed)
-
-
 def _units(model: nn.Module, quantum_layers: list[nn.Module], times: dict[int, int]) -> list[_Unit]:
     """The units that hold parameters, from the output back to the input."""
     inside = {id(m): layer for layer in quantum_layers for m in layer.modules()}
@@ -282,7 +267,7 @@ def parameter_randomization(
     _checks.check_int("seed", seed, 0, 2**63 - 1)
     if min(inputs.shape[2:]) < _SMALLEST:
         _checks.wrong_value("inputs", f"of at least {_SMALLEST} pixels on each side", inputs)
-    layers = _quantum_layers(model, quantum_layer)
+    layers = find_quantum_layers(model, quantum_layer)
     units = _units(model, layers, {})
     chosen = _read_parts(
         parts, any(unit.quantum for unit in units), any(not unit.quantum for unit in units)
@@ -356,7 +341,7 @@ def randomization_quantum(
     """
     if not isinstance(model, nn.Module):
         _checks.wrong_type("model", "an nn.Module, for randomization_quantum", model)
-    if not _quantum_layers(model, None):
+    if not find_quantum_layers(model):
         return torch.full((len(inputs),), torch.nan, device=inputs.device)
     similar = parameter_randomization(model, attribute, inputs, target, parts="quantum")
     return similar["quantum"].rank_correlation

@@ -1,6 +1,23 @@
 """How the expectation values of a circuit are computed."""
 
+from captum_quantum.simulate.amplitudes import normalize
 from captum_quantum.simulate.fused import FusedSimulator
+from captum_quantum.simulate.protocol import (
+    SIMULATORS,
+    Simulator,
+    read_simulator,
+    register_simulator,
+)
 from captum_quantum.simulate.readout import expectation_values
+from captum_quantum.simulate.torchquantum import TorchQuantumSimulator
 
-__all__ = ["FusedSimulator", "expectation_values"]
+__all__ = [
+    "SIMULATORS",
+    "FusedSimulator",
+    "Simulator",
+    "TorchQuantumSimulator",
+    "expectation_values",
+    "normalize",
+    "read_simulator",
+    "register_simulator",
+]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_quantum.simulate.matrices import Product
+from captum_quantum.simulate.products import Product
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from captum_quantum.visualization.circuit import draw_circuit
 from captum_quantum.visualization.comparison import METHOD_COLORS, plot_comparison, plot_seeds
 from captum_quantum.visualization.explanations import COLORS, Explanation, plot_explanations
-from captum_quantum.visualization.files import save_figure
+from captum_quantum.visualization.files import png, save_figure
 
 __all__ = [
     "COLORS",
@@ -13,5 +13,6 @@ __all__ = [
     "plot_comparison",
     "plot_explanations",
     "plot_seeds",
+    "png",
     "save_figure",
 ]

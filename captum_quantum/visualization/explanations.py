@@ -10,12 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from torch import Tensor
 
 from captum_quantum import _checks
 
 COLORS = "RdBu_r"
-"""Blue against, white neither, red for: told apart by the colour-blind too."""
+"""Blue against, white neither, red for: color-blind readers can tell them apart, too."""
+
+# Lengths in inches. A small panel, with its title and the gap above it, is half a large panel high.
+_WIDTH, _MARGIN, _LARGEST_PANEL = 16.0, 0.25, 3.2
+_GAP, _SMALL_GAP = 0.2, 0.08
+_ROW_GAP, _LINE_GAP = 0.52, 0.28
+_HEADER, _NARROWEST_HEADER, _CAPTION_LINE = 0.75, 3.4, 0.32
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,11 @@ class Explanation:
 
     Args:
         image (Tensor): Shape ``(height, width)``.
-        title (str): What stands above the image.
+        title (str): Text above the image.
         maps (Tensor): Signed maps, shape ``(n_maps, map_height, map_width)``.
-        map_titles (Sequence[str]): What stands above each map.
+        map_titles (Sequence[str]): Text above each map.
         qubit_maps (Tensor): The qubits' shares of the first map, shape ``(n_qubits, map_height,
-            map_width)``, as `QuantumLayerGradCam.attribute_qubits` gives them.
+            map_width)``, as `QuantumLayerGradCam.attribute_qubits` returns them.
 
     Raises:
         TypeError, ValueError: If a shape or the number of titles is wrong.
@@ -64,15 +71,15 @@ def plot_explanations(
 ) -> Figure:
     """Draws images and their signed maps: a row for each image, small maps for the qubits.
 
-    Maps are scaled up to the image's size (bilinear) under an outline of the image. All maps of a
-    row share one symmetric colour scale, so that the qubits' maps are seen to add up.
+    Maps are scaled up to the size of the image (bilinear), under an outline of the image. All maps
+    of a row share one symmetric color scale, so that one can see that the qubits' maps add up.
 
     Args:
         explanations (Sequence[Explanation]): The rows, with the same numbers of maps and qubits.
-        headers (Sequence[str]): What stands above the columns: image, each map, qubits.
-        title (str): Above the figure.
-        subtitle (str): Below the title.
-        caption (str): How to read the figure, below it; may have several lines.
+        headers (Sequence[str]): Text above the columns: image, each map, qubits.
+        title (str): Text above the figure.
+        subtitle (str): Text below the title.
+        caption (str): Text below the figure, such as how to read it; may have several lines.
 
     Returns:
         matplotlib.figure.Figure: The figure, 16 inches wide, not known to pyplot.
@@ -90,25 +97,61 @@ def plot_explanations(
         7
     """
     _check_rows(explanations, headers)
-    sheet = _Sheet(
-        n_rows=len(explanations),
-        n_maps=len(explanations[0].maps),
-        n_qubits=len(explanations[0].qubit_maps),
-        top=0.15 + 0.45 * bool(title) + 0.35 * bool(subtitle),
-        n_caption_lines=caption.count("\n") + 1 if caption else 0,
+    n_rows, n_large = len(explanations), len(explanations[0].maps) + 1
+    n_qubits = len(explanations[0].qubit_maps)
+    n_small = -(-n_qubits // 2)  # in each of two lines
+    gaps, small_gaps = (n_large + 1) * _GAP, (n_small - 1) * _SMALL_GAP
+    free = _WIDTH - 2 * _MARGIN - gaps
+    side = min(
+        (free - small_gaps + n_small * _LINE_GAP / 2) / (n_large + n_small / 2),
+        (free - _NARROWEST_HEADER) / n_large,
+        _LARGEST_PANEL,
     )
-    figure = Figure(figsize=(sheet.width, sheet.height), facecolor="white")
+    small = (side - _LINE_GAP) / 2
+    # The column without width doubles the gap before the qubits.
+    widths = [side] * n_large + [0, max(n_small * small + small_gaps, _NARROWEST_HEADER)]
+    left = (_WIDTH - sum(widths) - gaps) / 2
+    top = 0.15 + 0.45 * bool(title) + 0.35 * bool(subtitle) + _HEADER + _ROW_GAP
+    footer = 0.85 + _CAPTION_LINE * (caption.count("\n") + 1 if caption else 0)
+    height = top + n_rows * side + (n_rows - 1) * _ROW_GAP + footer
+
+    figure = Figure(figsize=(_WIDTH, height), facecolor="white")
+    grid = figure.add_gridspec(
+        n_rows,
+        len(widths),
+        width_ratios=widths,
+        wspace=_GAP * len(widths) / sum(widths),
+        hspace=_ROW_GAP / side,
+        left=left / _WIDTH,
+        right=1 - left / _WIDTH,
+        bottom=footer / height,
+        top=1 - top / height,
+    )
     if title:
-        figure.text(0.5, 1 - 0.2 / sheet.height, title, ha="center", va="top", fontsize=20)
+        figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="top", fontsize=20)
     if subtitle:
-        y = 1 - (sheet.top - 0.3) / sheet.height
+        y = 1 - (0.3 + 0.35 * bool(title)) / height
         figure.text(0.5, y, subtitle, ha="center", va="top", fontsize=14)
-    for column, header in enumerate(headers):
-        x, y = sheet.header(column)
+    for column, header in zip([*range(n_large), -1], headers, strict=True):
+        box = grid[0, column].get_position(figure)
+        x, y = (box.x0 + box.x1) / 2, box.y1 + (_ROW_GAP + 0.02) / height
         figure.text(x, y, header, ha="center", va="bottom", fontsize=13.5, fontweight="bold")
     for row, explanation in enumerate(explanations):
-        _plot_row(figure, sheet, row, explanation)
-    _plot_footer(figure, sheet, caption)
+        lines = grid[row, -1].subgridspec(
+            2, n_small, wspace=_SMALL_GAP / small, hspace=_LINE_GAP / small
+        )
+        _plot_row(
+            explanation,
+            [_panel(figure, grid[row, column]) for column in range(n_large)],
+            [_panel(figure, lines[divmod(qubit, n_small)]) for qubit in range(n_qubits)],
+        )
+    bar = figure.add_axes((0.39, (footer - 0.55) / height, 0.22, 0.17 / height))
+    scale = ScalarMappable(Normalize(-1, 1), COLORS)
+    figure.colorbar(scale, cax=bar, orientation="horizontal", ticks=[])
+    y = (footer - 0.55 + 0.17 / 2) / height
+    figure.text(0.38, y, "evidence against the class", ha="right", va="center", fontsize=13)
+    figure.text(0.62, y, "evidence for the class", ha="left", va="center", fontsize=13)
+    figure.text(0.5, 0.12 / height, caption, ha="center", va="bottom", fontsize=13)
     return figure
 
 
@@ -125,119 +168,22 @@ def _check_rows(explanations: Sequence[Explanation], headers: Sequence[str]) -> 
         _checks.wrong_value("headers", f"{n_columns} headers, one for each column", list(headers))
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    """Where everything is, in inches from the lower left corner.
-
-    Every row has a large panel for the image and for each map, then two lines of small panels, one
-    for each qubit, that together are as high as a large one.
-    """
-
-    n_rows: int
-    n_maps: int
-    n_qubits: int
-    top: float
-    n_caption_lines: int
-
-    width = 16.0
-    margin = 0.25
-    gap = 0.2
-    """Between large panels."""
-    small_gap = 0.08
-    title_height = 0.42
-    """Of the titles of large panels."""
-    small_title_height = 0.2
-    header_height = 0.75
-
-    @property
-    def qubits_per_line(self) -> int:
-        return -(-self.n_qubits // 2) if self.n_qubits > 1 else 1
-
-    @property
-    def side(self) -> float:
-        """Side of a large panel."""
-        n, k = self.n_maps + 1, self.qubits_per_line
-        # width = 2 margins + n (side + gap) + gap + k small sides + (k - 1) small gaps
-        fixed = 2 * self.margin + (n + 1) * self.gap + (k - 1) * self.small_gap
-        half_title = (self.small_title_height + self.small_gap) / 2
-        return min((self.width - fixed + k * half_title) / (n + k / 2), 3.2)
-
-    @property
-    def small_side(self) -> float:
-        return (self.side - self.small_title_height - self.small_gap) / 2
-
-    @property
-    def left(self) -> float:
-        """Left edge, such that everything is centred."""
-        k = self.qubits_per_line
-        used = (self.n_maps + 1) * (self.side + self.gap) + self.gap
-        used += k * self.small_side + (k - 1) * self.small_gap
-        return (self.width - used) / 2
-
-    @property
-    def row_height(self) -> float:
-        return self.side + self.title_height + 0.1
-
-    @property
-    def footer_height(self) -> float:
-        return 0.85 + 0.32 * self.n_caption_lines
-
-    @property
-    def height(self) -> float:
-        return self.top + self.header_height + self.n_rows * self.row_height + self.footer_height
-
-    def large(self, row: int, column: int) -> tuple[float, float, float]:
-        """Left and lower edge and side of a large panel."""
-        x = self.left + column * (self.side + self.gap)
-        y = self.footer_height + (self.n_rows - 1 - row) * self.row_height
-        return x, y, self.side
-
-    def small(self, row: int, qubit: int) -> tuple[float, float, float]:
-        """Left and lower edge and side of a qubit's panel."""
-        line, column = divmod(qubit, self.qubits_per_line)
-        x, y, _ = self.large(row, self.n_maps + 1)
-        x += self.gap + column * (self.small_side + self.small_gap)
-        if line == 0:
-            y += self.small_side + self.small_title_height + self.small_gap
-        return x, y, self.small_side
-
-    def header(self, column: int) -> tuple[float, float]:
-        """Middle of a column's header, in shares of the figure."""
-        x, y, side = self.large(0, column)
-        if column == self.n_maps + 1:
-            k = self.qubits_per_line
-            x, side = x + self.gap, k * self.small_side + (k - 1) * self.small_gap
-        return (x + side / 2) / self.width, (y + self.row_height + 0.02) / self.height
-
-    def axes(self, figure: Figure, place: tuple[float, float, float]) -> Axes:
-        x, y, side = place
-        axes = figure.add_axes(
-            (x / self.width, y / self.height, side / self.width, side / self.height)
-        )
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_color("0.6")
-        return axes
+def _panel(figure: Figure, spec: SubplotSpec) -> Axes:
+    axes = figure.add_subplot(spec, xticks=[], yticks=[])
+    axes.spines[:].set_color("0.6")
+    return axes
 
 
-def _plot_row(figure: Figure, sheet: _Sheet, row: int, explanation: Explanation) -> None:
+def _plot_row(explanation: Explanation, large: Sequence[Axes], small: Sequence[Axes]) -> None:
     image = explanation.image.detach().cpu().numpy()
-    axes = sheet.axes(figure, sheet.large(row, 0))
-    axes.imshow(image, cmap="gray")
-    axes.set_title(explanation.title, fontsize=12)
-    strongest = max(
-        float(m.detach().abs().max()) for m in (explanation.maps, explanation.qubit_maps)
-    )
-    limit = strongest or 1.0
-    for column, (values, title) in enumerate(
-        zip(explanation.maps, explanation.map_titles, strict=True)
-    ):
-        axes = sheet.axes(figure, sheet.large(row, column + 1))
+    large[0].imshow(image, cmap="gray")
+    large[0].set_title(explanation.title, fontsize=12)
+    maps, qubit_maps = explanation.maps.detach().cpu(), explanation.qubit_maps.detach().cpu()
+    limit = max(float(maps.abs().max()), float(qubit_maps.abs().max())) or 1.0
+    for axes, values, title in zip(large[1:], maps, explanation.map_titles, strict=True):
         _plot_map(axes, values, image, limit, outline=1.2)
         axes.set_title(title, fontsize=12)
-    for qubit, values in enumerate(explanation.qubit_maps):
-        axes = sheet.axes(figure, sheet.small(row, qubit))
+    for qubit, (axes, values) in enumerate(zip(small, qubit_maps, strict=True)):
         _plot_map(axes, values, image, limit, outline=0.6)
         axes.set_title(f"qubit {qubit}", fontsize=9, pad=3)
 
@@ -247,23 +193,10 @@ def _plot_map(
 ) -> None:
     height, width = image.shape
     scaled = LayerAttribution.interpolate(
-        values.detach().cpu()[None, None], (height, width), interpolate_mode="bilinear"
+        values[None, None], (height, width), interpolate_mode="bilinear"
     )
     axes.imshow(
         scaled[0, 0].numpy(), cmap=COLORS, vmin=-limit, vmax=limit, interpolation="bilinear"
     )
     half = (image.min() + image.max()) / 2
     axes.contour(image, levels=[half], colors="black", linewidths=outline)
-
-
-def _plot_footer(figure: Figure, sheet: _Sheet, caption: str) -> None:
-    bar_y = 0.32 * sheet.n_caption_lines + 0.3
-    bar = figure.add_axes((0.39, bar_y / sheet.height, 0.22, 0.17 / sheet.height))
-    figure.colorbar(
-        ScalarMappable(Normalize(-1, 1), COLORS), cax=bar, orientation="horizontal", ticks=[]
-    )
-    y = (bar_y + 0.085) / sheet.height
-    figure.text(0.38, y, "evidence against the class", ha="right", va="center", fontsize=13)
-    figure.text(0.62, y, "evidence for the class", ha="left", va="center", fontsize=13)
-    if caption:
-        figure.text(0.5, 0.12 / sheet.height, caption, ha="center", va="bottom", fontsize=13)

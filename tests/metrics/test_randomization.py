@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from captum_quantum import HybridClassifier, QuantumLayerGradCam, VQCLayer
-from captum_quantum.metrics import parameter_randomization
+from captum_quantum.metrics import parameter_randomization, randomization_quantum
 from captum_quantum.metrics.similarity import structural_similarity
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
@@ -274,6 +274,15 @@ def test_quantum_layers_of_other_libraries_are_named(inputs):
     assert list(similar) == ["classical", "cascade: 4", "cascade: 4.inner", "cascade: 0"]
     with pytest.raises(ValueError, match="parts must be parts that the model has; it has no quan"):
         parameter_randomization(net, watch, inputs, 1, parts="quantum")
+
+
+def test_half_a_quantum_layer_is_an_error(inputs):
+    half = Foreign()
+    half.circuit = VQCLayer(2).circuit
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), half)
+    for metric in (parameter_randomization, randomization_quantum):
+        with pytest.raises(TypeError, match="a Foreign module without gradient .* angle_table"):
+            metric(net, Saliency(net).attribute, inputs, 1)
 
 
 def test_parameters_without_a_reset_are_drawn_from_their_own_distribution(inputs):

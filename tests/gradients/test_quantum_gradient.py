@@ -11,7 +11,7 @@ from captum.attr import InputXGradient, IntegratedGradients, Saliency
 from torch import nn
 
 from captum_quantum import GradientRuleError, VQCLayer, quantum_gradient
-from captum_quantum.gradient import RULES
+from captum_quantum.gradients import RULES
 
 EXACT = ("backprop", "parameter-shift", "commutator")
 TOLERANCE = {"finite-difference": 2e-3}

@@ -1,4 +1,4 @@
-"""Handwritten digits, mosaics of them, and images of one's own."""
+"""Handwritten digits, and image files of the user."""
 
 import sys
 
@@ -37,17 +37,17 @@ def test_images_are_scikit_learns_scaled_bilinearly(digits):
 
     bunch = original()
     tiny = torch.from_numpy(bunch.images).float() / 16
-    # Away from the border, a bilinear scaling by 4 averages to the 2 x 2 centre of each old pixel.
-    centre = digits.test_images[0, 0].unfold(0, 4, 4).unfold(1, 4, 4)[..., 1:3, 1:3].mean((2, 3))
-    distances = (tiny[:, 1:-1, 1:-1] - centre[1:-1, 1:-1]).abs().mean((1, 2))
+    # Away from the border, a bilinear scaling by 4 averages to the 2 x 2 center of each old pixel.
+    center = digits.test_images[0, 0].unfold(0, 4, 4).unfold(1, 4, 4)[..., 1:3, 1:3].mean((2, 3))
+    distances = (tiny[:, 1:-1, 1:-1] - center[1:-1, 1:-1]).abs().mean((1, 2))
     best = int(distances.argmin())
     assert bunch.target[best] == digits.test_labels[0]
-    # Each half lies 1/8 of an old pixel off its centre: 7/8 of the pixel, 1/8 of a neighbour.
+    # Each half lies 1/8 of an old pixel off its center: 7/8 of the pixel, 1/8 of a neighbor.
     kernel = torch.tensor([1 / 16, 14 / 16, 1 / 16])
     smooth = torch.nn.functional.conv2d(
         tiny[best][None, None], torch.outer(kernel, kernel)[None, None]
     )
-    torch.testing.assert_close(centre[1:-1, 1:-1], smooth[0, 0])
+    torch.testing.assert_close(center[1:-1, 1:-1], smooth[0, 0])
 
 
 def test_split_is_stratified_complete_and_without_overlap(digits):
@@ -105,58 +105,6 @@ def test_wrong_arguments_of_load_digits(arguments, error, message):
         load_digits(**arguments)
 
 
-def test_mosaics_hold_four_classes_in_their_quadrants():
-    # Images that show their own label: quadrant by quadrant, the mosaic must show its labels.
-    labels = torch.arange(30) % 6
-    images = labels.float()[:, None, None, None].expand(30, 2, 3, 5) / 10
-    tiles = mosaics(images, labels, n=40, seed=1)
-    assert tiles.images.shape == (40, 2, 6, 10)
-    quadrants = [
-        tiles.images[..., :3, :5],
-        tiles.images[..., :3, 5:],
-        tiles.images[..., 3:, :5],
-        tiles.images[..., 3:, 5:],
-    ]
-    for quadrant, label in zip(quadrants, tiles.labels.T, strict=True):
-        assert torch.equal(quadrant, (label.float() / 10)[:, None, None, None].expand_as(quadrant))
-    assert all(len(set(four)) == 4 for four in tiles.labels.tolist())
-    assert set(tiles.labels.flatten().tolist()) == set(range(6))
-
-
-def test_mosaics_consist_of_the_given_images_upright(digits):
-    tiles = mosaics(digits.test_images, digits.test_labels, n=3, seed=2)
-    known = rows(digits.test_images)
-    assert rows(tiles.images[..., :32, 32:]) <= known
-    assert rows(tiles.images[..., 32:, :32]) <= known
-
-
-def test_seed_fixes_the_mosaics(digits):
-    def build(seed):
-        return mosaics(digits.test_images, digits.test_labels, n=5, seed=seed)
-
-    assert torch.equal(build(7).images, build(7).images)
-    assert torch.equal(build(7).labels, build(7).labels)
-    assert not torch.equal(build(7).labels, build(8).labels)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"images": torch.rand(8, 4, 4)}, ValueError, r"images must be of shape \(n_images, chan"),
-        ({"images": torch.ones(8, 1, 4, 4).int()}, TypeError, "images must be a real floating"),
-        ({"labels": torch.rand(8)}, TypeError, "labels must be a tensor of integers"),
-        ({"labels": torch.arange(7)}, ValueError, r"labels must be of shape \(8,\)"),
-        ({"labels": torch.arange(8) % 3}, ValueError, "labels must be of at least four different"),
-        ({"n": 0}, ValueError, "n must be an integer >= 1; got 0"),
-        ({"seed": "0"}, TypeError, "seed must be an integer >= 0; got '0'"),
-    ],
-)
-def test_wrong_arguments_of_mosaics(arguments, error, message):
-    given = {"images": torch.rand(8, 1, 4, 4), "labels": torch.arange(8), "n": 2}
-    with pytest.raises(error, match=message):
-        mosaics(**{**given, **arguments})
-
-
 def save(path, array, **kwargs):
     Image.fromarray(array).save(path, **kwargs)
     return path
@@ -186,11 +134,11 @@ def test_read_digit_inverts(ink, tmp_path):
     torch.testing.assert_close(bright, dark)
 
 
-@pytest.mark.parametrize("kind", ["colour", "16 bits", "transparent", "faint", "gif", "rotated"])
+@pytest.mark.parametrize("kind", ["color", "16 bits", "transparent", "faint", "gif", "rotated"])
 def test_read_digit_of_many_kinds(ink, tmp_path, kind):
     path = tmp_path / "image.png"
     wanted, invert = read_digit(save(tmp_path / "plain.png", ink)), False
-    if kind == "colour":
+    if kind == "color":
         save(path, ink[:, :, None].repeat(3, axis=2))
     elif kind == "16 bits":
         save(path, (ink.astype(np.uint16) * 257))

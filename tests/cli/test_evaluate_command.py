@@ -16,9 +16,9 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from captum_quantum.__main__ import _explainer, main
+from captum_quantum.cli import main
 from captum_quantum.datasets import load_digits, mosaics
-from captum_quantum.evaluation import storage
+from captum_quantum.evaluation import named_methods, storage
 from captum_quantum.metrics import average_drop, grid_pointing_game
 from captum_quantum.models import (
     HybridClassifier,
@@ -114,10 +114,9 @@ def test_summary(done, weights, capsys):
     assert score["undefined"] == np.isnan(values).sum()
     assert evaluate(weights, done) == 0  # all is there: the table comes again
     out, _ = capsys.readouterr()
-    assert f"Test images recognised: hybrid {100 * expected:.1f} %.\n" in out
+    assert f"Test accuracy: hybrid {100 * expected:.1f} %.\n" in out
     assert (
-        f"Test images recognised: hybrid {100 * expected:.1f} %.\n"
-        in (done / "evaluation.md").read_text()
+        f"Test accuracy: hybrid {100 * expected:.1f} %.\n" in (done / "evaluation.md").read_text()
     )
     assert "On images: 20 samples." in out
     assert "On mosaics: 20 samples." in out
@@ -164,15 +163,6 @@ def test_a_full_disk(done, weights, tmp_path, monkeypatch, capsys):
     same_results(tmp_path, done)
 
 
-def check_refused(arguments, message, capsys):
-    assert main(["evaluate", *arguments]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 1
-    assert err.startswith("captum-quantum evaluate: error: ")
-    assert message in err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -183,7 +173,7 @@ def check_refused(arguments, message, capsys):
         (["--metrics", "drop"], "--metrics must be one of average_drop, average_gain"),
         (
             ["--methods", "random", "--metrics", "randomization_quantum"],
-            "--methods must be without random, which no model randomises",
+            "--methods must be without random, which no model randomizes",
         ),
         (["--seed", "-1"], "--seed must be an integer >= 0; got -1"),
         (["--seeds", "0"], "--seeds must be an integer >= 1; got 0"),
@@ -194,14 +184,14 @@ def check_refused(arguments, message, capsys):
         (["--weights", "nowhere"], "path must be a weights file; got 'nowhere'"),
     ],
 )
-def test_wrong_arguments(arguments, message, tmp_path, capsys):
-    check_refused([*arguments, "--output", str(tmp_path / "new")], message, capsys)
+def test_wrong_arguments(arguments, message, tmp_path, check_refused):
+    check_refused(["evaluate", *arguments, "--output", str(tmp_path / "new")], message)
     assert not (tmp_path / "new").exists()
 
 
-def test_several_seeds_of_one_weights_file(weights, tmp_path, capsys):
+def test_several_seeds_of_one_weights_file(weights, tmp_path, check_refused):
     arguments = ["--weights", str(weights), "--seeds", "2", "--output", str(tmp_path / "new")]
-    check_refused(arguments, "--seeds must be 1 with --weights", capsys)
+    check_refused(["evaluate", *arguments], "--seeds must be 1 with --weights")
 
 
 @pytest.mark.parametrize(
@@ -213,34 +203,35 @@ def test_several_seeds_of_one_weights_file(weights, tmp_path, capsys):
         (["--methods", "gradcam"], 'methods = ["qgradcam", "gradcam"] in'),
     ],
 )
-def test_another_configuration(more, message, done, weights, capsys):
+def test_another_configuration(more, message, done, weights, check_refused):
     before = {p: p.read_bytes() for p in done.rglob("*") if p.is_file()}
     arguments = ["--weights", str(weights), *SMALL, *more, "--output", str(done)]
-    check_refused(arguments, message, capsys)
+    check_refused(["evaluate", *arguments], message)
     assert {p: p.read_bytes() for p in done.rglob("*") if p.is_file()} == before
 
 
-def test_other_weights(done, tmp_path, capsys):
+def test_other_weights(done, tmp_path, check_refused):
     save_model(digits_model(n_qubits=4), tmp_path / "other")
     arguments = ["--weights", str(tmp_path / "other"), *SMALL, "--output", str(done)]
-    check_refused(arguments, "weights = ", capsys)
+    check_refused(["evaluate", *arguments], "weights = ")
 
 
-def test_a_classical_twin_is_not_taken_for_the_hybrid(tmp_path, capsys):
+def test_a_classical_twin_is_not_taken_for_the_hybrid(tmp_path, check_refused):
     save_model(classical_twin(digits_model(n_qubits=4)), tmp_path / "twin")
     arguments = ["--weights", str(tmp_path / "twin"), *SMALL, "--output", str(tmp_path / "new")]
-    check_refused(arguments, "--weights must be the file of a hybrid model", capsys)
+    check_refused(["evaluate", *arguments], "--weights must be the file of a hybrid model")
     assert not (tmp_path / "new").exists()
 
 
-def test_a_seed_or_training_that_is_not_that_of_the_weights(tmp_path, capsys):
+def test_a_seed_or_training_that_is_not_that_of_the_weights(tmp_path, capsys, check_refused):
     model = digits_model(n_qubits=4)
     model.trained = {"seed": 3, "epochs": 7}
     save_model(model, tmp_path / "weights")
     arguments = ["--weights", str(tmp_path / "weights"), "--output", str(tmp_path / "new")]
-    check_refused(arguments, "--seed must be 3, that of the weights (another seed's", capsys)
+    message = "--seed must be 3, that of the weights (another seed's"
+    check_refused(["evaluate", *arguments], message)
     message = "--epochs must be 7, that of the weights, for a twin that is trained alike; got 40"
-    check_refused([*arguments, "--seed", "3"], message, capsys)
+    check_refused(["evaluate", *arguments, "--seed", "3"], message)
     assert not (tmp_path / "new").exists()
     small = [*SMALL, "--limit", "2", "--methods", "gradcam"]
     assert main(["evaluate", *arguments, "--seed", "3", *small]) == 0
@@ -249,31 +240,31 @@ def test_a_seed_or_training_that_is_not_that_of_the_weights(tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_a_folder_of_the_demo(weights, tmp_path, capsys):
+def test_a_folder_of_the_demo(weights, tmp_path, check_refused):
     (tmp_path / "weights.safetensors").write_bytes(weights.read_bytes())
     message = "--output must be a folder without results (to evaluate a model, use --weights)"
-    check_refused([*SMALL, "--output", str(tmp_path)], message, capsys)
+    check_refused(["evaluate", *SMALL, "--output", str(tmp_path)], message)
     assert not (tmp_path / "configuration.json").exists()
 
 
-def test_an_unwritable_folder(weights, tmp_path, capsys):
+def test_an_unwritable_folder(weights, tmp_path, check_refused):
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         arguments = ["--weights", str(weights), *SMALL, "--output", str(folder)]
-        check_refused(arguments, "--output must be a folder that can be written to", capsys)
+        check_refused(["evaluate", *arguments], "--output must be a folder that can be written to")
 
 
-def test_a_folder_without_permission(weights, tmp_path, monkeypatch, capsys):
+def test_a_folder_without_permission(weights, tmp_path, monkeypatch, check_refused):
     def refuse(*arguments, **options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     arguments = ["--weights", str(weights), *SMALL, "--output", str(tmp_path)]
     message = "--output must be a folder that can be written to; got"
-    check_refused(arguments, message, capsys)
+    check_refused(["evaluate", *arguments], message)
 
 
-def test_a_folder_that_another_process_writes_to(weights, done, capsys):
+def test_a_folder_that_another_process_writes_to(weights, done, check_refused):
     code = (
         "import sys; from pathlib import Path; from captum_quantum import _files\n"
         "with _files.locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
@@ -282,7 +273,7 @@ def test_a_folder_that_another_process_writes_to(weights, done, capsys):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         arguments = ["--weights", str(weights), *SMALL, "--output", str(done)]
-        check_refused(arguments, "output must be a folder that no other process is", capsys)
+        check_refused(["evaluate", *arguments], "output must be a folder that no other process is")
 
 
 def test_training_of_hybrid_and_twin_alike(tmp_path, capsys, monkeypatch):
@@ -358,7 +349,7 @@ def test_several_seeds(tmp_path, capsys, monkeypatch):
     assert "Mean ± standard deviation over 3 trainings (seeds 4, 5, 6)" in out
     shares = [content["models"][s]["hybrid"]["accuracy"] for s in ("4", "5", "6")]
     line = ", ".join(f"{100 * share:.1f} %" for share in shares)
-    assert f"Test images recognised: hybrid {line}." in out
+    assert f"Test accuracy: hybrid {line}." in out
     assert (tmp_path / "evaluation.md").read_text().count("| average_drop |") == 2
     assert (tmp_path / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "seed-5" / "evaluation.json").exists()
@@ -374,7 +365,7 @@ def test_path_averaged_weights_are_their_definition():
     backbone = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
     model = HybridClassifier(backbone, Wave(), 3, 4, n_inputs=2, n_observables=2).double()
     images, target = torch.rand(2, 1, 6, 6, dtype=torch.float64), torch.tensor([3, 1])
-    found = _explainer("qgradcam-path", {"hybrid": model}).attribute(images, target)
+    found = named_methods()["qgradcam-path"].make(model, backbone).attribute(images, target)
     assert found.shape == (2, 1, 4, 4)
     for i in range(2):
         maps = backbone(images[[i]]).detach()

@@ -1,0 +1,134 @@
+"""What a gradient rule differentiates: a quantum layer's outputs as a function of its angles."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from captum_quantum.circuit import Circuit, Gate
+from captum_quantum.gradients.nodes import Pullback, not_intercepted
+from captum_quantum.quantum_layer import QuantumLayer
+
+
+class Angles(NamedTuple):
+    """The gates' angles that the variables of a `QuantumFunction` are.
+
+    Attributes:
+        circuit (Circuit): The circuit.
+        table (Tensor): Every gate's angles, ``(batch, n_angles)``, radians.
+        columns (list[int]): For each variable, its column of the table.
+        initial (Tensor or None): Normalized initial states, ``(batch, 2**n_qubits)``; None for
+            ``|0...0>``.
+    """
+
+    circuit: Circuit
+    table: Tensor
+    columns: list[int]
+    initial: Tensor | None
+
+    @property
+    def gates(self) -> list[tuple[Gate, int]]:
+        """For each variable its gate, and which of the gate's angles it is."""
+        return [self.circuit.angles[column][:2] for column in self.columns]
+
+
+@dataclass(frozen=True, eq=False)
+class QuantumFunction:
+    """A quantum layer's outputs as a function of some of its angles, or of its inputs.
+
+    Attributes:
+        module (nn.Module): The layer, for error messages.
+        variables (Tensor): Where the derivative is taken, ``(batch, n_variables)``, detached.
+        run (Callable): The outputs ``(k * batch, n_outputs)`` for other values of the variables,
+            ``(k * batch, n_variables)``, k of them for each sample: row i belongs to sample
+            ``i % batch``. Differentiable by autograd if the layer is.
+        precision (torch.dtype): The real dtype in which the outputs are computed.
+        layer (QuantumLayer or None): The layer, if it shows its circuit.
+        angles (Angles or None): The gates' angles that the variables are. None for the inputs of
+            amplitude encoding and of a layer that shows no circuit.
+        vjp (Callable or None): Adjoint differentiation by the simulator, if it has it: called
+            without arguments, it gives the function from cotangents ``(batch, n_outputs)`` to
+            ``(batch, n_variables)``.
+    """
+
+    module: nn.Module
+    variables: Tensor
+    run: Callable[[Tensor], Tensor]
+    precision: torch.dtype
+    layer: QuantumLayer | None = None
+    angles: Angles | None = None
+    vjp: Callable[[], Pullback] | None = None
+
+
+def function_of_angles(
+    module: nn.Module,
+    layer: QuantumLayer,
+    table: Tensor,
+    source: str,
+    initial: Tensor | None = None,
+) -> QuantumFunction:
+    """A layer's outputs as a function of the angles that come from inputs or from weights.
+
+    Args:
+        module (nn.Module): The module that the layer is.
+        layer (QuantumLayer): The layer.
+        table (Tensor): Its angle table, shape ``(batch, n_angles)``, radians.
+        source (str): ``"input"`` or ``"weight"``.
+        initial (Tensor, optional): Initial states, shape ``(batch, 2**n_qubits)``.
+    """
+    table = table.detach()
+    columns = layer.circuit.columns("input" if source == "input" else "weight")
+    index = torch.tensor(columns, dtype=torch.long, device=table.device)
+    variables = table[:, index]
+
+    def run(values: Tensor) -> Tensor:
+        repeats = len(values) // len(table)
+        angles = table.repeat(repeats, 1).index_copy(1, index, values)
+        states = None if initial is None else initial.repeat(repeats, 1)
+        return layer.run(angles, states, own_weights=source == "input")
+
+    vjp = _vjp(layer, variables) if source == "input" else None
+    angles = Angles(layer.circuit, table, columns, initial)
+    return QuantumFunction(
+        module, variables, run, _precision(layer, table.dtype), layer, angles, vjp
+    )
+
+
+def function_of_inputs(
+    module: nn.Module,
+    layer: QuantumLayer | None,
+    inputs: Tensor,
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> QuantumFunction:
+    """The outputs of a module as a function of its inputs, which are no angles of known gates.
+
+    Args:
+        module (nn.Module): Maps ``(batch, ...)`` to ``(batch, ...)``.
+        layer (QuantumLayer, optional): The same as a layer that shows its circuit, if it does.
+        inputs (Tensor): Shape ``(batch, ...)``.
+        forward (Callable, optional): What computes the outputs. Default: the module.
+    """
+    inputs = inputs.detach()
+    compute = forward or module
+    shape = inputs.shape[1:]
+
+    def run(values: Tensor) -> Tensor:
+        with not_intercepted():
+            outputs: Tensor = compute(values.reshape(-1, *shape))
+        return outputs.reshape(len(values), -1)
+
+    precision = inputs.dtype if layer is None else _precision(layer, inputs.dtype)
+    vjp = None if layer is None else _vjp(layer, inputs)
+    return QuantumFunction(module, inputs.reshape(len(inputs), -1), run, precision, layer, vjp=vjp)
+
+
+def _vjp(layer: Any, inputs: Tensor) -> Callable[[], Pullback] | None:
+    vjp = getattr(layer, "vjp", None)
+    return None if vjp is None else lambda: vjp(inputs)
+
+
+def _precision(layer: Any, dtype: torch.dtype) -> torch.dtype:
+    precision = getattr(layer, "precision", None)
+    return dtype if precision is None else precision(dtype)

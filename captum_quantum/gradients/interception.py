@@ -1,0 +1,200 @@
+"""quantum_gradient(), which swaps the derivative of quantum layers for the duration of a block."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_quantum import _checks, _compat
+from captum_quantum.gradients.function import function_of_angles, function_of_inputs
+from captum_quantum.gradients.nodes import attach, is_not_intercepted
+from captum_quantum.gradients.table import RULES, vjp_of
+from captum_quantum.quantum_layer import as_quantum_layer, own_rule
+
+
+@dataclass(eq=False)
+class _Switch:
+    open: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class QuantumCall:
+    """One call of an intercepted quantum layer.
+
+    Attributes:
+        module (nn.Module): The layer.
+        angles (Tensor): The angles that come from inputs, one column for each gate that takes one,
+            shape ``(rows, n_variables)``, in the caller's graph; of a layer without known angles
+            its inputs, flattened.
+        outputs (Tensor): What the caller got.
+    """
+
+    module: nn.Module
+    angles: Tensor
+    outputs: Tensor
+    _switch: _Switch
+
+    def let_gradients_pass(self, passing: bool) -> None:
+        """Opens or closes the call: gradients of zero go through a closed one."""
+        self._switch.open = passing
+
+
+class _Interception:
+    """The hooks on one module while its input derivative is swapped."""
+
+    def __init__(self, module: nn.Module, rule: str | None, calls: list[QuantumCall]) -> None:
+        self.module, self.rule, self.calls = module, rule, calls
+        self.thread = threading.get_ident()
+        self.pending: dict[int, Tensor] = {}
+        self.superseded = False
+
+    def _concerns(self, module: nn.Module) -> bool:
+        return not (self.superseded or is_not_intercepted()) and (
+            threading.get_ident() == self.thread or _compat.is_replica(module)
+        )
+
+    def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
+        """Detaches the input, so that autograd finds no derivative through the layer itself."""
+        if not self._concerns(module) or not torch.is_grad_enabled():
+            return None
+        if len(args) != 1 or not isinstance(args[0], Tensor):
+            _checks.wrong_type(
+                f"input of {type(module).__name__} under quantum_gradient",
+                "a single tensor",
+                args[0] if len(args) == 1 else tuple(type(a).__name__ for a in args),
+            )
+        inputs = args[0]
+        if not inputs.requires_grad:
+            return None
+        detached = inputs.detach()
+        self.pending[id(detached)] = inputs
+        return (detached,)
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Tensor | None:
+        """Connects the output with the input by the rule."""
+        inputs = self.pending.pop(id(args[0]), None) if args else None
+        if inputs is None:
+            return None
+        if not isinstance(outputs, Tensor):
+            _checks.wrong_type(
+                f"output of {type(module).__name__} under quantum_gradient", "a tensor", outputs
+            )
+        call = _connect(module, inputs, outputs, self.rule)
+        self.calls.append(call)
+        return call.outputs
+
+
+def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | None) -> QuantumCall:
+    layer = as_quantum_layer(module)
+    if layer is not None:
+        inputs = inputs.reshape(-1, inputs.shape[-1])
+    elif inputs.dim() == 1:
+        inputs = inputs[None]
+    if layer is not None and not layer.circuit.amplitude_encoding:
+        index = torch.tensor(layer.circuit.indices("input"), device=inputs.device)
+        angles = inputs[:, index]
+        table = layer.angle_table(inputs.detach())
+        function = function_of_angles(module, layer, table, "input")
+    else:
+        angles = inputs.reshape(len(inputs), -1)
+        function = function_of_inputs(module, layer, inputs)
+    pullback = vjp_of(rule or own_rule(module) or "backprop", function)
+
+    # The graph must not hold the call, which holds the graph: neither would ever be freed.
+    switch, shape = _Switch(), angles.shape
+
+    def if_open(cotangent: Tensor) -> Tensor:
+        return pullback(cotangent) if switch.open else cotangent.new_zeros(shape)
+
+    values = attach(outputs.reshape(len(inputs), -1), angles, if_open)
+    return QuantumCall(module, angles, values.reshape(outputs.shape), switch)
+
+
+_active: dict[tuple[int, int], list[_Interception]] = {}
+
+
+@contextmanager
+def intercept(modules: Sequence[nn.Module], rule: str | None) -> Iterator[list[QuantumCall]]:
+    """Swaps the input derivative of modules and lists their calls; None: each one's own rule."""
+    calls: list[QuantumCall] = []
+    undo: list[Callable[[], Any]] = []
+    try:
+        for module in modules:
+            interception = _Interception(module, rule, calls)
+            stack = _active.setdefault((id(module), interception.thread), [])
+            if stack:
+                stack[-1].superseded = True
+            stack.append(interception)
+            undo.append(partial(_pop, stack, (id(module), interception.thread)))
+            undo.append(module.register_forward_pre_hook(interception.before).remove)
+            undo.append(module.register_forward_hook(interception.after, prepend=True).remove)
+        yield calls
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+def _pop(stack: list[_Interception], key: tuple[int, int]) -> None:
+    stack.pop()
+    if stack:
+        stack[-1].superseded = False
+    else:
+        _active.pop(key, None)
+
+
+@contextmanager
+def quantum_gradient(
+    modules: nn.Module | Sequence[nn.Module], rule: str = "parameter-shift"
+) -> Iterator[None]:
+    r"""Swaps the input derivative of quantum layers for the block's duration.
+
+    Inside the block, autograd goes through the modules by the given rule, whatever they are and
+    whatever the rest of the model is, so that every gradient method of Captum works on layers that
+    autograd cannot differentiate. Values are the modules' own, and so are derivatives by their
+    weights. A module may be called several times, in series and beside skip connections. Blocks
+    nest: the innermost rule holds. Other threads are not affected. First derivatives only.
+
+    - ``"parameter-shift"``: :math:`\partial_t f = (f(t + \pi/2) - f(t - \pi/2)) / 2` for every gate
+      that takes an input, all shifted circuits in one batch; four terms for controlled rotations
+      (arXiv:1811.11184, arXiv:2104.05695). Of a module that shows no circuit, each input is taken
+      to be the angle of one Pauli rotation; that is checked on one sample where values are exact.
+    - ``"commutator"``: QGrad-CAM's :math:`\tfrac{i}{2} \mathrm{tr}(\rho [G, \tilde O])` on density
+      matrices (arXiv:2408.05899); needs a circuit of at most 10 qubits.
+    - ``"finite-difference"``: central differences, steps of 1e-5 (float64) or 1e-2 (else) radians.
+    - ``"adjoint"``: goes back through the circuit with the adjoint of every matrix, memory
+      independent of depth; for a `VQCLayer` with the fused simulator.
+    - ``"backprop"``: autograd through the simulator or the module itself.
+
+    Args:
+        modules (nn.Module or sequence): The quantum layers: single tensor in, single tensor out,
+            dimension 0 the batch (a `VQCLayer`: all dimensions but the last).
+        rule (str): One of the above.
+
+    Raises:
+        TypeError: If modules are not modules, or one is called with other than one tensor.
+        ValueError: If the rule is unknown.
+        GradientRuleError: If the rule does not apply to a module.
+
+    Examples:
+        >>> import torch
+        >>> from captum.attr import Saliency
+        >>> from captum_quantum import VQCLayer, quantum_gradient
+        >>> layer = VQCLayer(2, n_layers=1)
+        >>> x = torch.rand(3, 2, requires_grad=True)
+        >>> with quantum_gradient(layer, rule="parameter-shift"):
+        ...     Saliency(layer).attribute(x, target=0).shape
+        torch.Size([3, 2])
+    """
+    _checks.check_choice("rule", rule, RULES)
+    listed = [modules] if isinstance(modules, nn.Module) else list(modules)
+    for module in listed:
+        if not isinstance(module, nn.Module):
+            _checks.wrong_type("modules", "a module or a sequence of modules", module)
+        as_quantum_layer(module)
+    with intercept(listed, rule):
+        yield

@@ -1,0 +1,87 @@
+"""What a gradient rule is."""
+
+from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from captum_quantum.gradients.function import QuantumFunction
+from captum_quantum.gradients.nodes import Pullback
+
+
+@runtime_checkable
+class GradientRule(Protocol):
+    """How the outputs of a quantum layer are differentiated by its variables.
+
+    Attributes:
+        name (str): By which users choose the rule.
+    """
+
+    name: str
+
+    def why_not(self, function: QuantumFunction) -> str | None:
+        """Says why the rule does not apply to a function; None if it does.
+
+        Args:
+            function (QuantumFunction): What is to be differentiated.
+
+        Returns:
+            str or None: What completes the sentence "rule ...", such as "needs ...; use ...".
+        """
+
+    def vjp(self, function: QuantumFunction) -> Pullback:
+        """Prepares the vector-Jacobian product of a function to which the rule applies.
+
+        Args:
+            function (QuantumFunction): What is to be differentiated.
+
+        Returns:
+            Callable: Cotangents ``(batch, n_outputs)`` to ``(batch, n_variables)``, without a
+            graph. It may be called several times, and raises `GradientRuleError` if the rule turns
+            out not to apply.
+        """
+
+
+class JacobianRule(ABC):
+    """A rule that computes the whole Jacobian; a subclass gives ``name`` and `jacobian`."""
+
+    def why_not(self, function: QuantumFunction) -> str | None:
+        """Applies to every function, unless a subclass says otherwise.
+
+        Args:
+            function (QuantumFunction): What is to be differentiated.
+
+        Returns:
+            str or None: Why the rule does not apply.
+        """
+        return None
+
+    @abstractmethod
+    def jacobian(self, function: QuantumFunction) -> Tensor:
+        """Returns the derivatives of all outputs by all variables.
+
+        Args:
+            function (QuantumFunction): What is to be differentiated.
+
+        Returns:
+            Tensor: Shape ``(batch, n_outputs, n_variables)``.
+        """
+
+    def vjp(self, function: QuantumFunction) -> Pullback:
+        """Computes the Jacobian when it is first needed, and keeps it for further cotangents.
+
+        Args:
+            function (QuantumFunction): What is to be differentiated.
+
+        Returns:
+            Callable: Cotangents ``(batch, n_outputs)`` to ``(batch, n_variables)``.
+        """
+        kept: list[Tensor] = []
+
+        def pullback(cotangent: Tensor) -> Tensor:
+            if not kept:
+                kept.append(self.jacobian(function))
+            return torch.einsum("bo,bov->bv", cotangent, kept[0].to(cotangent.dtype))
+
+        return pullback

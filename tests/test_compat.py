@@ -1,0 +1,65 @@
+"""The private names of torch and Captum do what this package needs; a failure names the version."""
+
+import subprocess
+import sys
+from importlib import metadata
+
+import torch
+from torch import nn
+
+from captum_quantum import _compat
+
+
+def of(package):
+    return f"{package} {metadata.version(package)} has changed what captum_quantum._compat uses"
+
+
+def test_functorch_tensors_are_recognized():
+    seen = []
+
+    def f(x):
+        seen.append((_compat.is_functorch_tensor(x), _compat.in_functorch()))
+        return x.sum()
+
+    torch.func.grad(f)(torch.ones(2))
+    torch.func.vmap(f)(torch.ones(2, 2))
+    assert seen == [(True, True)] * 2, of("torch")
+    assert not _compat.is_functorch_tensor(torch.ones(2)), of("torch")
+    assert not _compat.in_functorch(), of("torch")
+
+
+def test_data_parallels_replicas_are_recognized():
+    module = nn.Linear(2, 2)
+    assert not _compat.is_replica(module)
+    assert _compat.is_replica(module._replicate_for_data_parallel()), of("torch")
+
+
+def test_a_forward_function_is_called_as_captum_does():
+    def forward(x, y, scale):
+        return scale * (x + y)
+
+    inputs = (torch.ones(2, 1), torch.ones(2, 1))
+    for arguments in (3, (3,)):
+        result = _compat.run_forward(forward, inputs, arguments)
+        assert torch.equal(result, torch.full((2, 1), 6.0)), of("captum")
+    assert torch.equal(_compat.run_forward(nn.Identity(), torch.ones(2), None), torch.ones(2))
+
+
+def test_targets_are_selected_as_captum_does():
+    output = torch.arange(12.0).reshape(2, 2, 3)
+    assert _compat.select_targets(output, (1, 2)).tolist() == [5, 11], of("captum")
+    assert _compat.select_targets(output, [(0, 1), (1, 0)]).tolist() == [1, 9], of("captum")
+    rows = output[:, 0]
+    assert _compat.select_targets(rows, torch.tensor([2, 0])).tolist() == [2, 6], of("captum")
+
+
+def test_devices_are_sorted_as_data_parallel_does():
+    devices = [torch.device("cuda", 1), torch.device("cuda", 0)]
+    assert _compat.sort_devices(devices, [0, 1]) == devices[::-1], of("captum")
+    assert _compat.sort_devices(devices[:1], None) == devices[:1], of("captum")
+
+
+def test_captum_is_imported_only_where_it_is_needed():
+    code = "import sys, captum_quantum._compat; print('captum' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
