@@ -201,7 +201,7 @@ try:
     run(folder)
 except Exception as error:  # whatever it is, the test compares its type and message
     print(f"{type(error).__name__}: {error}", flush=True)
-    sys.stdin.read()  # the process goes on, so that nobody hears of its end
+    sys.stdin.read()  # the process stays alive, so that the other does not see it end
 """
 
 
@@ -274,7 +274,7 @@ def test_one_of_two_processes_is_killed(victim, tmp_path):
 
     for number in range(3):
         processes, before = start(number, "0.02"), size()
-        while size() == before:  # until the work goes on
+        while size() == before:  # until the work is resumed
             assert processes[victim].poll() is None, seed
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.3))
