@@ -12,7 +12,7 @@ from slow_metrics import TARGETS, random_maps, slow_resize
 from torch import nn
 
 from captum_quantum.metrics import infidelity, sensitivity_max
-from captum_quantum.metrics._perturbations import Noise, _mixed
+from captum_quantum.metrics._noise import Noise, _hash
 
 
 class Recorder:
@@ -238,7 +238,7 @@ def test_the_random_state_survives_errors(run, model, inputs):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_bits_are_mixed_as_in_splitmix64():
+def test_bits_are_hash_as_in_splitmix64():
     state = torch.arange(1, 6) * (0x9E3779B97F4A7C15 - 2**64)
     expected = [  # the first five numbers of the generator started with 0
         0xE220A8397B1DCDAF,
@@ -247,7 +247,7 @@ def test_bits_are_mixed_as_in_splitmix64():
         0xF88BB8A8724C81EC,
         0x1B39896A51A8749B,
     ]
-    assert [bits % 2**64 for bits in _mixed(state).tolist()] == expected
+    assert [bits % 2**64 for bits in _hash(state).tolist()] == expected
 
 
 def test_noise_is_uniform_and_independent():
@@ -257,7 +257,7 @@ def test_noise_is_uniform_and_independent():
     assert noise.min() >= 0
     assert noise.max() < 1
     assert scipy.stats.kstest(noise.flatten(), "uniform").pvalue > 1e-3
-    for axis in range(3):  # neighbours along images, draws and places
+    for axis in range(3):  # neighbors along images, draws and positions
         a = noise.narrow(axis, 0, noise.shape[axis] - 1).flatten()
         b = noise.narrow(axis, 1, noise.shape[axis] - 1).flatten()
         assert abs(np.corrcoef(a, b)[0, 1]) < 4 / math.sqrt(len(a))
