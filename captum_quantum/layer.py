@@ -8,19 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks, _compat
+from captum_quantum import _checks, _compat, gradients
 from captum_quantum.circuit import Circuit, Observable, read_observables
-from captum_quantum.gradients import (
-    RULES,
-    Pullback,
-    attach,
-    first_derivative,
-    function_of_angles,
-    function_of_inputs,
-    is_inputs_only,
-    vjp_of,
-)
-from captum_quantum.simulate import Simulator, read_simulator
+from captum_quantum.gradients import RULES, Pullback
+from captum_quantum.simulate import Simulator, normalize, read_simulator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,11 +24,6 @@ def _columns(values: Tensor, indices: list[int], dim: int) -> Tensor:
     if indices == list(range(values.shape[dim])):
         return values
     return values.index_select(dim, torch.tensor(indices, dtype=torch.long, device=values.device))
-
-
-def _rescaled(rows: Tensor) -> Tensor:
-    """Divides amplitudes by the largest: only ratios count, and their squares stay in range."""
-    return rows / rows.detach().abs().amax(dim=-1, keepdim=True)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -61,7 +47,9 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cotangents = (None if c is None else first_derivative(c) for c in ctx.pullback(grad))
+        cotangents = (
+            None if c is None else gradients.first_derivative(c) for c in ctx.pullback(grad)
+        )
         return (*cotangents, None, None, None)
 
 
@@ -279,11 +267,7 @@ class VQCLayer(nn.Module):
 
     def amplitudes(self, inputs: Tensor) -> Tensor | None:
         """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
-        if not self.circuit.amplitude_encoding:
-            return None
-        inputs = _rescaled(inputs)
-        norm: Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
-        return inputs / norm
+        return normalize(inputs) if self.circuit.amplitude_encoding else None
 
     def run(
         self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
@@ -375,7 +359,7 @@ class VQCLayer(nn.Module):
     def _weight_angles(self) -> Tensor:
         weights = self.weights
         # Weights that the model itself has computed may depend on what is explained.
-        if is_inputs_only() and all(read(self).is_leaf for read in self._weights):
+        if gradients.is_inputs_only() and all(read(self).is_leaf for read in self._weights):
             weights = weights.detach()
         return _columns(weights, self.circuit.indices("weight"), 0)
 
@@ -407,21 +391,21 @@ class VQCLayer(nn.Module):
         initial = self.amplitudes(rows)
         table = self.angle_table(rows)
         if initial is not None and rows.requires_grad:
-            function = function_of_inputs(self, self, rows, self._undifferentiated)
-            values = attach(values, rows, vjp_of(self.gradient, function))
+            function = gradients.function_of_inputs(self, self, rows, self._undifferentiated)
+            values = gradients.attach(values, rows, gradients.vjp_of(self.gradient, function))
         for source in ("input", "weight"):
             columns = self.circuit.columns(source)
             if columns and table.requires_grad:
-                function = function_of_angles(self, self, table, source, initial)
-                values = attach(values, table[:, columns], vjp_of(self.gradient, function))
+                function = gradients.function_of_angles(self, self, table, source, initial)
+                values = gradients.attach(
+                    values, table[:, columns], gradients.vjp_of(self.gradient, function)
+                )
         return values
 
     def _undifferentiated(self, rows: Tensor) -> Tensor:
         """The simulator's values; differentiable by autograd if the simulator is."""
         run_modules = getattr(self._simulator, "run_modules", None)
         if run_modules is not None and self.encoder is not None:
-            if self.circuit.amplitude_encoding:
-                rows = _rescaled(rows)
             values: Tensor = run_modules(
                 self.encoder, self.ansatz, self.circuit, rows, self.reupload
             )
@@ -446,10 +430,8 @@ class VQCLayer(nn.Module):
         if inputs.device.type == "cpu" and not _compat.is_functorch_tensor(inputs):
             _checks.check_finite("inputs", inputs.detach())
             if self.circuit.amplitude_encoding and bool((inputs == 0).all(dim=-1).any()):
-                raise ValueError(
-                    _checks.sentence(
-                        "inputs", "not all zero, to be normalized to amplitudes", "a row of zeros"
-                    )
+                _checks.refuse(
+                    "inputs", "not all zero, to be normalized to amplitudes", "a row of zeros"
                 )
 
     def draw(self, **kwargs: Any) -> "Figure":

@@ -1,12 +1,9 @@
 """Settings of all tests, and what several of them compare circuits with."""
 
-from types import SimpleNamespace
-
 import hypothesis
-import numpy as np
 import pytest
-import reference as ref
 import torch
+import truth as reference_truth
 from PIL import Image
 
 from captum_quantum.cli import main
@@ -20,93 +17,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("deterministic")
 
 
-def _terms(circuit):
-    return [
-        [(term.coefficient, dict(term.factors)) for term in observable.terms]
-        for observable in circuit.observables
-    ]
-
-
-def _gates(circuit, x, w):
-    """The circuit's gates for one sample, as the reference simulator reads them."""
-
-    def value(angle):
-        return angle.value if angle.source == "constant" else sources[angle.source][angle.index]
-
-    sources = {"input": np.asarray(x, dtype=float), "weight": np.asarray(w, dtype=float)}
-    return [
-        (gate.name, gate.wires, [float(value(a)) for a in gate.angles], gate.inverse)
-        for gate in circuit.gates
-    ]
-
-
-def _start(circuit, x):
-    if not circuit.amplitude_encoding:
-        return None
-    x = np.asarray(x, dtype=float)
-    return x / np.linalg.norm(x)
-
-
-def _rows(values):
-    return np.atleast_2d(values.detach().double().numpy() if torch.is_tensor(values) else values)
-
-
-def _numbers(values):
-    return values.detach().double().numpy().ravel() if torch.is_tensor(values) else values
-
-
-def expectations(circuit, x, w):
-    """Expectation values of a circuit for rows of inputs, by the reference simulator."""
-    return np.array(
-        [
-            ref.expectations(
-                circuit.n_qubits,
-                _gates(circuit, row, _numbers(w)),
-                _terms(circuit),
-                _start(circuit, row),
-            )
-            for row in _rows(x)
-        ]
-    )
-
-
-def _derivatives(circuit, x, w, wanted):
-    """Derivatives by the angles from some sources: the angles, and their columns."""
-    places = [
-        (g, a, angle)
-        for g, gate in enumerate(circuit.gates)
-        for a, angle in enumerate(gate.angles)
-        if angle.source in wanted
-    ]
-    columns = np.zeros((len(_rows(x)), len(circuit.observables), len(places)))
-    for row, sample in zip(columns, _rows(x), strict=True):
-        gates, start = _gates(circuit, sample, _numbers(w)), _start(circuit, sample)
-        for column, (g, a, _) in enumerate(places):
-            row[:, column] = ref.derivative(circuit.n_qubits, gates, _terms(circuit), g, a, start)
-    return [angle for _, _, angle in places], columns
-
-
-def angle_jacobian(circuit, x, w):
-    """Derivatives by every angle of every gate: ``(batch, n_observables, n_angles)``."""
-    return _derivatives(circuit, x, w, ("input", "weight", "constant"))[1]
-
-
-def jacobian(circuit, x, w, source):
-    """Derivatives by inputs or weights: ``(batch, n_observables, n)``; the chain rule adds up."""
-    angles, columns = _derivatives(circuit, x, w, (source,))
-    n = circuit.n_inputs if source == "input" else circuit.n_weights
-    total = np.zeros((*columns.shape[:2], n))
-    for column, angle in enumerate(angles):
-        total[:, :, angle.index] += columns[:, :, column]
-    return total
-
-
 @pytest.fixture(scope="session")
 def truth():
     """What the reference simulator says of a `Circuit`: values and derivatives."""
-    return SimpleNamespace(
-        expectations=expectations, angle_jacobian=angle_jacobian, jacobian=jacobian
-    )
+    return reference_truth
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ import systems
 import torch
 
 from captum_quantum import VQCLayer
+from captum_quantum.simulate import FusedSimulator
 
 FOLDER = Path(__file__).parent / "benchmarks"
 
@@ -121,7 +122,8 @@ def test_passes_of_a_plan_counted_by_hand():
     with pytest.raises(TypeError, match="Other"):
         total([step("Other")], False)
     for layer in (VQCLayer(7, reupload=True), VQCLayer(8, ansatz="qcnn")):  # real plans are known
-        assert len(measure.plan_passes(layer.fused.plan, 2, True)) > len(layer.fused.plan.steps)
+        plan = FusedSimulator().plan(layer.circuit)
+        assert len(measure.plan_passes(plan, 2, True)) > len(plan.steps)
 
 
 def _row(n, layers, batch, **times):

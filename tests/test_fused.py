@@ -2,17 +2,18 @@
 
 import gc
 import math
-import random
 import threading
 
 import numpy as np
 import pytest
-import reference as ref
 import torch
+import truth
+from circuits import REAL_GATES, arguments, norms, random_circuit
 
 from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.circuit import GATE_TYPES
-from captum_quantum.simulate import FusedSimulator, call, fused, program
+from captum_quantum.simulate import FusedSimulator, compiled, evaluation, program
+from captum_quantum.simulate.compiled import CompiledCircuit
 from captum_quantum.simulate.plan import Dense, Monomial, Turn
 from captum_quantum.simulate.planner import FRONT, MANY, NARROW, _cost, _Planner, make_plan
 from captum_quantum.simulate.turns import Halves
@@ -20,116 +21,52 @@ from captum_quantum.simulate.turns import Halves
 N_RANDOM, N_RANDOM_ALL = 120, 10_000
 
 
-def random_circuit(seed):
-    """A circuit over the whole gate set, with repeated inputs and weights, and its sources."""
-    rng = random.Random(seed)
-    n = rng.randint(1, 10)
-    n_inputs, n_weights = rng.randint(1, 4), rng.randint(1, 5)
-    names = [g for g, kind in GATE_TYPES.items() if (kind.n_wires or 1) <= n]
-    gates = []
-    depth = rng.randint(1, 30 if n < 7 else 15)
-    while len(gates) < depth or len(used_inputs(gates)) < n_inputs:
-        kind = GATE_TYPES[rng.choice(names)]
-        n_wires = kind.n_wires or rng.randint(1, min(n, 4))
-        sources = [
-            rng.choice(
-                [
-                    Angle.of_input(rng.randrange(n_inputs)),
-                    Angle.of_weight(rng.randrange(n_weights)),
-                    Angle.constant(rng.uniform(-3, 3)),
-                ]
-            )
-            for _ in range(kind.n_angles)
-        ]
-        wires = tuple(rng.sample(range(n), n_wires))
-        gates.append(Gate(kind.name, wires, tuple(sources), rng.random() < 0.2))
-    observables = []
-    for _ in range(rng.randint(1, 3)):
-        terms = {}
-        for _ in range(rng.randint(1, 3)):
-            word = "".join(rng.choice("IIXYZZ") for _ in range(n))
-            terms[word] = rng.uniform(-1, 1)
-        observables.append(Observable.of(terms))
-    return Circuit(n, tuple(gates), tuple(observables), n_inputs, n_weights)
+def compiled_of(layer):
+    """What the layer's simulator keeps of its circuit."""
+    return layer._simulator._compiled(layer.circuit)
 
 
-def used_inputs(gates):
-    return {a.index for g in gates for a in g.angles if a.source == "input"}
+def plan_of(circuit, batch=1):
+    return FusedSimulator().plan(circuit, batch)
 
 
-def angles_of(gate, x, w):
-    pools = {"input": x, "weight": w}
-    return [a.value if a.source == "constant" else pools[a.source][a.index] for a in gate.angles]
-
-
-def reference_gates(circuit, x, w):
-    return [(g.name, list(g.wires), angles_of(g, x, w), g.inverse) for g in circuit.gates]
-
-
-def reference_terms(circuit):
-    return [
-        [(term.coefficient, dict(term.factors)) for term in observable.terms]
-        for observable in circuit.observables
-    ]
-
-
-def reference_value(circuit, x, w):
-    return ref.expectations(
-        circuit.n_qubits, reference_gates(circuit, x, w), reference_terms(circuit)
-    )
-
-
-def complex_step_free_gradient(circuit, x, w, weights):
-    """d (sum_k weights_k E_k) by x and w: the reference's derivative for every angle, added up."""
-    gates, terms = reference_gates(circuit, x, w), reference_terms(circuit)
-    by = {"input": np.zeros(len(x)), "weight": np.zeros(len(w))}
-    for position, gate in enumerate(circuit.gates):
-        for k, angle in enumerate(gate.angles):
-            if angle.source != "constant":
-                d = ref.derivative(circuit.n_qubits, gates, terms, position, k)
-                by[angle.source][angle.index] += float(np.dot(weights, d))
-    return by["input"], by["weight"]
-
-
-def fused_value_and_gradient(circuit, x, w, weights, dtype, adjoint):
+def fused_value_and_gradient(circuit, x, w, cotangent, dtype, adjoint):
+    """Values, and the vector-Jacobian product of a cotangent ``(n_observables,)``, summed."""
     real = dtype.to_real()
-    xs = torch.tensor(x, dtype=real).requires_grad_()
-    ws = torch.tensor(w, dtype=real).requires_grad_()
-    u, v = xs[:, circuit.indices("input")], ws[circuit.indices("weight")]
-    simulator = FusedSimulator(circuit)
-    grad = torch.tensor(weights, dtype=real).expand(len(x), -1).contiguous()
-    if not adjoint:
-        values = simulator.run(u, v, dtype)
-        if not values.requires_grad:
-            return values, torch.zeros_like(xs), torch.zeros_like(ws)
-        by = torch.autograd.grad(
-            (values * grad).sum(), [xs, ws], allow_unused=True, materialize_grads=True
+    x, w = (leaf.detach().to(real).requires_grad_() for leaf in (x, w))
+    inputs, weights = x[:, circuit.indices("input")], w[circuit.indices("weight")]
+    simulator = FusedSimulator()
+    rows = cotangent.to(real).expand(len(x), -1).contiguous()
+    if adjoint:
+        values, pullback = simulator.vjp(circuit, inputs, weights, dtype)
+        derivatives = pullback(rows)[:2]
+    else:
+        values = simulator.expectations(circuit, inputs, weights, dtype)
+        derivatives = (
+            torch.autograd.grad(
+                values, [inputs, weights], rows, allow_unused=True, materialize_grads=True
+            )
+            if values.requires_grad
+            else (torch.zeros_like(inputs), torch.zeros_like(weights))
         )
-        return values.detach(), *by
-    values, call = simulator.call(u, v, dtype, (True, True))
     by = torch.autograd.grad(
-        [u, v],
-        [xs, ws],
-        [call.pull_inputs(grad), call.pull_weights(grad)],
-        allow_unused=True,
-        materialize_grads=True,
+        [inputs, weights], [x, w], derivatives, allow_unused=True, materialize_grads=True
     )
-    return values, *by
+    return values.detach(), *by
 
 
-def check_random_circuit(seed, make=random_circuit, batch=None):
-    circuit = make(seed)
-    rng = np.random.default_rng(seed)
+def check_circuit(circuit, seed, batch=None):
+    """In both precisions, by adjoint differentiation and by autograd, trained and frozen."""
     if batch is None:
         batch = 2 if circuit.n_qubits < 8 else 1  # the reference multiplies dense matrices
-    x = rng.uniform(-3, 3, (batch, circuit.n_inputs))
-    w = rng.uniform(-3, 3, circuit.n_weights)
-    weights = rng.uniform(-1, 1, len(circuit.observables))
-    expected = np.stack([reference_value(circuit, row, w) for row in x])
-    double = fused_value_and_gradient(circuit, x, w, weights, torch.complex128, True)
-    single = fused_value_and_gradient(circuit, x, w, weights, torch.complex64, True)
-    by_autograd = fused_value_and_gradient(circuit, x, w, weights, torch.complex128, False)
-    scale = max(1.0, float(sum(abs(t.coefficient) for o in circuit.observables for t in o.terms)))
+    x, w = arguments(circuit, batch, seed)
+    generator = torch.Generator().manual_seed(seed)
+    cotangent = 2 * torch.rand(len(circuit.observables), generator=generator).double() - 1
+    expected = truth.expectations(circuit, x, w)
+    double = fused_value_and_gradient(circuit, x, w, cotangent, torch.complex128, True)
+    single = fused_value_and_gradient(circuit, x, w, cotangent, torch.complex64, True)
+    by_autograd = fused_value_and_gradient(circuit, x, w, cotangent, torch.complex128, False)
+    scale = max(1.0, sum(norms(circuit)))
     assert np.abs(double[0].numpy() - expected).max() <= 1e-12 * scale
     assert np.abs(single[0].numpy() - expected).max() <= 5e-6 * scale
     for k in range(3):
@@ -137,59 +74,35 @@ def check_random_circuit(seed, make=random_circuit, batch=None):
         # An input or weight of m gates has m terms in its derivative.
         bound = 5e-6 * scale * max(1, len(circuit.gates) / 4)
         assert torch.allclose(single[k].double(), double[k], atol=bound, rtol=0)
-    frozen = frozen_value_and_gradient(circuit, x, w, weights, torch.complex128)
+    frozen = frozen_value_and_gradient(circuit, x, w, cotangent, torch.complex128)
     for k in range(2):
         assert torch.allclose(frozen[k], double[k], atol=1e-12 * scale, rtol=0)
-    return circuit, x, w, weights, double
+    return x, w, cotangent, double
 
 
 @pytest.mark.parametrize("part", range(5))
 def test_random_circuits_against_the_reference(part):
     for seed in range(part, N_RANDOM, 5):
-        check_random_circuit(seed)
+        check_circuit(random_circuit(seed), seed)
 
 
-def layered_circuit(seed):
-    """Layers of gates on one qubit, with and without inputs, and of gates on several."""
-    rng = random.Random(seed)
-    n, n_inputs, n_weights = rng.randint(7, 10), rng.randint(1, 4), rng.randint(1, 5)
-    gates = [Gate("ry", (0,), (Angle.of_input(k),)) for k in range(n_inputs)]
-
-    def add(names, wires):
-        kind = GATE_TYPES[rng.choice(names)]
-        sources = (
-            Angle.of_input(rng.randrange(n_inputs)),
-            Angle.of_weight(rng.randrange(n_weights)),
-        )
-        angles = [rng.choice(sources) for _ in range(kind.n_angles)]
-        gates.append(Gate(kind.name, wires, tuple(angles), rng.random() < 0.2))
-
-    if rng.random() < 0.4:  # then the head takes no input
-        gates = [Gate("cnot", (k, (k + 1) % n), ()) for k in range(n)] + gates
-    single = rng.choice((["ry"], ["rx", "ry", "rz", "hadamard"]))
-    double = rng.choice((["cnot"], ["cnot", "cz", "swap"], ["cnot", "crx", "rzz", "rxx"]))
-    for _ in range(rng.randint(2, 3)):
-        for wire in rng.sample(range(n), rng.randint(1, n)):
-            add(single, (wire,))
-        first, step = rng.randrange(n), rng.choice((1, 1, 2, 3))
-        for k in range(first, first + rng.randint(1, n)):
-            add(double, (k % n, (k + step) % n))
-    letters = rng.choice(("IZ", "IXYZ"))
-    words = ["".join(rng.choice(letters) for _ in range(n)) for _ in range(rng.randint(1, 3))]
-    observables = tuple(Observable.of({word: rng.uniform(-1, 1)}) for word in words)
-    return Circuit(n, tuple(gates), observables, n_inputs, n_weights)
+LAYERED = {
+    "layered": True,
+    "n_qubits": (7, 10),
+    "sources": ("input", "weight"),
+    "letters": ("IZ", "IXYZ"),
+}
 
 
 def check_circuits_in_lanes(seeds):
     kinds = set()
     for seed in seeds:
         # Two lanes: a large batch would take the reference too long.
-        circuit, *_ = check_random_circuit(seed, layered_circuit, batch=4)
-        simulator = FusedSimulator(circuit)
-        program = simulator._program(torch.device("cpu"), torch.complex64, 4)
-        assert program.lanes == 2
-        plan = simulator.plan_for(4)
-        assert plan is program.plan
+        circuit = random_circuit(seed, **LAYERED)
+        check_circuit(circuit, seed, batch=4)
+        in_lanes = CompiledCircuit(circuit).program(torch.device("cpu"), torch.complex64, 4)
+        assert in_lanes.lanes == 2
+        plan = in_lanes.plan
         kinds |= {type(step) for step in plan.steps}
         readout = plan.readout
         kinds |= {"signs"} if readout.signs is not None else set()
@@ -203,8 +116,8 @@ def check_circuits_in_lanes(seeds):
 
 @pytest.fixture
 def two_lanes(monkeypatch):
-    monkeypatch.setattr(fused, "LANES", 2)
-    monkeypatch.setattr(fused, "LANE", 2)
+    monkeypatch.setattr(compiled, "LANES", 2)
+    monkeypatch.setattr(compiled, "LANE", 2)
 
 
 def test_circuits_in_lanes_against_the_reference(two_lanes):
@@ -217,94 +130,52 @@ def test_a_thousand_circuits_in_lanes(part, two_lanes):
     check_circuits_in_lanes(range(part, 1000, 4))
 
 
-REAL_GATES = [
-    name
-    for name, kind in GATE_TYPES.items()
-    if all(primitive.is_real for primitive in kind.primitives(kind.n_wires or 3, False))
-]
-
-
-def real_circuit(seed):
-    """Inputs and weights rotate by RY at the start; then gates without imaginary numbers."""
-    rng = random.Random(seed)
-    n, n_inputs, n_weights = rng.randint(1, 10), rng.randint(1, 4), rng.randint(1, 5)
-    gates = []
-    for k in range(rng.randint(n_inputs, 2 * n + n_inputs)):
-        of_input = Angle.of_input(k if k < n_inputs else rng.randrange(n_inputs))
-        of_weight = Angle.of_weight(rng.randrange(n_weights))
-        source = of_input if k < n_inputs or rng.random() < 0.5 else of_weight
-        gates.append(Gate("ry", (rng.randrange(n),), (source,), rng.random() < 0.2))
-    names = [name for name in REAL_GATES if (GATE_TYPES[name].n_wires or 1) <= n]
-    for _ in range(rng.randint(1, 25)):
-        kind = GATE_TYPES[rng.choice([*names, "ry", "ry", "ry"])]
-        wires = tuple(rng.sample(range(n), kind.n_wires or rng.randint(1, min(n, 4))))
-        own = [Angle.of_weight(rng.randrange(n_weights)) for _ in range(kind.n_angles)]
-        gates.append(Gate(kind.name, wires, tuple(own), rng.random() < 0.2))
-    observables = []
-    for letters in rng.choice((("IZ",), ("IZ", "XYZ"))):
-        words = ["".join(rng.choice(letters) for _ in range(n)) for _ in range(rng.randint(1, 3))]
-        observables.append(Observable.of({word: rng.uniform(-1, 1) for word in words}))
-    return Circuit(n, tuple(gates), tuple(observables), n_inputs, n_weights)
-
-
 @pytest.mark.parametrize("part", range(5))
 def test_circuits_of_real_numbers_against_the_reference(part):
     assert {"ry", "cry", "cnot", "cz", "hadamard", "toffoli", "swap"} <= set(REAL_GATES)
     for seed in range(part, 150, 5):
-        circuit, *_ = check_random_circuit(seed, real_circuit)
+        circuit = random_circuit(
+            seed, encoding="ry", names=[*REAL_GATES, "ry", "ry"], letters=("IZ", "IXYZ")
+        )
+        check_circuit(circuit, seed)
         for dtype, real in ((torch.complex64, torch.float32), (torch.complex128, torch.float64)):
-            assert FusedSimulator(circuit)._program(torch.device("cpu"), dtype).dtype == real
+            assert CompiledCircuit(circuit).program(torch.device("cpu"), dtype).dtype == real
 
 
 def test_a_state_of_real_numbers_takes_half_of_the_memory():
-    real, other = (VQCLayer(8, 2, ansatz=a).fused for a in ("real_amplitudes", "rx_ry_rz_ring"))
-    sizes = [s._program(torch.device("cpu"), torch.complex64).row_bytes for s in (real, other)]
-    assert sizes == [2**8 * 4, 2**8 * 8]
+    real, other = (
+        CompiledCircuit(VQCLayer(8, 2, ansatz=a).circuit).program(
+            torch.device("cpu"), torch.complex64
+        )
+        for a in ("real_amplitudes", "rx_ry_rz_ring")
+    )
+    assert [real.row_bytes, other.row_bytes] == [2**8 * 4, 2**8 * 8]
     assert "the state has 256 rows of real numbers" in str(real.plan)
     assert "real numbers" not in str(other.plan)
 
 
 def test_values_of_a_circuit_without_steps_carry_no_graph():
     gates = (Gate("ry", (0,), (Angle.of_weight(0),)), Gate("rz", (0,), (Angle.of_input(0),)))
-    simulator = FusedSimulator(Circuit(1, gates, (Observable.of("Z0"),), 1, 1))
-    values, _ = simulator.call(torch.rand(2, 1), torch.rand(1), torch.complex64, (True, True))
+    circuit = Circuit(1, gates, (Observable.of("Z0"),), 1, 1)
+    values, _ = FusedSimulator().vjp(circuit, torch.rand(2, 1), torch.rand(1), torch.complex64)
     assert not values.requires_grad
-    check_random_circuit(6640)
+    seeds = [seed for seed in range(60) if not plan_of(random_circuit(seed)).steps]
+    assert len(seeds) > 3
+    for seed in seeds:
+        check_circuit(random_circuit(seed), seed)
 
 
-def encoded_circuit(seed):
-    """Inputs rotate |0>, all else takes weights, products of Z are read: a polynomial in inputs."""
-    rng = random.Random(seed)
-    n, n_weights = rng.randint(1, 8), rng.randint(1, 5)
-    gates, encoded = [], [w for w in range(n) if rng.random() < 0.9] or [0]
-    n_inputs = rng.randint(1, len(encoded))
-    inputs = [*range(n_inputs), *(rng.randrange(n_inputs) for _ in encoded[n_inputs:])]
-    rng.shuffle(inputs)
-    for wire, index in zip(encoded, inputs, strict=True):
-        source = Angle.of_input(index)
-        gates.append(Gate(rng.choice(["rx", "ry"]), (wire,), (source,), rng.random() < 0.2))
-    names = [g for g, kind in GATE_TYPES.items() if (kind.n_wires or 1) <= n]
-    for _ in range(rng.randint(1, 25)):
-        kind = GATE_TYPES[rng.choice(names)]
-        wires = tuple(rng.sample(range(n), kind.n_wires or rng.randint(1, min(n, 4))))
-        own = [Angle.of_weight(rng.randrange(n_weights)) for _ in range(kind.n_angles)]
-        gates.append(Gate(kind.name, wires, tuple(own), rng.random() < 0.2))
-    observables = []
-    for _ in range(rng.randint(1, 4)):
-        words = ["".join(rng.choice("IZ") for _ in range(n)) for _ in range(rng.randint(1, 3))]
-        observables.append(Observable.of({word: rng.uniform(-1, 1) for word in words}))
-    return Circuit(n, tuple(gates), tuple(observables), n_inputs, n_weights)
-
-
-def frozen_value_and_gradient(circuit, x, w, weights, dtype):
+def frozen_value_and_gradient(circuit, x, w, cotangent, dtype):
+    """The same by inputs alone, and whether values were polynomials of them."""
     real = dtype.to_real()
-    xs = torch.tensor(x, dtype=real).requires_grad_()
-    v = torch.tensor(w, dtype=real)[circuit.indices("weight")]
-    u = xs[:, circuit.indices("input")]
-    values, call = FusedSimulator(circuit).call(u, v, dtype, (True, False))
-    grad = torch.tensor(weights, dtype=real).expand(len(x), -1)
-    by = torch.autograd.grad(u, xs, call.pull_inputs(grad), allow_unused=True)
-    return values, *by, call
+    x = x.detach().to(real).requires_grad_()
+    inputs, weights = x[:, circuit.indices("input")], w.to(real)[circuit.indices("weight")]
+    simulator = FusedSimulator()
+    values, pullback = simulator.vjp(circuit, inputs, weights, dtype, needs=(True, False, False))
+    derivatives = pullback(cotangent.to(real).expand(len(x), -1))[0]
+    by = torch.autograd.grad(inputs, x, derivatives, allow_unused=True)
+    running = simulator._compiled(circuit).program(inputs.device, dtype)
+    return values, *by, running._polynomial is not None
 
 
 def test_circuits_with_frozen_weights_against_the_reference():
@@ -320,29 +191,23 @@ def test_a_thousand_circuits_with_frozen_weights(part):
 def check_encoded_circuits(seeds):
     seen = []
     for seed in seeds:
-        circuit = encoded_circuit(seed)
-        rng = np.random.default_rng(seed)
-        x = rng.uniform(-3, 3, (2, circuit.n_inputs))
-        w = rng.uniform(-3, 3, circuit.n_weights)
-        weights = rng.uniform(-1, 1, len(circuit.observables))
-        expected = np.stack([reference_value(circuit, row, w) for row in x])
-        by_x, terms = np.zeros_like(x), reference_terms(circuit)
-        for row in range(2):
-            gates = reference_gates(circuit, x[row], w)
-            for position, gate in enumerate(circuit.gates):
-                if gate.angles and gate.angles[0].source == "input":
-                    d = ref.derivative(circuit.n_qubits, gates, terms, position, 0)
-                    by_x[row, gate.angles[0].index] += float(np.dot(weights, d))
+        circuit = random_circuit(
+            seed, encoding="first", n_qubits=(1, 8), sources=("weight",), letters=("IZ",)
+        )
+        x, w = arguments(circuit, 2, seed)
+        cotangent = arguments(circuit, len(circuit.observables), seed)[0][:, 0] / 3
+        expected = truth.expectations(circuit, x, w)
+        by_x = np.einsum("bok,o->bk", truth.jacobian(circuit, x, w, "input"), cotangent)
         for dtype, bound in ((torch.complex128, 1e-12), (torch.complex64, 5e-6)):
-            values, by_inputs, call = frozen_value_and_gradient(circuit, x, w, weights, dtype)
-            scale = max(1.0, sum(abs(t.coefficient) for o in circuit.observables for t in o.terms))
+            found = frozen_value_and_gradient(circuit, x, w, cotangent, dtype)
+            values, by_inputs, by_polynomial = found
+            scale = max(1.0, sum(norms(circuit)))
             assert np.abs(values.numpy() - expected).max() <= bound * scale
             assert np.abs(by_inputs.numpy() - by_x).max() <= bound * scale * circuit.n_qubits
-            seen += [circuit.n_qubits] * (call._polynomial is not None)
+            seen += [circuit.n_qubits] * by_polynomial
     assert set(seen) == set(range(1, 9))
-    assert len(seen) > 1.6 * len(
-        seeds
-    )  # of two each: where no encoded wire reaches an observable, none is needed
+    # Of two each: where no encoded wire reaches an observable, none is needed.
+    assert len(seen) > 1.6 * len(seeds)
 
 
 @pytest.mark.parametrize(
@@ -364,9 +229,9 @@ def test_which_circuits_are_polynomials_while_weights_are_frozen(name, options, 
     trained = layer(x)
     layer.requires_grad_(False)
     frozen = layer(x)
-    program = layer.fused._program(x.device, torch.complex64)
-    assert program.is_polynomial == is_polynomial
-    assert (program._polynomial is not None) == is_polynomial
+    running = compiled_of(layer).program(x.device, torch.complex64)
+    assert running.is_polynomial == is_polynomial
+    assert (running._polynomial is not None) == is_polynomial
     scale = torch.linspace(-1, 1, frozen.shape[1])
     by = [torch.autograd.grad((values * scale).sum(), x)[0] for values in (trained, frozen)]
     torch.testing.assert_close(frozen, trained, rtol=0, atol=2e-6)
@@ -398,20 +263,19 @@ SMALL = [seed for seed in range(60) if random_circuit(seed).n_qubits <= 6][:20]
 
 @pytest.mark.parametrize("seed", SMALL)
 def test_gradients_of_random_circuits_against_the_reference(seed):
-    circuit, x, w, weights, double = check_random_circuit(seed)
-    by_weights = np.zeros(circuit.n_weights)
-    for row in range(len(x)):
-        by_x, by_w = complex_step_free_gradient(circuit, x[row], w, weights)
-        assert np.abs(double[1][row].numpy() - by_x).max(initial=0) < 1e-10
-        by_weights += by_w
-    assert np.abs(double[2].numpy() - by_weights).max(initial=0) < 1e-10
+    circuit = random_circuit(seed)
+    x, w, cotangent, (_, by_x, by_w) = check_circuit(circuit, seed)
+    for source, found, which in (("input", by_x, "bk"), ("weight", by_w, "k")):
+        jacobian = truth.jacobian(circuit, x, w, source)
+        expected = np.einsum(f"bok,o->{which}", jacobian, cotangent)
+        assert np.abs(found.numpy() - expected).max(initial=0) < 1e-10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(20))
 def test_ten_thousand_random_circuits(part):
     for seed in range(part, N_RANDOM_ALL, 20):
-        check_random_circuit(seed)
+        check_circuit(random_circuit(seed), seed)
 
 
 def one_gate(name, n_qubits):
@@ -436,15 +300,14 @@ def one_gate(name, n_qubits):
 def test_gradcheck_and_gradgradcheck_of_every_gate(name):
     kind = GATE_TYPES[name]
     circuit = one_gate(name, max(2, kind.n_wires or 3))
-    simulator = FusedSimulator(circuit)
+    simulator = FusedSimulator()
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, circuit.n_inputs, dtype=torch.float64, generator=generator).requires_grad_()
     w = torch.rand(circuit.n_weights, dtype=torch.float64, generator=generator).requires_grad_()
 
     def run(x, w):
-        return simulator.run(
-            x[:, circuit.indices("input")], w[circuit.indices("weight")], torch.complex128
-        )
+        inputs, weights = x[:, circuit.indices("input")], w[circuit.indices("weight")]
+        return simulator.expectations(circuit, inputs, weights, torch.complex128)
 
     wanted = (x, w) if kind.n_angles else (x,)
     call = run if kind.n_angles else lambda x: run(x, w.detach())
@@ -565,23 +428,26 @@ def test_matrices_are_kept_while_weights_do_not_change(monkeypatch):
 def test_large_batches_run_in_lanes_and_give_the_same(name, monkeypatch):
     n_qubits = max(7, LAYERS[name].get("n_qubits", 7))
     layer = layer_of(name, n_qubits=n_qubits).double()
-    x = torch.rand(fused.LANES * fused.LANE, layer.n_inputs, dtype=torch.float64)
+    x = torch.rand(compiled.LANES * compiled.LANE, layer.n_inputs, dtype=torch.float64)
     x.requires_grad_()
-    assert layer.fused._lanes(len(x), x.device) == fused.LANES
-    for batch in (len(x) - 1, len(x) + 1, fused.LANES * (fused.LANE - 1)):
-        assert layer.fused._lanes(batch, x.device) == 1  # too small, or no multiple
-    assert layer.fused._lanes(len(x), torch.device("cuda")) == 1
-    assert VQCLayer(6, 1).fused._lanes(len(x), x.device) == 1  # one product does it all
+    lanes = compiled_of(layer).lanes
+    assert lanes(len(x), x.device) == compiled.LANES
+    for batch in (len(x) - 1, len(x) + 1, compiled.LANES * (compiled.LANE - 1)):
+        assert lanes(batch, x.device) == 1  # too small, or no multiple
+    assert lanes(len(x), torch.device("cuda")) == 1
+    assert (
+        CompiledCircuit(VQCLayer(6, 1).circuit).lanes(len(x), x.device) == 1
+    )  # one product does it all
 
     def everything():
         out = layer(x)
         return (out, *torch.autograd.grad((out**2).sum(), [x, *layer.parameters()]))
 
     found = everything()
-    assert [key[2] for key in layer.fused._programs] == [1, fused.LANES]
-    monkeypatch.setattr(call, "BUDGET", 5 * 2**n_qubits * 16)  # parts of 4 samples
+    assert [key[2] for key in compiled_of(layer).programs] == [1, compiled.LANES]
+    monkeypatch.setattr(evaluation, "BUDGET", 5 * 2**n_qubits * 16)  # parts of 4 samples
     cut = everything()
-    monkeypatch.setattr(fused, "LANE", len(x))
+    monkeypatch.setattr(compiled, "LANE", len(x))
     for own, part, expected in zip(found, cut, everything(), strict=True):
         torch.testing.assert_close(own, expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(part, expected, rtol=0, atol=1e-12)
@@ -615,7 +481,7 @@ def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
         return (out, *torch.autograd.grad((out**2).sum(), wanted))
 
     whole = everything()
-    monkeypatch.setattr(call, "BUDGET", 3 * 2**layer.n_qubits * 8)
+    monkeypatch.setattr(evaluation, "BUDGET", 3 * 2**layer.n_qubits * 8)
     for part, expected in zip(everything(), whole, strict=True):
         assert torch.allclose(part, expected, atol=1e-6)
 
@@ -623,8 +489,8 @@ def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
 def test_one_way_back_serves_inputs_and_weights(monkeypatch):
     layer = layer_of("default")
     count = []
-    original = call.adjoint
-    monkeypatch.setattr(call, "adjoint", lambda *args: count.append(1) or original(*args))
+    original = evaluation.adjoint
+    monkeypatch.setattr(evaluation, "adjoint", lambda *args: count.append(1) or original(*args))
     x = torch.rand(3, 7, requires_grad=True)
     layer(x).sum().backward()
     assert len(count) == 1
@@ -694,7 +560,7 @@ def test_two_threads_and_two_runs_give_the_same_bits():
 
 
 def test_the_plan_of_the_default_circuit():
-    text = str(VQCLayer(8, 2).fused.plan)
+    text = str(plan_of(VQCLayer(8, 2).circuit))
     assert "wire 3: ry rx ry rz" in text
     assert "step 0: reorder the rows (cnot" in text
     assert "step 1: 4 x 4 matrix on wires 4, 5 from 4 factors" in text
@@ -703,15 +569,15 @@ def test_the_plan_of_the_default_circuit():
     assert "step 5" not in text  # the last ring is folded into the observables
     assert "squared moduli of the rows, weighted: 8 values" in text
     assert text.endswith("8 polynomials of the inputs with 6561 coefficients")
-    assert "polynomials" not in str(VQCLayer(9, 2).fused.plan)
-    assert len(VQCLayer(5, 9).fused.plan.steps) <= 2  # small circuits: one matrix
+    assert "polynomials" not in str(plan_of(VQCLayer(9, 2).circuit))
+    assert len(plan_of(VQCLayer(5, 9).circuit).steps) <= 2  # small circuits: one matrix
 
 
 def test_gates_that_take_inputs_are_turns_between_shared_matrices():
     """One turn for each further layer, whatever the wires and the gate."""
     for encoder in ("ry", "rx", "rz_after_h"):
         layer = VQCLayer(7, 3, encoder=encoder, reupload=True)
-        steps = layer.fused.plan.steps
+        steps = plan_of(layer.circuit).steps
         turns = [step for step in steps if isinstance(step, Turn)]
         assert [len(turn.own) for turn in turns] == [7, 7]
         # Gates on all wires, four times: three matrices each, one reordering between them. A ring
@@ -719,7 +585,7 @@ def test_gates_that_take_inputs_are_turns_between_shared_matrices():
         assert sum(isinstance(step, Dense) for step in steps) == 4 * 3
         assert sum(isinstance(step, Monomial) for step in steps) == 4 + 2
         assert len(steps) == 2 + 12 + 6
-    assert "multiply the rows by phases, one for each sample (rz, " in str(layer.fused.plan)
+    assert "multiply the rows by phases, one for each sample (rz, " in str(plan_of(layer.circuit))
 
 
 @pytest.mark.parametrize("front", [FRONT, FRONT - 2])
@@ -755,7 +621,7 @@ def test_a_ring_after_one_layer_of_gates_stays_a_reordering():
 @pytest.mark.parametrize("reupload", [False, True])
 def test_dense_steps_are_many_products_of_many_rows(n, reupload):
     """With few products a library shares each among threads; with few rows calls cost the most."""
-    steps = VQCLayer(n, 2, reupload=reupload).fused.plan.steps
+    steps = plan_of(VQCLayer(n, 2, reupload=reupload).circuit).steps
     for step in steps:
         if isinstance(step, Dense):
             assert step.left >= 2**FRONT
@@ -764,18 +630,11 @@ def test_dense_steps_are_many_products_of_many_rows(n, reupload):
 
 
 def test_layers_share_their_reorderings():
-    few, many = (VQCLayer(9, n_layers).fused for n_layers in (3, 30))
-    for simulator in (few, many):
-        simulator.run(
-            torch.zeros(1, 9),
-            torch.zeros(len(simulator.circuit.columns("weight"))),
-            torch.complex64,
-        )
-    distinct = [
-        {id(rows) for rows, _ in program.tables.rows.values()}
-        for simulator in (few, many)
-        for program in simulator._programs.values()
-    ]
+    few, many = (
+        CompiledCircuit(VQCLayer(9, n_layers).circuit).program(torch.device("cpu"), torch.complex64)
+        for n_layers in (3, 30)
+    )
+    distinct = [{id(rows) for rows, _ in own.tables.rows.values()} for own in (few, many)]
     assert len(distinct[0]) == len(distinct[1])
     assert len(many.plan.steps) > 9 * len(few.plan.steps)
 
@@ -787,21 +646,19 @@ def test_gates_that_no_observable_sees_are_dropped():
         Gate("cnot", (2, 1)),
         Gate("rz", (0,), (Angle.of_weight(0),)),
     )
-    plan = FusedSimulator(Circuit(3, gates, (Observable.of("Z0"),), 2, 1)).plan
+    plan = plan_of(Circuit(3, gates, (Observable.of("Z0"),), 2, 1))
     assert [factor.name for factor in plan.factors] == ["ry"]
-    plan = FusedSimulator(Circuit(3, gates, (Observable.of("X0"),), 2, 1)).plan
+    plan = plan_of(Circuit(3, gates, (Observable.of("X0"),), 2, 1))
     assert [factor.name for factor in plan.factors] == ["ry", "rz"]
 
 
 def test_float64_inputs_are_simulated_in_complex128():
     layer = layer_of("default")
     x = torch.rand(2, 7, dtype=torch.float64)
-    w = layer.weights.detach().double().numpy()
     got = layer(x)
     assert got.dtype == torch.float64
-    for row in range(2):
-        expected = reference_value(layer.circuit, x[row].numpy(), w)
-        assert np.abs(got[row].detach().numpy() - expected).max() < 1e-12
+    expected = truth.expectations(layer.circuit, x, layer.weights)
+    assert np.abs(got.detach().numpy() - expected).max() < 1e-12
     assert layer_of("default", dtype=torch.complex128)(x.float()).dtype == torch.float32
 
 
@@ -818,17 +675,18 @@ def test_products_of_z_of_many_qubits_are_read_by_parities():
     )
     words = ("Z3", {"Z0 Z11": 0.5, "I" * n: -0.3}, {"Z5": 1.5}, "Z1 Z2 Z3 Z8", "Z" * n)
     circuit = Circuit(n, gates, tuple(Observable.of(w) for w in words), n, n)
-    plan = FusedSimulator(circuit).plan
+    plan = plan_of(circuit)
     assert plan.readout.parities is not None
     assert plan.readout.signs is None
     with_x = Circuit(n, gates, (*circuit.observables, Observable.of("X0")), n, n)
-    table = FusedSimulator(with_x).plan
+    table = plan_of(with_x)
     assert table.readout.signs is not None
     rng = np.random.default_rng(0)
-    x, w = rng.uniform(-3, 3, (3, n)), rng.uniform(-3, 3, n)
-    weights = rng.uniform(-1, 1, len(words))
+    x, w = arguments(circuit, 3)
+    weights = torch.tensor(rng.uniform(-1, 1, len(words)))
     got = fused_value_and_gradient(circuit, x, w, weights, torch.complex128, True)
-    expected = fused_value_and_gradient(with_x, x, w, np.append(weights, 0), torch.complex128, True)
+    padded = torch.cat([weights, torch.zeros(1)])
+    expected = fused_value_and_gradient(with_x, x, w, padded, torch.complex128, True)
     assert torch.allclose(got[0], expected[0][:, :-1], atol=1e-13)
     for by, other in zip(got[1:], expected[1:], strict=True):
         assert torch.allclose(by, other, atol=1e-13)
@@ -845,11 +703,10 @@ def test_a_toffoli_before_the_readout_is_no_parity():
         Gate("toffoli", (0, 4, 11)),
     )
     circuit = Circuit(12, gates, (Observable.of("Z11"), Observable.of("Z4")), 12, 1)
-    simulator = FusedSimulator(circuit)
-    assert simulator.plan.readout.parities is None
+    assert plan_of(circuit).readout.parities is None
     x = torch.linspace(0.1, 2, 12, dtype=torch.float64)[None]
     w = torch.tensor([0.7], dtype=torch.float64)
-    got = simulator.run(x, w, torch.complex128)[0]
+    got = FusedSimulator().expectations(circuit, x, w, torch.complex128)[0]
     # P(3) = sin^2(x/2) flips qubit 4, which RY then turns; Toffoli flips 11 where 0 and 4 are 1.
     p = torch.sin(x[0] / 2) ** 2
     z4 = torch.cos(x[0, 4] + w[0]) * (1 - p[3]) + torch.cos(math.pi - x[0, 4] + w[0]) * p[3]
@@ -865,8 +722,8 @@ def test_closed_form_of_many_qubits():
         *(Gate("cnot", (k, k + 1)) for k in range(n - 1)),
     )
     observables = tuple(Observable.of(o) for o in ("Z3", "Z0 Z11", "X" * n))
-    simulator = FusedSimulator(Circuit(n, gates, observables, 1))
+    circuit, weights = Circuit(n, gates, observables, 1), torch.zeros(0, dtype=torch.float64)
     x = torch.tensor([[math.pi / 2], [0.0]], dtype=torch.float64)
-    values = simulator.run(x, torch.zeros(0, dtype=torch.float64), torch.complex128)
+    values = FusedSimulator().expectations(circuit, x, weights, torch.complex128)
     expected = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
     assert torch.allclose(values, expected, atol=1e-12)

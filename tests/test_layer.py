@@ -1114,7 +1114,7 @@ NAN, INF = math.nan, math.inf
             "amplitude",
             torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]]),
             ValueError,
-            "inputs must be not all zero, to be normalised to amplitudes; got a row of zeros",
+            "inputs must be not all zero, to be normalized to amplitudes; got a row of zeros",
         ),
         ("amplitude", torch.zeros(4), ValueError, "inputs must be not all zero"),
         (

@@ -65,17 +65,3 @@ def test_a_missing_or_broken_torchquantum_says_what_to_install(breakage, says):
     assert last.startswith("ImportError: captum_quantum needs TorchQuantum 0.1.8")
     assert says in last
     assert "pip install 'torchquantum==0.1.8' 'qiskit-ibm-runtime>=0.20,<0.21'" in last
-
-
-def test_only_one_package_imports_torchquantum_and_attr_never_imports_simulate():
-    from pathlib import Path
-
-    root = Path(captum_quantum.__file__).parent
-    for path in root.rglob("*.py"):
-        text = path.read_text()
-        room = path.relative_to(root).parts[0]
-        if room != "tq":
-            assert "import torchquantum" not in text, path
-        if room == "attr":
-            assert "captum_quantum.simulate" not in text, path
-            assert "captum_quantum.layer" not in text, path

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference as ref
 import torch
+from circuits import arguments, circuits, norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -46,11 +47,6 @@ def terms(observable):
 
 def read(names):
     return tuple(Observable.of(name) for name in names)
-
-
-def scale(circuit):
-    """What rounding errors of expectation values are relative to."""
-    return max(sum(abs(t.coefficient) for t in o.terms) for o in circuit.observables)
 
 
 # Readout
@@ -168,61 +164,33 @@ def test_every_gate_for_a_batch_of_angles(name, inverse, truth):
     assert states.dtype == torch.complex64
     values = expectation_values(states, observables, n_qubits)
     expected = truth.expectations(circuit, x, ())
-    assert_allclose(values.numpy(), expected, rtol=0, atol=5e-6 * scale(circuit))
+    assert_allclose(values.numpy(), expected, rtol=0, atol=5e-6 * max(norms(circuit)))
 
 
 # Random circuits
 
 
-@st.composite
-def circuits(draw, most_qubits, most_gates):
-    """Circuits over the whole gate set, with shared inputs and weights, some never used."""
-    n_qubits = draw(st.integers(1, most_qubits))
-    n_inputs, n_weights = draw(st.integers(0, 3)), draw(st.integers(0, 3))
-    fitting = [name for name, kind in GATE_TYPES.items() if (kind.n_wires or 1) <= n_qubits]
-    sources = st.sampled_from(
-        [Angle.of_input(i) for i in range(n_inputs)]
-        + [Angle.of_weight(j) for j in range(n_weights)]
-        + [Angle.constant(c) for c in (-2.0, 0.0, 0.7)]
-    )
-
-    def gate():
-        kind = GATE_TYPES[draw(st.sampled_from(fitting))]
-        wires = draw(st.permutations(range(n_qubits)))[: kind.n_wires]
-        angles = [draw(sources) for _ in range(kind.n_angles)]
-        return Gate(kind.name, wires, angles, draw(st.booleans()))
-
-    gates = [gate() for _ in range(draw(st.integers(0, most_gates)))]
-    used = {a.index for g in gates for a in g.angles if a.source == "input"}
-    gates = [
-        Gate("rx", (0,), [Angle.of_input(i)]) for i in range(n_inputs) if i not in used
-    ] + gates
-    word = st.lists(st.sampled_from("IXYZ"), min_size=n_qubits, max_size=n_qubits).map("".join)
-    observable = st.dictionaries(word, st.sampled_from([1.0, -0.5, 2.0]), min_size=1, max_size=3)
-    observables = draw(st.lists(observable.map(Observable.of), min_size=1, max_size=3))
-    return Circuit(n_qubits, gates, observables, n_inputs, n_weights)
-
-
-def angle_rows(circuit, seed, batch, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = ((batch, circuit.n_inputs), (circuit.n_weights,))
-    return [(torch.rand(s, generator=generator, dtype=dtype) * 2 - 1) * 6 for s in shapes]
-
-
 @settings(max_examples=80)
-@given(circuits(5, 12), st.integers(0, 99), st.integers(1, 3))
+@given(
+    circuits(n_qubits=(1, 5), n_inputs=(0, 3), n_weights=(0, 3), n_gates=(0, 12)),
+    st.integers(0, 99),
+    st.integers(1, 3),
+)
 def test_run_circuit_on_random_circuits(truth, circuit, seed, batch):
-    x, w = angle_rows(circuit, seed, batch, torch.float32)
+    x, w = arguments(circuit, batch, seed, torch.float32)
     states = run_circuit(circuit, circuit.angle_table(x, w))
     values = expectation_values(states, circuit.observables, circuit.n_qubits)
     expected = truth.expectations(circuit, x, w)
-    assert_allclose(values.numpy(), expected, rtol=0, atol=5e-6 * scale(circuit))
+    assert_allclose(values.numpy(), expected, rtol=0, atol=5e-6 * max(norms(circuit)))
 
 
 @settings(max_examples=40)
-@given(circuits(4, 7), st.integers(0, 99))
+@given(
+    circuits(n_qubits=(1, 4), n_inputs=(0, 3), n_weights=(0, 3), n_gates=(0, 7)),
+    st.integers(0, 99),
+)
 def test_commutator_jacobian_on_random_circuits(truth, circuit, seed):
-    x, w = angle_rows(circuit, seed, 2)
+    x, w = arguments(circuit, 2, seed)
     table = circuit.angle_table(x, w)
     columns = list(range(table.shape[1]))
     jacobian = commutator_jacobian(circuit, table, columns)
@@ -251,7 +219,7 @@ def test_commutator_of_every_gate(name, inverse, truth):
     gate = Gate(name, range(n_qubits), tuple(map(Angle.of_input, range(kind.n_angles))), inverse)
     observables = random_observables(np.random.default_rng(4), n_qubits, 5)
     circuit = Circuit(n_qubits, prepared(n_qubits, gate), observables, kind.n_angles)
-    x, w = angle_rows(circuit, 3, 2)
+    x, w = arguments(circuit, 2, 3)
     jacobian = commutator_jacobian(circuit, circuit.angle_table(x, w), circuit.columns("input"))
     expected = truth.jacobian(circuit, x, w, "input")
     assert np.abs(expected).max() > 1e-2
@@ -274,7 +242,7 @@ ROTATIONS = Circuit(
 
 
 def test_commutator_gives_the_columns_asked_for_in_their_order(truth):
-    x, w = angle_rows(ROTATIONS, 0, 3)
+    x, w = arguments(ROTATIONS, 3, 0)
     table = ROTATIONS.angle_table(x, w)
     expected = truth.angle_jacobian(ROTATIONS, x, w)
     for columns in ([3], [5, 0, 2], [1, 4], []):
@@ -297,7 +265,7 @@ def test_commutator_starts_from_amplitudes(truth):
 
 
 def test_commutator_in_single_precision_is_computed_in_double(truth):
-    x, w = angle_rows(ROTATIONS, 0, 2, torch.float32)
+    x, w = arguments(ROTATIONS, 2, 0, torch.float32)
     table = ROTATIONS.angle_table(x, w)
     jacobian = commutator_jacobian(ROTATIONS, table.requires_grad_(), range(6))
     assert jacobian.dtype == torch.float32

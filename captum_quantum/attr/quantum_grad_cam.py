@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.attr._explainer import LayerExplainer
-from captum_quantum.attr._maps import channel_weights, weighted_sum
+from captum_quantum.attr._maps import channel_weights, membership, one_at_a_time, weighted_sum
 from captum_quantum.attr._recording import Grads, RecordedGraph
-from captum_quantum.attr._shares import membership, one_at_a_time
 from captum_quantum.gradients import GradientPathError, QuantumCall
 from captum_quantum.quantum_layer import as_quantum_layer
 
@@ -407,12 +406,10 @@ class QuantumLayerGradCam(LayerExplainer):
 
     def _single_quantum_layer(self) -> nn.Module:
         if len(self.quantum_layers) != 1:
-            raise ValueError(
-                _checks.sentence(
-                    "quantum_layer",
-                    "given, or the only one of forward_func",
-                    f"{len(self.quantum_layers)} quantum layers",
-                )
+            _checks.refuse(
+                "quantum_layer",
+                "given, or the only one of forward_func",
+                f"{len(self.quantum_layers)} quantum layers",
             )
         return self.quantum_layers[0]
 

@@ -100,28 +100,23 @@ class Gate:
             if not isinstance(angle, Angle):
                 _checks.wrong_type(f"angles of {self.name}", "Angle objects", angle)
         if any(isinstance(w, bool) or not isinstance(w, int) or w < 0 for w in self.wires):
-            raise CircuitError(
-                _checks.sentence(
-                    f"wires of {self.name}", "integers >= 0", _checks.describe(self.wires)
-                )
+            _checks.refuse(
+                f"wires of {self.name}", "integers >= 0", _checks.describe(self.wires), CircuitError
             )
         if len(set(self.wires)) != len(self.wires) or not self.wires:
-            raise CircuitError(
-                _checks.sentence(
-                    f"wires of {self.name}", "different from each other", str(self.wires)
-                )
+            _checks.refuse(
+                f"wires of {self.name}", "different from each other", str(self.wires), CircuitError
             )
         if kind.n_wires not in (None, len(self.wires)):
-            raise CircuitError(
-                _checks.sentence(
-                    f"wires of {self.name}", f"{kind.n_wires} wire(s)", str(self.wires)
-                )
+            _checks.refuse(
+                f"wires of {self.name}", f"{kind.n_wires} wire(s)", str(self.wires), CircuitError
             )
         if len(self.angles) != kind.n_angles:
-            raise CircuitError(
-                _checks.sentence(
-                    f"angles of {self.name}", f"{kind.n_angles} angle(s)", str(len(self.angles))
-                )
+            _checks.refuse(
+                f"angles of {self.name}",
+                f"{kind.n_angles} angle(s)",
+                str(len(self.angles)),
+                CircuitError,
             )
 
     @property
@@ -186,48 +181,47 @@ class Circuit:
         for position, gate in enumerate(self.gates):
             here = f"gate {position} ({gate})"
             if max(gate.wires) >= self.n_qubits:
-                raise CircuitError(
-                    _checks.sentence(
-                        f"wires of {here}", f"in [0, {self.n_qubits - 1}]", str(gate.wires)
-                    )
+                _checks.refuse(
+                    f"wires of {here}",
+                    f"in [0, {self.n_qubits - 1}]",
+                    str(gate.wires),
+                    CircuitError,
                 )
             for angle in gate.angles:
                 if angle.source == "constant":
                     continue
                 if not 0 <= angle.index < limits[angle.source]:
-                    raise CircuitError(
-                        _checks.sentence(
-                            f"{angle.source} index of {here}",
-                            f"in [0, {limits[angle.source] - 1}]",
-                            str(angle.index),
-                        )
+                    _checks.refuse(
+                        f"{angle.source} index of {here}",
+                        f"in [0, {limits[angle.source] - 1}]",
+                        str(angle.index),
+                        CircuitError,
                     )
                 if angle.source == "input":
                     used.add(angle.index)
         for observable in self.observables:
             if max(observable.wires, default=0) >= self.n_qubits:
-                raise CircuitError(
-                    _checks.sentence(
-                        f"wires of observable {observable}",
-                        f"in [0, {self.n_qubits - 1}]",
-                        str(observable.wires),
-                    )
+                _checks.refuse(
+                    f"wires of observable {observable}",
+                    f"in [0, {self.n_qubits - 1}]",
+                    str(observable.wires),
+                    CircuitError,
                 )
         if self.amplitude_encoding:
             if used or self.n_inputs != 2**self.n_qubits:
-                raise CircuitError(
-                    _checks.sentence(
-                        "inputs of a circuit with amplitude encoding",
-                        f"{2**self.n_qubits} amplitudes and no angles",
-                        f"{self.n_inputs} inputs, {len(used)} of them used as angles",
-                    )
+                _checks.refuse(
+                    "inputs of a circuit with amplitude encoding",
+                    f"{2**self.n_qubits} amplitudes and no angles",
+                    f"{self.n_inputs} inputs, {len(used)} of them used as angles",
+                    CircuitError,
                 )
         elif len(used) != self.n_inputs:
             unused = sorted(set(range(self.n_inputs)) - used)
-            raise CircuitError(
-                _checks.sentence(
-                    "inputs", "used by at least one gate each", f"unused input features {unused}"
-                )
+            _checks.refuse(
+                "inputs",
+                "used by at least one gate each",
+                f"unused input features {unused}",
+                CircuitError,
             )
 
     @cached_property

@@ -177,6 +177,7 @@ def _draw(
         explanations,
         dataset,
         "test example",
+        "the true class",
         title="Which pixels, and which qubits, made a quantum model decide?",
         subtitle=f"A hybrid model with a circuit of {n_qubits} qubits; it recognizes "
         f"{percent(accuracy)} of the test set.",

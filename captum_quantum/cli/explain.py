@@ -57,7 +57,8 @@ def _explain(
     title = f"the model sees {phrases[predicted]}"
     explanation = explain_input(explainer, dataset, single, title, target, probabilities)
     influence = qubit_influence(explanation.qubit_maps[None])[0].tolist()
-    draw(args.output / FIGURE, [explanation], dataset, "your input,\nas the model gets it")
+    header = "your input,\nas the model gets it"
+    draw(args.output / FIGURE, [explanation], dataset, header, "this class")
     content = {
         "image": str(args.file),
         "weights": str(args.weights),

@@ -77,7 +77,12 @@ def explain_input(
 
 
 def draw(
-    path: Path, explanations: Sequence[Explanation], dataset: Dataset, header: str, **titles: str
+    path: Path,
+    explanations: Sequence[Explanation],
+    dataset: Dataset,
+    header: str,
+    target: str,
+    **titles: str,
 ) -> None:
     """Draws the explanations and saves the figure.
 
@@ -86,13 +91,14 @@ def draw(
         explanations (Sequence[Explanation]): The rows of the figure.
         dataset (Dataset): The data set, for the noun in the caption.
         header (str): The header of the column of images.
+        target (str): Which class the first map explains, such as ``"this class"``.
         **titles (str): ``title`` and ``subtitle`` of the figure.
     """
     n_maps, n_qubits = len(explanations[0].maps), len(explanations[0].qubit_maps)
     headers = [
         header,
-        "QGrad-CAM: why\nthis class?",
-        "QGrad-CAM: why\nits closest rival?",
+        f"QGrad-CAM: why\n{target}?",
+        "QGrad-CAM: why\nthe closest rival?",
         *["Captum's LayerGradCam,\nto compare"] * (n_maps - 2),
         f"QGrad-CAM qubit by qubit:\nthe {n_qubits} maps add up to the first",
     ]

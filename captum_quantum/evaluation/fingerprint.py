@@ -27,8 +27,8 @@ def versions() -> dict[str, str]:
     """
     from captum_quantum import __version__
 
-    found = (__version__, metadata.version("captum"), str(torch.__version__))
-    return dict(zip(_VERSIONED, found, strict=True))
+    numbers = (__version__, metadata.version("captum"), str(torch.__version__))
+    return dict(zip(_VERSIONED, numbers, strict=True))
 
 
 def check_versions(argument: str, description: Any) -> None:
@@ -38,13 +38,13 @@ def check_versions(argument: str, description: Any) -> None:
         argument (str): What the error calls it.
         description (Any): The description, which JSON can hold.
     """
-    if found := re.search(rf"([\w.<>]+) {_NO_VERSION}", json.dumps(description)):
+    if match := re.search(rf"([\w.<>]+) {_NO_VERSION}", json.dumps(description)):
         raise ValueError(
             _checks.sentence(
                 argument,
                 "made of functions with an attribute version, such as function.version = '1', "
                 "which tells whether results in output are still those of the function",
-                f"{found[1]} {_NO_VERSION}",
+                f"{match[1]} {_NO_VERSION}",
             )
         )
 
@@ -52,8 +52,8 @@ def check_versions(argument: str, description: Any) -> None:
 def describe_function(function: Any, version: Any = None) -> str:
     """Describes a function by its name, its version and the arguments bound to it.
 
-    The description is the same in every process. Functions of packages whose versions results name
-    anyway need no version of their own.
+    The description is the same in every process. A function of a package in `versions` needs no
+    version of its own.
 
     Args:
         function (Callable): A function, method, class, callable object or ``functools.partial``.

@@ -10,7 +10,17 @@ from captum_quantum.metrics.registry import Metric, named_metrics, needs_masks, 
 
 
 def read_metrics(metrics: Any) -> list[Metric]:
-    """Reads the metrics of `compare`."""
+    """Reads the argument ``metrics`` of `compare`.
+
+    Args:
+        metrics (Any): Names of registered metrics, or a mapping from names to functions.
+
+    Returns:
+        list[Metric]: The metrics, in the same order.
+
+    Raises:
+        TypeError, ValueError: If a name or a function is wrong, or there is none.
+    """
     must = "names of metrics, or a mapping from names to functions"
     if isinstance(metrics, str) or not isinstance(metrics, Iterable):
         _checks.wrong_type("metrics", must, metrics)
@@ -28,7 +38,15 @@ def read_metrics(metrics: Any) -> list[Metric]:
 
 
 def check_masks(metrics: Sequence[Metric], first: Batch) -> None:
-    """Raises ValueError if a metric needs masks and the loader gives none."""
+    """Checks that the loader's batches have masks if a metric needs them.
+
+    Args:
+        metrics (Sequence[Metric]): The metrics.
+        first (Batch): The loader's first batch.
+
+    Raises:
+        ValueError: If a metric needs masks and there are none.
+    """
     for metric in metrics:
         if needs_masks(metric.function) and first.masks is None:
             _checks.wrong_value(

@@ -1,37 +1,39 @@
-"""The processes that share an evaluation: those of torch.distributed, or one alone."""
+"""The processes that share an evaluation: those of torch.distributed, or a single one."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar, cast
 
-import torch
 from torch import distributed
 
 from captum_quantum import _checks
-from captum_quantum.evaluation import storage
+from captum_quantum.evaluation.storage import difference
 
 Result = TypeVar("Result")
+Entry = TypeVar("Entry")
 
 
 class _Failure(NamedTuple):
-    """What a process says instead of its results."""
+    """What a process that has failed sends instead of its results."""
 
-    words: str
+    description: str
 
+    @classmethod
+    def of(cls, error: BaseException) -> "_Failure":
+        return cls(f"{type(error).__name__}: {error}")
 
-def _in_short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _failed(rank: int, words: str) -> str:
-    return _checks.sentence(
-        "all processes", "able to do their parts", f"{words}, in process {rank}"
-    )
+    def to_error(self, rank: int) -> RuntimeError:
+        got = f"{self.description}, in process {rank}"
+        return RuntimeError(_checks.sentence("all processes", "able to do their parts", got))
 
 
 class World:
-    """The processes that share the work: those of torch.distributed, or this one alone."""
+    """The processes that share the work: those of torch.distributed, or this one alone.
+
+    Attributes:
+        rank (int): The number of this process, 0 for the first.
+        size (int): The number of processes.
+    """
 
     def __init__(self) -> None:
         many = distributed.is_available() and distributed.is_initialized()
@@ -39,7 +41,18 @@ class World:
         self.size: int = distributed.get_world_size() if many else 1
 
     def first_does(self, work: Callable[[], Result]) -> Result:
-        """Lets the first process work; all get the result, or the error."""
+        """Runs a function in the first process only.
+
+        Args:
+            work (Callable): The function, without arguments.
+
+        Returns:
+            Any: What the function returns, in all processes.
+
+        Raises:
+            Exception: What the function raises, in all processes; RuntimeError in the others if the
+                exception is not a built-in one.
+        """
         if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]
@@ -47,8 +60,8 @@ class World:
             try:
                 outcome[0] = work()
             except BaseException as error:
-                known = isinstance(error, Exception) and type(error).__module__ == "builtins"
-                outcome[1] = error if known else RuntimeError(_failed(0, _in_short(error)))
+                builtin = isinstance(error, Exception) and type(error).__module__ == "builtins"
+                outcome[1] = error if builtin else _Failure.of(error).to_error(0)
                 distributed.broadcast_object_list(outcome, src=0)
                 raise
         distributed.broadcast_object_list(outcome, src=0)
@@ -58,62 +71,64 @@ class World:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """If one process fails here, the others fail where they next wait for it."""
+        """Sends an exception of this process to the others, which raise it where they next wait.
+
+        The next collective operation of the others must be `check_same` or `gather`.
+        """
         try:
             yield
         except BaseException as error:
             if self.size > 1:
-                distributed.all_gather_object([None] * self.size, _Failure(_in_short(error)))
+                distributed.all_gather_object([None] * self.size, _Failure.of(error))
             raise
 
-    def _exchange(self, own: Any) -> list[Any]:
-        everyone: list[Any] = [None] * self.size
-        distributed.all_gather_object(everyone, own)
-        for rank, other in enumerate(everyone):
-            if isinstance(other, _Failure):
-                raise RuntimeError(_failed(rank, other.words))
-        return everyone
+    def _exchange(self, local: Any) -> list[Any]:
+        """Gathers one object from each process in all processes."""
+        gathered: list[Any] = [None] * self.size
+        distributed.all_gather_object(gathered, local)
+        for rank, received in enumerate(gathered):
+            if isinstance(received, _Failure):
+                raise received.to_error(rank)
+        return gathered
 
     def check_same(self, configuration: dict[str, Any]) -> None:
-        """Raises ValueError in all processes if they were not asked for the same."""
+        """Checks that all processes have the same configuration.
+
+        Args:
+            configuration (dict[str, Any]): This process's configuration, which JSON can hold.
+
+        Raises:
+            ValueError: In all processes, if two of them differ.
+            RuntimeError: If another process has failed.
+        """
         if self.size == 1:
             return
-        everyone = self._exchange(configuration)
-        for rank, other in enumerate(everyone):
-            if found := storage.difference(everyone[0], other):
-                name, here, there = found
+        configurations = self._exchange(configuration)
+        for rank, other in enumerate(configurations):
+            if differing := difference(configurations[0], other):
+                name, first, second = differing
                 raise ValueError(
                     _checks.sentence(
                         "compare's arguments",
                         "the same in all processes",
-                        f"{name} = {here} in process 0, {there} in process {rank}",
+                        f"{name} = {first} in process 0, {second} in process {rank}",
                     )
                 )
 
-    def gather(self, found: dict[int, storage.BatchResult]) -> dict[int, storage.BatchResult]:
-        """All processes' batches, in every process."""
+    def gather(self, results: dict[int, Entry]) -> dict[int, Entry]:
+        """Gathers all processes' results in every process.
+
+        Args:
+            results (dict[int, Any]): This process's results by batch number.
+
+        Returns:
+            dict[int, Any]: The results of all.
+
+        Raises:
+            RuntimeError: If another process has failed.
+        """
         if self.size == 1:
-            return found
-        everyone = self._exchange(found)
-        return {number: batch for part in everyone for number, batch in part.items()}
-
-
-def read_device(device: Any) -> torch.device | None:
-    """Reads the device of `compare`: of each process of torchrun its own GPU."""
-    if device is None:
-        return None
-    must = "a device that torch knows, for example 'cpu' or 'cuda:0'"
-    if not isinstance(device, (str, torch.device)):
-        _checks.wrong_type("device", must, device)
-    try:
-        place = torch.device(device)
-        if place == torch.device("cuda") and World().size > 1 and "LOCAL_RANK" in os.environ:
-            place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            _checks.sentence("device", must, f"{str(device)!r} ({str(error).splitlines()[0]})")
-        ) from error
-    if place.type == "cuda" and place.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return place
+            return results
+        return {
+            number: result for part in self._exchange(results) for number, result in part.items()
+        }

@@ -1,4 +1,4 @@
-"""What a comparison has found: the table of methods and metrics, in numbers and in words."""
+"""The report of a comparison: scores, paired differences and the values of every sample."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,12 +13,7 @@ import numpy as np
 
 from captum_quantum import _files
 from captum_quantum.evaluation import storage
-from captum_quantum.evaluation.statistics import (
-    Array,
-    bootstrap_mean,
-    find_ties,
-    paired_p_value,
-)
+from captum_quantum.evaluation.statistics import Array, bootstrap_mean, find_ties, paired_p_value
 from captum_quantum.evaluation.tables import ARROWS, Rows, Tables, number_text
 
 if TYPE_CHECKING:
@@ -27,16 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """How one method does by one metric.
+    """The score of one method by one metric.
 
     Attributes:
-        metric (str): The metric.
-        method (str): The method.
-        higher_is_better (bool or None): The metric's direction; None where it has none.
-        mean (float): Mean over the samples with a value; NaN if there are none.
-        low, high (float): Ends of the confidence interval of the mean; NaN for less than two.
-        n (int): Number of samples with a value.
-        undefined (int): Number of samples without: the metric or the map is NaN or infinite.
+        metric (str): Name of the metric.
+        method (str): Name of the method.
+        higher_is_better (bool or None): The metric's direction; None if it has none.
+        mean (float): Mean over the samples with a finite value; NaN if there are none.
+        low (float): Lower end of the mean's confidence interval; NaN for fewer than two values.
+        high (float): Upper end of the mean's confidence interval; NaN for fewer than two values.
+        n (int): Number of samples with a finite value.
+        undefined (int): Number of samples whose value or attributions are NaN or infinite.
     """
 
     metric: str
@@ -51,20 +47,25 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """How two methods differ by one metric on the same samples.
+    """The paired difference of two methods by one metric, on the same samples.
 
     Attributes:
-        metric (str): The metric.
-        first, second (str): The methods; the differences are first minus second.
-        mean (float): Mean difference over the samples on which both have a value.
-        low, high (float): Ends of its confidence interval; NaN for less than two.
-        p_value (float): Of Wilcoxon's signed-rank test, two-sided, that differences are symmetric
-            about 0; 1 if all are ties, NaN without samples. Not corrected for several tests.
-        n (int): Number of samples on which both have a value.
-        undefined (int): Number of the others.
-        ties (int): Number of samples on which both are the same up to rounding: within a millionth
-            of the larger of the two values, of the typical one (the median), or, of average drop
-            and gain, of 100 percent.
+        metric (str): Name of the metric.
+        first (str): Name of the first method.
+        second (str): Name of the second method, whose values are subtracted.
+        mean (float): Mean difference over the samples on which both methods have a finite value;
+            NaN if there are none.
+        low (float): Lower end of its confidence interval; NaN for fewer than two samples.
+        high (float): Upper end of its confidence interval; NaN for fewer than two samples.
+        p_value (float): p-value of Wilcoxon's signed-rank test, two-sided, of the hypothesis that
+            differences are symmetric about 0; 1 if all samples are ties, NaN if there are none. Not
+            corrected for multiple tests.
+        n (int): Number of samples on which both methods have a finite value.
+        undefined (int): Number of the other samples.
+        ties (int): Number of samples on which both values are equal up to rounding: within a
+            millionth of the larger of the two values, of the median of the larger ones over the
+            samples, or of the metric's ``rounding_scale`` (100 for average drop and gain, which are
+            differences of percentages).
     """
 
     metric: str
@@ -80,31 +81,33 @@ class Difference:
 
 
 class Report(Tables):
-    """What `compare` has found: every sample's values, and what follows from them.
+    """The results of `compare`: the values of every sample, and statistics of them.
 
     Args:
         methods (Sequence[str]): Names of the methods.
-        metrics (Mapping[str, bool or None]): Names of the metrics and their directions,
-            ``higher_is_better``.
-        batches (Iterable): The values, as `compare` gathers them.
-        configuration (Mapping): What they were computed with.
-        confidence (float): Level of the intervals.
-        seed (int): Fixes the bootstrap.
-        rounding_scales (Mapping[str, float], optional): For each metric the size of the numbers
-            whose rounding its values carry, see `captum_quantum.metrics.register_metric`. Default:
+        metrics (Mapping[str, bool or None]): The metrics' directions, ``higher_is_better``, by
+            name.
+        batches (Iterable[BatchResult]): The results of each batch, in any order.
+        configuration (Mapping[str, Any], optional): What the values depend on, as plain data for
+            JSON. Default: not known.
+        confidence (float): Confidence level of the intervals, in (0, 1).
+        seed (int): Fixes the resamples of the bootstrap.
+        rounding_scales (Mapping[str, float], optional): The size of the numbers whose difference a
+            metric is, by the metric's name, see `captum_quantum.metrics.register_metric`. Default:
             the size of the values.
 
     Attributes:
         methods (tuple[str, ...]): Names of the methods.
-        metrics (dict[str, bool or None]): The metrics' directions.
-        index (ndarray): Each sample's place in the data, ``(n,)``, int64.
-        labels (ndarray): True classes, ``(n,)``, int64.
-        targets (ndarray): The classes that were explained, ``(n,)``, int64.
-        values (dict[str, dict[str, ndarray]]): ``values[metric][method]``: float64, ``(n,)``, NaN
-            where undefined.
-        scores (list[Score]): The table: mean, interval, numbers, for each metric and method.
-        differences (list[Difference]): For each metric and pair of methods.
-        configuration (dict): What the values were computed with.
+        metrics (dict[str, bool or None]): The metrics' directions by name; None: no direction.
+        index (ndarray): Index of each sample in the data set, shape ``(n,)``, int64.
+        labels (ndarray): True classes, shape ``(n,)``, int64.
+        targets (ndarray): The classes that were explained, shape ``(n,)``, int64.
+        values (dict[str, dict[str, ndarray]]): ``values[metric][method]`` has shape ``(n,)``,
+            float64, NaN where undefined.
+        scores (list[Score]): Mean and confidence interval for each metric and method.
+        differences (list[Difference]): Paired difference for each metric and pair of methods.
+        configuration (dict[str, Any]): What the values depend on.
+        confidence (float): Confidence level of the intervals.
 
     Examples:
         >>> import torch
@@ -123,7 +126,7 @@ class Report(Tables):
         ... )
         >>> report.values["insertion"]["qgradcam"].shape
         (8,)
-        >>> [(d.metric, d.ties == d.n) for d in report.differences]  # both are the same map
+        >>> [(d.metric, d.ties == d.n) for d in report.differences]  # the maps are equal
         [('average_drop', True), ('insertion', True)]
     """
 
@@ -161,17 +164,17 @@ class Report(Tables):
         }
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Returns the number of samples."""
         return len(self.index)
 
     @cached_property
     def scores(self) -> list[Score]:
-        """The table: one entry for each metric and method."""
+        """Mean and confidence interval for each metric and method."""
         return [self._score(metric, method) for metric in self.metrics for method in self.methods]
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """Paired differences: one entry for each metric and pair of methods."""
+        """Paired difference for each metric and pair of methods."""
         return [
             self._difference(metric, first, second)
             for metric in self.metrics
@@ -180,30 +183,32 @@ class Report(Tables):
 
     def _score(self, metric: str, method: str) -> Score:
         values = self.values[metric][method]
-        known = values[np.isfinite(values)]
-        low, high = bootstrap_mean(known, self.confidence, self._seed)
-        mean = float(known.mean()) if len(known) else math.nan
-        undefined = len(values) - len(known)
+        finite = values[np.isfinite(values)]
+        interval = bootstrap_mean(finite, self.confidence, self._seed)
+        mean = float(finite.mean()) if len(finite) else math.nan
+        undefined = len(values) - len(finite)
         direction = self.metrics[metric]
-        return Score(metric, method, direction, mean, low, high, len(known), undefined)
+        return Score(metric, method, direction, mean, *interval, len(finite), undefined)
 
     def _difference(self, metric: str, first: str, second: str) -> Difference:
         a, b = self.values[metric][first], self.values[metric][second]
-        known = np.isfinite(a) & np.isfinite(b)
-        a, b = a[known], b[known]
-        away = a - b
-        n = len(away)
+        finite = np.isfinite(a) & np.isfinite(b)
+        a, b = a[finite], b[finite]
+        differences, n = a - b, len(a)
         ties = find_ties(a, b, self._rounding_scales.get(metric, 0.0))
-        low, high = bootstrap_mean(away, self.confidence, self._seed)
-        mean = float(away.mean()) if n else math.nan
-        p_value = paired_p_value(away, ties)
-        undefined = len(known) - n
-        return Difference(
-            metric, first, second, mean, low, high, p_value, n, undefined, int(ties.sum())
-        )
+        interval = bootstrap_mean(differences, self.confidence, self._seed)
+        mean = float(differences.mean()) if n else math.nan
+        p_value, n_ties = paired_p_value(differences, ties), int(ties.sum())
+        undefined = len(finite) - n
+        return Difference(metric, first, second, mean, *interval, p_value, n, undefined, n_ties)
 
     def to_dict(self) -> dict[str, Any]:
-        """All that the table says, in plain types; NaN where there is no number."""
+        """Returns the report as plain data, without the values of the samples.
+
+        Returns:
+            dict[str, Any]: Number of samples, confidence level, scores, differences, configuration;
+            undefined numbers are NaN.
+        """
         return {
             "n": len(self),
             "confidence": self.confidence,
@@ -243,10 +248,11 @@ class Report(Tables):
         return rows
 
     def figure(self) -> "Figure":
-        """Draws means and intervals, a panel for each metric.
+        """Draws means and confidence intervals, one panel for each metric.
 
         Returns:
-            matplotlib.figure.Figure: See `captum_quantum.visualization.plot_comparison`.
+            matplotlib.figure.Figure: The figure that
+            `captum_quantum.visualization.plot_comparison` draws.
         """
         from captum_quantum.visualization import plot_comparison
 
@@ -255,13 +261,14 @@ class Report(Tables):
     def save(self, folder: str | PathLike[str]) -> None:
         """Writes ``values.csv``, ``report.json``, ``report.md`` and ``report.png``.
 
-        Each replaces an older one as a whole. ``values.csv`` has a line for each sample and method.
+        Existing files are replaced atomically. ``values.csv`` has a line for each sample and
+        method.
 
         Args:
-            folder (str or PathLike): Made if need be.
+            folder (str or PathLike): The folder, created if it does not exist.
 
         Raises:
-            FileExistsError: If the folder holds results of `compare` of another configuration.
+            FileExistsError: If the folder contains results of `compare` of another configuration.
             OSError: If a file cannot be written.
         """
         from captum_quantum.visualization import png

@@ -1,4 +1,4 @@
-"""How methods do over several trainings."""
+"""The report of several trainings with different seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Spread:
-    """A quantity of several trainings.
+    """Mean and standard deviation of a quantity over several trainings.
 
     Attributes:
-        metric (str): The metric.
-        name (str): The method, or the pair ``first - second``.
-        higher_is_better (bool or None): The metric's direction.
-        mean (float): Mean over the seeds; NaN if one of them has no value.
-        deviation (float): Standard deviation over the seeds (n - 1); NaN for a single one.
-        per_seed (list[float]): Each seed's mean over the samples.
+        metric (str): Name of the metric.
+        name (str): Name of the method, or the pair ``first - second``.
+        higher_is_better (bool or None): The metric's direction; None if it has none.
+        mean (float): Mean over the seeds; NaN if a seed has no value.
+        deviation (float): Standard deviation over the seeds, with n - 1 degrees of freedom; NaN for
+            a single seed.
+        per_seed (list[float]): Mean over the samples for each seed.
     """
 
     metric: str
@@ -38,19 +39,27 @@ class Spread:
     def of(
         cls, metric: str, name: str, higher_is_better: bool | None, per_seed: list[float]
     ) -> "Spread":
-        """Mean and deviation of the values."""
+        """Computes mean and deviation.
+
+        Args:
+            metric (str): Name of the metric.
+            name (str): Name of the method, or the pair ``first - second``.
+            higher_is_better (bool or None): The metric's direction; None if it has none.
+            per_seed (list[float]): Mean over the samples for each seed.
+        """
         deviation = float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else math.nan
         return cls(metric, name, higher_is_better, float(np.mean(per_seed)), deviation, per_seed)
 
 
 @dataclass(frozen=True)
 class SeedDifference(Spread):
-    """How two methods differ over several trainings: the spread, and who is ahead how often.
+    """The difference of two methods over several trainings.
 
     Attributes:
         above (int): Number of seeds whose mean difference is above 0.
-        below (int): Number of seeds where it is below 0.
-        tied (int): Number of seeds where all samples are ties: equal up to rounding, hence neither.
+        below (int): Number of seeds whose mean difference is below 0.
+        tied (int): Number of seeds with ties only: all samples are equal up to rounding. They count
+            neither as above nor as below.
     """
 
     above: int
@@ -61,7 +70,12 @@ class SeedDifference(Spread):
     def between(
         cls, higher_is_better: bool | None, per_seed: Sequence[Difference]
     ) -> "SeedDifference":
-        """Sums up each seed's difference of the same two methods by the same metric."""
+        """Summarizes the differences of the same two methods by the same metric.
+
+        Args:
+            higher_is_better (bool or None): The metric's direction; None if it has none.
+            per_seed (Sequence[Difference]): The difference for each seed.
+        """
         pair = per_seed[0]
         name = f"{pair.first} - {pair.second}"
         means = [difference.mean for difference in per_seed]
@@ -76,20 +90,21 @@ class SeedDifference(Spread):
 
 
 class SeedReport(Tables):
-    """How methods do over several seeds, each with its own split and training.
+    """Scores and differences over several seeds, each with its own data split and training.
 
-    The samples of one training share its chance; what would come out of another shows only in the
-    spread over seeds.
+    A single training is one random outcome that all its samples share, so confidence intervals over
+    samples do not cover it. The spread over seeds does.
 
     Args:
-        reports (Mapping[int, Sequence[Report]]): For each seed the reports, all of the same
-            methods and metrics.
+        reports (Mapping[int, Sequence[Report]]): The reports by seed: for each seed the same number
+            of reports, with the same methods and metrics.
 
     Attributes:
         seeds (list[int]): The seeds.
         methods (tuple[str, ...]): Names of the methods.
-        scores (list[Spread]): For each metric and method.
-        differences (list[SeedDifference]): For each metric and pair of methods.
+        scores (list[Spread]): Mean and deviation for each metric and method.
+        differences (list[SeedDifference]): The same of differences, for each metric and pair of
+            methods.
     """
 
     _differences_caption = (
@@ -99,27 +114,26 @@ class SeedReport(Tables):
 
     def __init__(self, reports: Mapping[int, Sequence[Report]]) -> None:
         self.seeds = list(reports)
-        columns = list(zip(*reports.values(), strict=True))
-        self.methods = columns[0][0].methods
+        parts = list(zip(*reports.values(), strict=True))
+        self.methods = parts[0][0].methods
         self.scores: list[Spread] = []
         self.differences: list[SeedDifference] = []
-        for same in columns:
-            for scores in zip(*(report.scores for report in same), strict=True):
-                first = scores[0]
+        for part in parts:
+            for scores in zip(*(report.scores for report in part), strict=True):
+                first, means = scores[0], [score.mean for score in scores]
                 self.scores.append(
-                    Spread.of(
-                        first.metric,
-                        first.method,
-                        first.higher_is_better,
-                        [score.mean for score in scores],
-                    )
+                    Spread.of(first.metric, first.method, first.higher_is_better, means)
                 )
-            for pairs in zip(*(report.differences for report in same), strict=True):
-                direction = same[0].metrics[pairs[0].metric]
+            for pairs in zip(*(report.differences for report in part), strict=True):
+                direction = part[0].metrics[pairs[0].metric]
                 self.differences.append(SeedDifference.between(direction, pairs))
 
     def to_dict(self) -> dict[str, Any]:
-        """All that the table says, in plain types."""
+        """Returns the report as plain data.
+
+        Returns:
+            dict[str, Any]: Seeds, scores, differences; undefined numbers are NaN.
+        """
         return {
             "seeds": self.seeds,
             "scores": [asdict(score) for score in self.scores],
@@ -148,10 +162,11 @@ class SeedReport(Tables):
         ]
 
     def figure(self) -> "Figure":
-        """Draws means and every seed, a panel for each metric.
+        """Draws means and the value of every seed, one panel for each metric.
 
         Returns:
-            matplotlib.figure.Figure: See `captum_quantum.visualization.plot_seeds`.
+            matplotlib.figure.Figure: The figure that `captum_quantum.visualization.plot_seeds`
+            draws.
         """
         from captum_quantum.visualization import plot_seeds
 

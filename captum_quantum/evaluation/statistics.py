@@ -1,4 +1,4 @@
-"""Means with their uncertainty, and paired differences."""
+"""Confidence intervals of means, ties, and a paired test."""
 
 import math
 from typing import Any
@@ -20,7 +20,9 @@ ROUNDING = 1e-6
 def bootstrap_mean(
     values: Array, confidence: float = 0.95, seed: int = 0, n_resamples: int = N_RESAMPLES
 ) -> tuple[float, float]:
-    r"""Confidence interval of a mean by the bootstrap, bias-corrected and accelerated (BCa).
+    r"""Computes the confidence interval of a mean by the bootstrap.
+
+    The interval is bias-corrected and accelerated (BCa).
 
     With :math:`\bar x^*_b` the means of resamples, :math:`\Phi` the normal distribution function,
     :math:`z_0 = \Phi^{-1}(\text{share of } \bar x^*_b < \bar x)` (ties count half) and the
@@ -31,12 +33,13 @@ def bootstrap_mean(
 
     Args:
         values (ndarray): Shape ``(n,)``, finite.
-        confidence (float): The level c, in (0, 1).
+        confidence (float): The confidence level c, in (0, 1).
         seed (int): Fixes the resamples.
-        n_resamples (int): Their number.
+        n_resamples (int): Number of resamples.
 
     Returns:
-        tuple[float, float]: The ends; NaN for less than two values, the value if all are the same.
+        tuple[float, float]: The ends of the interval; NaN for fewer than two values, the value
+        itself if all are equal.
 
     Examples:
         >>> import numpy as np
@@ -51,7 +54,7 @@ def bootstrap_mean(
     if (values == values[0]).all():
         return float(values[0]), float(values[0])
     rng = np.random.default_rng(seed)
-    chunk = max(1, 2**21 // n)  # some 16 MB at a time, whatever the number of samples
+    chunk = max(1, 2**21 // n)  # about 16 MB at a time
     means = np.concatenate(
         [
             values[rng.integers(0, n, (min(chunk, n_resamples - done), n))].mean(axis=1)
@@ -61,8 +64,8 @@ def bootstrap_mean(
     mean = values.mean()
     below = ((means < mean).sum() + 0.5 * (means == mean).sum()) / n_resamples
     bias = ndtri(np.clip(below, 0.5 / n_resamples, 1 - 0.5 / n_resamples))
-    away = values - mean
-    acceleration = (away**3).sum() / (6 * (away**2).sum() ** 1.5)
+    deviations = values - mean
+    acceleration = (deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5)
     shifted = bias + ndtri(np.array([1 - confidence, 1 + confidence]) / 2)
     low, high = np.quantile(means, ndtr(bias + shifted / (1 - acceleration * shifted)))
     return float(low), float(high)
@@ -72,14 +75,14 @@ def find_ties(a: Array, b: Array, rounding_scale: float = 0.0) -> npt.NDArray[np
     r"""Finds the pairs of values that are equal up to rounding.
 
     :math:`a_i` and :math:`b_i` are tied if :math:`|a_i - b_i| \le 10^{-6} \max(m_i, \tilde m, s)`
-    with :math:`m_i = \max(|a_i|, |b_i|)`, :math:`\tilde m` the median of those :math:`m_i` that are
-    not 0, and s the scale of the metric: values near 0 are often small differences of large numbers
-    and are rounded as those.
+    with :math:`m_i = \max(|a_i|, |b_i|)`, :math:`\tilde m` the median of the :math:`m_i` that are
+    not 0, and s the rounding scale of the metric. Values near 0 are often small differences of
+    large numbers, with the rounding of these.
 
     Args:
         a (ndarray): Shape ``(n,)``, finite.
         b (ndarray): Shape ``(n,)``, finite.
-        rounding_scale (float): The scale s.
+        rounding_scale (float): The rounding scale s.
 
     Returns:
         ndarray: Shape ``(n,)``, bool.
@@ -94,14 +97,14 @@ def find_ties(a: Array, b: Array, rounding_scale: float = 0.0) -> npt.NDArray[np
 
 
 def paired_p_value(differences: Array, ties: npt.NDArray[np.bool_]) -> float:
-    """Wilcoxon's signed-rank test, two-sided; ties are left out (Wilcoxon's own treatment).
+    """Computes the p-value of Wilcoxon's signed-rank test, two-sided, without the ties.
 
     Args:
         differences (ndarray): Shape ``(n,)``, finite.
-        ties (ndarray): Which of them count as 0, bool, ``(n,)``.
+        ties (ndarray): Which differences count as 0, shape ``(n,)``, bool.
 
     Returns:
-        float: The p-value: NaN without differences, 1 if all are ties.
+        float: The p-value; NaN without differences, 1 if all are ties.
     """
     if not len(differences):
         return math.nan
@@ -111,7 +114,14 @@ def paired_p_value(differences: Array, ties: npt.NDArray[np.bool_]) -> float:
 
 
 def check_confidence(value: Any) -> float:
-    """Returns a level if it is a number in (0, 1)."""
+    """Returns a confidence level if it is a float in (0, 1).
+
+    Args:
+        value (Any): The level.
+
+    Raises:
+        TypeError, ValueError: If it is not.
+    """
     if isinstance(value, bool) or not isinstance(value, float):
         _checks.wrong_type("confidence", "a number in (0, 1)", value)
     if not 0 < value < 1:

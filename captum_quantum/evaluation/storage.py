@@ -1,9 +1,9 @@
-"""A folder of results that are appended batch by batch, so that a killed run can go on.
+"""A folder of results, to which each batch is appended, so that a killed run can be resumed.
 
-The folder holds ``configuration.json`` (what was asked for), ``part-0.csv``, ``part-1.csv``, ...
-(what each process has found so far) and, at the end, ``values.csv`` in their place. A batch's rows
-are written at once and are on the disk before the next batch begins; rows of a batch that is not
-whole, which a kill or a full disk may leave behind, are dropped when the run goes on.
+The folder holds ``configuration.json`` (what results depend on), ``part-0.csv``, ``part-1.csv``,
+... (the results of each process) and, at the end, ``values.csv`` instead of the parts. The rows of
+a batch are written at once and are on the disk before the next batch begins. A batch of which a
+kill or a full disk has left only some rows is removed when the run is resumed.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ _COLUMNS = ("batch", "batch_size", "checksum", "index", "label", "target", "meth
 
 
 class BatchResult(NamedTuple):
-    """What was found about one batch of samples.
+    """The results of one batch.
 
     Attributes:
-        number (int): The batch's place in the loader.
+        number (int): Index of the batch in the loader.
         checksum (str): Of its inputs, labels and masks: eight hexadecimal digits.
-        start (int): The index of its first sample in the whole data set.
-        labels (ndarray): Shape ``(size,)``, int64.
-        targets (ndarray): Shape ``(size,)``, int64: the classes that were explained.
-        values (ndarray): Shape ``(n_methods, size, n_metrics)``, float64, NaN where undefined.
+        start (int): Index of the batch's first sample in the data set.
+        labels (ndarray): Shape ``(batch,)``, int64.
+        targets (ndarray): The classes that were explained, shape ``(batch,)``, int64.
+        values (ndarray): Shape ``(n_methods, batch, n_metrics)``, float64, NaN where undefined.
     """
 
     number: int
@@ -43,20 +43,13 @@ class BatchResult(NamedTuple):
     targets: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
 
-    def same(self, other: "BatchResult") -> bool:
-        """Whether all numbers are the same; NaN equals NaN."""
-        return self[:3] == other[:3] and all(
-            np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-            for a, b in zip(self[3:], other[3:], strict=True)
-        )
-
 
 class Table(NamedTuple):
-    """The columns of the CSV files, and how results become lines and the reverse.
+    """The columns of the CSV files: formats results as lines and parses lines.
 
     Attributes:
-        methods (Sequence[str]): Names, without commas, quotes or line breaks.
-        metrics (Sequence[str]): Likewise.
+        methods (Sequence[str]): Names of the methods, without commas, quotes and line breaks.
+        metrics (Sequence[str]): Names of the metrics, without commas, quotes and line breaks.
     """
 
     methods: Sequence[str]
@@ -68,7 +61,14 @@ class Table(NamedTuple):
         return _csv([(*_COLUMNS, *self.metrics)])
 
     def format(self, batch: BatchResult) -> str:
-        """Formats a batch: a line for each method and sample, numbers in full precision."""
+        """Formats the results of a batch.
+
+        Args:
+            batch (BatchResult): The results.
+
+        Returns:
+            str: A line for each method and sample, with numbers in full precision.
+        """
         size = len(batch.labels)
         return _csv(
             (batch.number, size, batch.checksum, batch.start + i, *classes, method, *numbers)
@@ -79,17 +79,28 @@ class Table(NamedTuple):
         )
 
     def n_lines(self, first: str) -> int:
-        """The number of lines of the batch that begins with the given one."""
+        """Returns the number of lines of a batch.
+
+        Args:
+            first (str): The first of them.
+
+        Raises:
+            ValueError, IndexError: If that is not a line of a table.
+        """
         return max(int(first.split(",")[1]), 1) * len(self.methods)
 
     def parse(self, lines: Sequence[str]) -> BatchResult:
-        """The reverse of `format`.
+        """Parses the lines of a batch.
 
         Args:
-            lines (Sequence[str]): The lines of one batch, without their ends.
+            lines (Sequence[str]): All lines of one batch, without their ends.
+
+        Returns:
+            BatchResult: The results.
 
         Raises:
-            ValueError: If the lines are not those of one batch, exactly as they were written.
+            ValueError, IndexError, csv.Error: If the lines are not exactly what `format` returns
+                for the results of one batch.
         """
         rows = list(csv.reader(lines))
         number, size, checksum, start = rows[0][:4]
@@ -112,14 +123,14 @@ def _csv(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
-    """Writes what was asked for, or compares it with what the folder's results were made with.
+    """Writes the configuration to a new folder, or compares it with that of an existing one.
 
     Args:
         folder (Path): The folder.
-        configuration (Mapping): What JSON can hold.
+        configuration (Mapping[str, Any]): What results depend on, as plain data for JSON.
 
     Raises:
-        FileExistsError: If they differ, or the folder has results of unknown origin.
+        FileExistsError: If the folder has results of another or an unknown configuration.
         OSError: If the file cannot be read or written.
     """
     path = folder / CONFIGURATION
@@ -132,11 +143,11 @@ def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
 
 
 def refuse_other(folder: Path, configuration: Mapping[str, Any]) -> None:
-    """Compares a configuration with that of the folder's results, if there are any.
+    """Compares a configuration with that of the folder's results, if it has one.
 
     Args:
         folder (Path): The folder.
-        configuration (Mapping): What JSON can hold.
+        configuration (Mapping[str, Any]): What results depend on, as plain data for JSON.
 
     Raises:
         FileExistsError: If they differ.
@@ -146,36 +157,36 @@ def refuse_other(folder: Path, configuration: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        written = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         _refuse_folder(folder, f"a {CONFIGURATION} that is not JSON")
-    if not isinstance(there, dict):
+    if not isinstance(written, dict):
         _refuse_folder(folder, f"a {CONFIGURATION} that is no JSON object")
-    if found := difference(there, configuration):
-        name, before, now = found
+    if differing := difference(written, configuration):
+        name, before, now = differing
         _refuse_folder(folder, f"{name} = {before} in {CONFIGURATION}, now {name} = {now}")
 
 
 def difference(one: Any, other: Any, name: str = "") -> tuple[str, str, str] | None:
-    """The first place where two configurations differ, the order of their entries included.
+    """Finds the first entry in which two configurations differ, or whose order differs.
 
     Args:
-        one (Any): What JSON can hold.
-        other (Any): Likewise.
-        name (str): What to call the place at hand.
+        one (Any): Plain data for JSON.
+        other (Any): Plain data for JSON.
+        name (str): Name of the entry that is compared, for the result.
 
     Returns:
-        tuple[str, str, str] or None: The place's name and what stands there; None if they are the
-        same.
+        tuple[str, str, str] or None: The entry's name and its two values, as JSON; None if the two
+        are the same.
     """
     if json.dumps(one) == json.dumps(other):
         return None
     if not isinstance(one, Mapping) or not isinstance(other, Mapping):
         return name, _short(one), _short(other)
     for key in [*other, *(k for k in one if k not in other)]:
-        place = f"{name}.{key}" if name else key
-        if found := difference(one.get(key), other.get(key), place):
-            return found
+        entry = f"{name}.{key}" if name else key
+        if differing := difference(one.get(key), other.get(key), entry):
+            return differing
     return f"order of {name or 'configuration'}", _short(list(one)), _short(list(other))
 
 
@@ -195,45 +206,46 @@ def _refuse_folder(folder: Path, got: str) -> NoReturn:
 
 
 def _result_files(folder: Path) -> list[Path]:
-    whole = folder / VALUES
-    return [whole] * whole.exists() + sorted(folder.glob("part-*.csv"))
+    merged = folder / VALUES
+    return [merged] * merged.exists() + sorted(folder.glob("part-*.csv"))
 
 
 def recover(folder: Path, table: Table) -> dict[int, BatchResult]:
-    """Reads all whole batches and drops what is left of one that a kill has torn.
+    """Reads all complete batches and removes the rows of incomplete ones.
 
     Args:
-        folder (Path): The folder, held by `locked`.
-        table (Table): Its columns.
+        folder (Path): The folder, which this process has locked.
+        table (Table): The columns.
 
     Returns:
-        dict[int, BatchResult]: The batches by their numbers.
+        dict[int, BatchResult]: The results by batch number.
 
     Raises:
-        OSError: If a file is damaged in a way that a kill cannot explain, or cannot be read.
+        OSError: If a file cannot be read, or has other contents than a kill could have left.
     """
-    found: dict[int, BatchResult] = {}
+    results: dict[int, BatchResult] = {}
     for path in _result_files(folder):
         batches, end = _read(path, table)
         if end < path.stat().st_size:
             if path.name == VALUES:
-                _damaged(path, "not whole")
+                _damaged(path, "not complete")
             os.truncate(path, end)
         for batch in batches:
-            if not found.setdefault(batch.number, batch).same(batch):
-                _damaged(path, f"batch {batch.number} differs from what another file says of it")
-    return found
+            other = results.setdefault(batch.number, batch)
+            if table.format(other) != table.format(batch):
+                _damaged(path, f"batch {batch.number} differs from that in another file")
+    return results
 
 
 def _read(path: Path, table: Table) -> tuple[list[BatchResult], int]:
-    """The whole batches of a file, and where the last of them ends."""
+    """The complete batches of a file, and the position in bytes where the last of them ends."""
     text = path.read_bytes().decode(errors="replace")
     header = table.header
     if not text.startswith(header):
         if header.startswith(text) or not text.strip("\0"):
             return [], 0
-        _damaged(path, "other columns than those asked for")
-    lines = text[len(header) :].split("\n")[:-1]  # what has no line end is torn
+        _damaged(path, "other columns than those of this call")
+    lines = text[len(header) :].split("\n")[:-1]  # without the unfinished last line
     batches: list[BatchResult] = []
     row, end = 0, len(header.encode())
     while row < len(lines):
@@ -245,7 +257,7 @@ def _read(path: Path, table: Table) -> tuple[list[BatchResult], int]:
                 break
             batches.append(table.parse(lines[row:next_row]))
         except (ValueError, IndexError, csv.Error) as error:
-            _damaged(path, f"line {row + 2} or one after it is wrong ({error})")
+            _damaged(path, f"line {row + 2} or a later one is wrong ({error})")
         end += sum(len(line.encode()) + 1 for line in lines[row:next_row])
         row = next_row
     return batches, end
@@ -260,11 +272,11 @@ def _damaged(path: Path, got: str) -> NoReturn:
 
 
 class Part:
-    """One process's file of results, open for appending.
+    """The results of one process: a file that is open for appending.
 
     Args:
         folder (Path): The folder.
-        table (Table): Its columns.
+        table (Table): The columns.
         rank (int): The number of the process.
 
     Raises:
@@ -278,10 +290,14 @@ class Part:
         _files.sync_folder(folder)
 
     def append(self, batch: BatchResult) -> None:
-        """Writes a batch; when this returns, it is on the disk.
+        """Writes the results of a batch to the disk before it returns.
+
+        Args:
+            batch (BatchResult): The results.
 
         Raises:
-            OSError: If that fails, as on a full disk; the file then ends with the batch before.
+            OSError: If that fails, for example because the disk is full. The results of this batch
+                are then removed again.
         """
         size = os.fstat(self._file).st_size
         header = "" if size else self._table.header
@@ -295,8 +311,8 @@ class Part:
                 os.ftruncate(self._file, size)
             raise OSError(
                 error.errno,
-                f"{error.strerror}; the results so far are whole, and the same call goes on from "
-                "them",
+                f"{error.strerror}; the results so far are complete, and the same call resumes "
+                "from them",
                 str(self.path),
             ) from error
 
@@ -306,10 +322,15 @@ class Part:
 
 
 def merge(folder: Path, table: Table, batches: Iterable[BatchResult]) -> None:
-    """Writes ``values.csv``, in the order of the data set, and removes the parts.
+    """Writes ``values.csv`` and removes the parts.
+
+    Args:
+        folder (Path): The folder.
+        table (Table): The columns.
+        batches (Iterable[BatchResult]): The results of all batches.
 
     Raises:
-        OSError: If it cannot be written; the parts are then as they were.
+        OSError: If the file cannot be written; the parts are then unchanged.
     """
     _files.replace(folder / VALUES, csv_pieces(table, batches))
     for path in folder.glob("part-*.csv"):
@@ -317,6 +338,14 @@ def merge(folder: Path, table: Table, batches: Iterable[BatchResult]) -> None:
 
 
 def csv_pieces(table: Table, batches: Iterable[BatchResult]) -> Iterator[str]:
-    """The CSV file, piece by piece, in the order of the data set."""
+    """Formats ``values.csv`` in pieces: the header, then each batch in the order of the data set.
+
+    Args:
+        table (Table): The columns.
+        batches (Iterable[BatchResult]): The results of all batches.
+
+    Returns:
+        Iterator[str]: The pieces.
+    """
     yield table.header
     yield from map(table.format, sorted(batches, key=lambda batch: batch.number))

@@ -1,12 +1,10 @@
 """The table of gradient rules."""
 
 from captum_quantum import _checks
-from captum_quantum.gradients.automatic import Adjoint, Backprop
 from captum_quantum.gradients.commutator import Commutator
-from captum_quantum.gradients.errors import GradientRuleError
 from captum_quantum.gradients.function import QuantumFunction
-from captum_quantum.gradients.nodes import Pullback
-from captum_quantum.gradients.rule import GradientRule
+from captum_quantum.gradients.nodes import GradientRuleError, Pullback
+from captum_quantum.gradients.rule import Adjoint, Backprop, GradientRule
 from captum_quantum.gradients.shift import FiniteDifference, ParameterShift
 
 RULES: dict[str, GradientRule] = {

@@ -24,7 +24,7 @@ def fold_readout(circuit: Circuit, layout: list[int], rows: Tensor | None) -> Re
     index[order] = basis  # row -> basis index
     parities = _parities(circuit, index) if n >= FACTORED else None
     if parities is not None:
-        return Readout(None, parities, ())
+        return Readout(order, None, parities, ())
     groups: dict[int, Tensor] = {}
     for k, observable in enumerate(circuit.observables):
         for term in observable.terms:
@@ -38,7 +38,7 @@ def fold_readout(circuit: Circuit, layout: list[int], rows: Tensor | None) -> Re
     pairs = tuple(
         (order[index ^ flip], weights[:, index].contiguous()) for flip, weights in groups.items()
     )
-    return Readout(signs, None, pairs)
+    return Readout(order, signs, None, pairs)
 
 
 def _parities(circuit: Circuit, index: Tensor) -> Parities | None:

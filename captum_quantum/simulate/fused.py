@@ -1,121 +1,269 @@
-"""The fused simulator: runs a plan on a batch of states, and goes back through it for gradients.
+"""The fused simulator: neighboring gates become few large matrix products.
 
 The state psi is a tensor ``(2**n, batch)``: reordering its rows copies whole rows, and a dense step
 is one matrix product. On a CPU, a large batch runs in lanes, whose states follow each other,
 ``(lanes * 2**n, batch / lanes)``: as every operation is shared among threads by rows, a thread
 finds the numbers that it needs where it wrote them.
-
 """
 
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_quantum.circuit import Circuit
-from captum_quantum.simulate.call import FusedCall
+from captum_quantum import _checks
+from captum_quantum.circuit import Circuit, Gate, Observable
+from captum_quantum.simulate.arguments import check_arguments
+from captum_quantum.simulate.compiled import CompiledCircuit
 from captum_quantum.simulate.plan import Plan
-from captum_quantum.simulate.planner import FRONT, WHOLE, make_plan
-from captum_quantum.simulate.program import Program
 
-LANES, LANE = 4, 32
-"""On a CPU a batch runs in so many lanes, if that leaves at least so many samples for each."""
+CACHED = 32
+"""The most circuits that a simulator keeps compiled."""
+
+Pullback = Callable[[Tensor], tuple[Tensor | None, Tensor | None, Tensor | None]]
 
 
 class FusedSimulator:
-    """Runs one circuit; made once, kept by the layer.
+    """An exact simulator of state vectors that compiles each circuit once.
 
-    Args:
-        circuit (Circuit): The circuit.
+    Compiled circuits are kept, the least recently used ones dropped; copies and pickles of the
+    simulator carry none.
 
     Attributes:
-        plan (Plan): What it runs; ``print(simulator.plan)`` shows it. For batches that run in lanes
-            see :meth:`plan_for`.
+        exact (bool): True.
+        dtypes (tuple[torch.dtype, ...]): torch.complex64 and torch.complex128.
 
     Examples:
         >>> import torch
         >>> from captum_quantum import VQCLayer
-        >>> simulator = FusedSimulator(VQCLayer(1, n_layers=1, ansatz="real_amplitudes").circuit)
-        >>> angles, weights = torch.tensor([[0.0], [1.0]]), torch.zeros(2)
-        >>> simulator.run(angles, weights, torch.complex64)  # cos(0), cos(1)
+        >>> circuit = VQCLayer(1, n_layers=1, ansatz="real_amplitudes").circuit
+        >>> inputs, weights = torch.tensor([[0.0], [1.0]]), torch.zeros(2)
+        >>> FusedSimulator().expectations(circuit, inputs, weights, torch.complex64)
         tensor([[1.0000],
                 [0.5403]])
     """
 
-    def __init__(self, circuit: Circuit) -> None:
-        self.circuit = circuit
-        self.plan: Plan = make_plan(circuit)
-        self._in_lanes: Plan | None = None
-        self._programs: dict[tuple[torch.device, torch.dtype, int], Program] = {}
+    exact = True
+    dtypes = (torch.complex64, torch.complex128)
+
+    def __init__(self) -> None:
+        self._cache: OrderedDict[tuple[int, str, bool], tuple[Circuit, CompiledCircuit]] = (
+            OrderedDict()
+        )
+        self._lock = Lock()
 
     def __reduce__(self) -> Any:
-        """Copies and pickles carry the circuit alone; tables are made anew."""
-        return (type(self), (self.circuit,))
+        """Copies and pickles start with nothing compiled."""
+        return (type(self), ())
 
-    def plan_for(self, batch: int) -> Plan:
-        """What runs for so many samples on a CPU, while gradients need no derivatives themselves.
-
-        A batch in lanes is many small products as it is; so its plan need not keep as many wires in
-        front of a dense step's own, and has fewer reorderings.
-        """
-        if self._lanes(batch, torch.device("cpu")) == 1:
-            return self.plan
-        if self._in_lanes is None:
-            self._in_lanes = make_plan(self.circuit, FRONT - (LANES.bit_length() - 1))
-        return self._in_lanes
-
-    def _lanes(self, batch: int, device: torch.device) -> int:
-        fits = self.circuit.n_qubits > WHOLE and batch >= LANES * LANE and batch % LANES == 0
-        return LANES if fits and device.type == "cpu" else 1
-
-    def _program(self, device: torch.device, dtype: torch.dtype, batch: int = 1) -> Program:
-        lanes = self._lanes(batch, device)
-        key = (device, dtype, lanes)
-        program = self._programs.get(key)
-        if program is None:
-            with torch.inference_mode(False):  # what is kept must serve training later
-                plan = self.plan if lanes == 1 else self.plan_for(batch)
-                program = self._programs[key] = Program(plan, device, dtype, lanes)
-        return program
-
-    def run(self, inputs: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-        """Expectation values, recorded by autograd step by step: derivatives of any order.
+    def plan(self, circuit: Circuit, batch: int = 1) -> Plan:
+        """What runs for a circuit on a CPU, unless derivatives of gradients are wanted.
 
         Args:
-            inputs (Tensor): Input angles, one for each gate that takes one, ``(batch, n)``; under
-                amplitude encoding the initial states, ``(batch, 2**n_qubits)``.
-            weights (Tensor): Weight angles, one for each gate that takes one, ``(m,)``.
-            dtype (torch.dtype): complex64 or complex128.
+            circuit (Circuit): The circuit.
+            batch (int): Number of samples: large batches run in lanes, for which other plans are
+                best.
 
         Returns:
-            Tensor: ``(batch, n_observables)``.
+            Plan: ``print(plan)`` shows it.
         """
-        program = self._program(inputs.device, dtype)
-        static = program.make_static(weights)
-        batched = program.head.forward(inputs, static)
-        return program.read(program.evolve(static, batched.state, batched))
+        return self._compiled(circuit).plan(batch, torch.device("cpu"))
 
-    def call(
+    def expectations(
         self,
+        circuit: Circuit,
         inputs: Tensor,
         weights: Tensor,
         dtype: torch.dtype,
-        needs: tuple[bool, bool] = (False, False),
-    ) -> tuple[Tensor, FusedCall]:
-        """Expectation values with adjoint differentiation.
+        *,
+        initial: Tensor | None = None,
+    ) -> Tensor:
+        """Expectation values; where autograd is enabled, differentiable to any order.
 
         Args:
-            inputs: As in :meth:`run`.
-            weights: As in :meth:`run`.
-            dtype: As in :meth:`run`.
-            needs (tuple[bool, bool]): Whether derivatives by inputs and by weights will be wanted.
+            circuit (Circuit): The circuit.
+            inputs (Tensor): Angles that come from inputs, radians, ``(batch, n_input_angles)``.
+            weights (Tensor): Angles that come from weights, radians, ``(n_weight_angles,)`` or
+                ``(batch, n_weight_angles)``.
+            dtype (torch.dtype): torch.complex64 or torch.complex128.
+            initial (Tensor, optional): Normalized amplitudes, ``(batch, 2**n)``; given exactly if
+                ``circuit.amplitude_encoding``.
 
         Returns:
-            tuple[Tensor, FusedCall]: Values ``(batch, n_observables)``, and the way back. The call
-            does not hold the values: a graph whose node holds it would never be freed.
+            Tensor: Real, in ``dtype.to_real()``, ``(batch, n_observables)``.
+
+        Raises:
+            ValueError: If an argument is wrong.
         """
-        program = self._program(inputs.device, dtype)
-        if needs[1] or not program.is_polynomial:
-            program = self._program(inputs.device, dtype, len(inputs))
-        call = FusedCall(program, inputs, weights, needs)
-        return call.run(), call
+        check_arguments(self.dtypes, circuit, inputs, weights, dtype, initial)
+        return self._run(circuit, "", inputs, weights, dtype, initial)
+
+    def probabilities(
+        self,
+        circuit: Circuit,
+        inputs: Tensor,
+        weights: Tensor,
+        dtype: torch.dtype,
+        *,
+        initial: Tensor | None = None,
+        bases: str | None = None,
+    ) -> Tensor:
+        """Probabilities of the outcomes when all wires are measured.
+
+        Args:
+            circuit (Circuit): The circuit; its observables do not matter.
+            inputs (Tensor): Angles that come from inputs, radians, ``(batch, n_input_angles)``.
+            weights (Tensor): Angles that come from weights, radians, ``(n_weight_angles,)`` or
+                ``(batch, n_weight_angles)``.
+            dtype (torch.dtype): torch.complex64 or torch.complex128.
+            initial (Tensor, optional): Normalized amplitudes, ``(batch, 2**n)``; given exactly if
+                ``circuit.amplitude_encoding``.
+            bases (str, optional): For each wire ``"X"``, ``"Y"`` or ``"Z"``: the Pauli matrix in
+                whose eigenbasis it is measured, outcome 0 for the eigenvalue 1. Default: all Z.
+
+        Returns:
+            Tensor: Real, in ``dtype.to_real()``, ``(batch, 2**n)``, wire 0 the most significant
+            bit of the outcome; where autograd is enabled, differentiable to any order.
+
+        Raises:
+            TypeError, ValueError: If an argument is wrong.
+        """
+        check_arguments(self.dtypes, circuit, inputs, weights, dtype, initial)
+        n = circuit.n_qubits
+        if bases is None:
+            bases = "Z" * n
+        elif not isinstance(bases, str):
+            _checks.wrong_type("bases", f"a string of {n} letters X, Y or Z", bases)
+        elif len(bases) != n or not set(bases) <= set("XYZ"):
+            _checks.wrong_value("bases", f"a string of {n} letters X, Y or Z", bases)
+        return self._run(circuit, bases, inputs, weights, dtype, initial)
+
+    def vjp(
+        self,
+        circuit: Circuit,
+        inputs: Tensor,
+        weights: Tensor,
+        dtype: torch.dtype,
+        *,
+        initial: Tensor | None = None,
+        needs: tuple[bool, bool, bool] = (True, True, True),
+    ) -> tuple[Tensor, Pullback]:
+        """Expectation values and their vector-Jacobian product, by adjoint differentiation.
+
+        Args:
+            circuit (Circuit): The circuit.
+            inputs (Tensor): Angles that come from inputs, radians, ``(batch, n_input_angles)``.
+            weights (Tensor): Angles that come from weights, radians, ``(n_weight_angles,)``.
+            dtype (torch.dtype): torch.complex64 or torch.complex128.
+            initial (Tensor, optional): Normalized amplitudes, ``(batch, 2**n)``; given exactly if
+                ``circuit.amplitude_encoding``.
+            needs (tuple[bool, bool, bool]): Whether derivatives by inputs, weights and initial
+                states will be wanted.
+
+        Returns:
+            tuple[Tensor, Callable]: Values ``(batch, n_observables)``, without a graph; and the
+            pullback, which maps a cotangent ``(batch, n_observables)`` to the derivatives by
+            inputs, weights and initial states, None where not wanted. It does not hold the values.
+
+        Raises:
+            ValueError: If an argument is wrong.
+        """
+        check_arguments(self.dtypes, circuit, inputs, weights, dtype, initial)
+        if weights.dim() != 1:
+            _checks.wrong_value("weights", "shared by the batch, with one dimension", weights)
+        given, wanted = (inputs, needs[0]) if initial is None else (initial, needs[2])
+        evaluation = self._compiled(circuit).evaluation(given, weights, dtype, (wanted, needs[1]))
+        no_angles = inputs.detach() if needs[0] else None  # of amplitudes: without columns
+
+        def pullback(cotangent: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+            by_given, by_weights = evaluation.pullback(cotangent)
+            if initial is None:
+                return by_given, by_weights, None
+            return no_angles, by_weights, by_given
+
+        return evaluation.values(), pullback
+
+    def _run(
+        self,
+        circuit: Circuit,
+        bases: str,
+        inputs: Tensor,
+        weights: Tensor,
+        dtype: torch.dtype,
+        initial: Tensor | None,
+    ) -> Tensor:
+        """Expectation values, or with ``bases`` probabilities."""
+        by_sample = weights.dim() == 2
+        if by_sample and not weights.shape[1]:
+            by_sample, weights = False, weights.new_zeros(0)
+        if by_sample and initial is not None:
+            return self._by_groups(circuit, bases, inputs, weights, dtype, initial)
+        compiled = self._compiled(circuit, bases, by_sample)
+        given = inputs if initial is None else initial
+        if by_sample:
+            columns = circuit.columns("input") + circuit.columns("weight")
+            order = sorted(range(len(columns)), key=columns.__getitem__)
+            given, weights = torch.cat([inputs, weights], dim=1)[:, order], weights.new_zeros(0)
+        run = compiled.probabilities if bases else compiled.expectations
+        return run(given, weights, dtype)
+
+    def _by_groups(
+        self,
+        circuit: Circuit,
+        bases: str,
+        inputs: Tensor,
+        weights: Tensor,
+        dtype: torch.dtype,
+        initial: Tensor,
+    ) -> Tensor:
+        """The same where samples start from amplitudes and differ in weights.
+
+        Samples of the same weights run together; each by itself where the weights get a gradient.
+        """
+        if weights.requires_grad and torch.is_grad_enabled():
+            group = torch.arange(len(weights), device=weights.device)
+        else:
+            _, group = torch.unique(weights, dim=0, return_inverse=True)
+        order = torch.argsort(group)
+        parts = [
+            self._run(circuit, bases, inputs[part], weights[part[0]], dtype, initial[part])
+            for part in order.split(torch.bincount(group).tolist())
+        ]
+        return torch.cat(parts)[torch.argsort(order)]
+
+    def _compiled(
+        self, circuit: Circuit, bases: str = "", by_sample: bool = False
+    ) -> CompiledCircuit:
+        """The circuit compiled, by identity: to hash its gates on every call would take too long.
+
+        Args:
+            circuit (Circuit): The circuit.
+            bases (str): With a basis for each wire the circuit ends with the change to these, and
+                all its gates are kept, whatever the observables.
+            by_sample (bool): Whether the weights are taken as inputs.
+        """
+        key = (id(circuit), bases, by_sample)
+        with self._lock:
+            known = self._cache.get(key)
+            if known is not None and known[0] is circuit:
+                self._cache.move_to_end(key)
+                return known[1]
+        compiled = CompiledCircuit(_variant(circuit, bases, by_sample))
+        with self._lock:
+            self._cache[key] = (circuit, compiled)
+            if len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+        return compiled
+
+
+def _variant(circuit: Circuit, bases: str, by_sample: bool) -> Circuit:
+    if bases:
+        change = {"X": ("hadamard",), "Y": ("sdg", "hadamard"), "Z": ()}
+        gates = [Gate(name, (k,)) for k, basis in enumerate(bases) for name in change[basis]]
+        everything = Observable.of("Z" * circuit.n_qubits)
+        circuit = replace(circuit, gates=(*circuit.gates, *gates), observables=(everything,))
+    return circuit.weights_as_inputs() if by_sample else circuit

@@ -125,12 +125,14 @@ class Readout:
     """Which products of the final state's rows give the expectation values.
 
     Attributes:
+        rows (Tensor): The row of each basis state's amplitude, ``(2**n,)``.
         signs (Tensor or None): ``(n_observables, 2**n)``, real, for the squared moduli of the rows.
         parities (Parities or None): The same for many qubits, where the table would be large.
         pairs (tuple): For observables with X or Y: pairs (partner ``(2**n,)``, weights
             ``(n_observables, 2**n)``): the products of a row with its partner's conjugate.
     """
 
+    rows: Tensor
     signs: Tensor | None
     parities: Parities | None
     pairs: tuple[tuple[Tensor, Tensor], ...]

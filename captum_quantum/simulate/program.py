@@ -165,3 +165,9 @@ class Program:
     def read(self, state: Tensor) -> Tensor:
         """Expectation values of the last state, ``(batch, n_observables)``."""
         return self.reading.read_parts(state) if self.in_reals else self.reading.read(state)
+
+    def probabilities(self, state: Tensor) -> Tensor:
+        """The probability of each basis state in the last state, ``(batch, 2**n)``."""
+        if self.in_reals:
+            state = torch.complex(*state.chunk(2))
+        return self.reading.probabilities(state)

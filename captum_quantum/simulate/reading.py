@@ -29,6 +29,7 @@ class Reading:
     ) -> None:
         self.lanes, self.dtype = lanes, dtype
         self.real = dtype.to_real()
+        self.rows = readout.rows.to(device)
         signs = readout.signs
         self.signs = None if signs is None else signs.to(device, self.real)
         parities = readout.parities
@@ -72,6 +73,13 @@ class Reading:
             values = part if values is None else values + part
         assert values is not None
         return of_lanes(values).T
+
+    def probabilities(self, state: Tensor) -> Tensor:
+        """The probability of each basis state: ``(2**n, batch)`` to ``(batch, 2**n)``; one lane."""
+        squares = state.real.square()
+        if state.is_complex():
+            squares = squares + state.imag.square()
+        return squares.index_select(0, self.rows).T.contiguous()
 
     def back(self, psi: Tensor, grad: Tensor, W: Tensor) -> None:
         """Writes the gradient at the last state: ``2 sum_k grad_k (O_k psi)*``."""

@@ -145,13 +145,11 @@ class QCNN(LayeredAnsatz):
     def __init__(self, n_qubits: int, n_layers: int) -> None:
         most = int(math.log2(n_qubits))
         if n_layers > most:
-            raise ValueError(
-                _checks.sentence(
-                    "n_layers",
-                    f"at most log2(n_qubits) = {most} for ansatz 'qcnn', as every layer drops half "
-                    "of the qubits",
-                    str(n_layers),
-                )
+            _checks.refuse(
+                "n_layers",
+                f"at most log2(n_qubits) = {most} for ansatz 'qcnn', as every layer drops half "
+                "of the qubits",
+                str(n_layers),
             )
         super().__init__(n_qubits, n_layers, (n_layers, 9))
 

@@ -9,7 +9,7 @@ from captum.attr import visualization as viz
 from torch import nn
 
 from captum_quantum import GradientPathError, GradientRuleError, QuantumLayerGradCam, VQCLayer
-from captum_quantum.simulate import fused
+from captum_quantum.simulate.evaluation import Evaluation
 
 
 def hybrid(seed=0, activation=None, **kwargs):
@@ -521,11 +521,11 @@ def test_weights_get_no_gradient_on_the_way(monkeypatch):
     """Nobody asks for it, and it costs as much as the map."""
     model, x = hybrid(), images()
     asked = []
-    original = fused.FusedCall.pull
+    original = Evaluation.pullback
     monkeypatch.setattr(
-        fused.FusedCall,
-        "pull",
-        lambda call, grad: asked.append(call._needs) or original(call, grad),
+        Evaluation,
+        "pullback",
+        lambda self, cotangent: asked.append(self._needs) or original(self, cotangent),
     )
     QuantumLayerGradCam(model, model[0]).attribute(x, 1)
     model(x).sum().backward()

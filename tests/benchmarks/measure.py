@@ -24,6 +24,8 @@ from jobs import JobError, Worker
 from systems import Fused, TorchQuantumLayer, make_work
 from tqdm import tqdm
 
+from captum_quantum.simulate import FusedSimulator
+
 OWN = ("captum_quantum", "torchquantum")
 """What must not fail on a GPU; of a peer that does, the error is reported."""
 
@@ -298,7 +300,9 @@ class Measurement:
             for train in (False, True):
                 system = Fused(make_work(n, layers, batch, train, self.device))
                 system.step()
-                passes = plan_passes(system.layer.fused.plan_for(batch), batch, train)
+                passes = plan_passes(
+                    FusedSimulator().plan(system.layer.circuit, batch), batch, train
+                )
                 machine = self._machine_steps(2**n * batch * 8)
                 for _, step in machine.values():
                     step()

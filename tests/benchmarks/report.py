@@ -379,6 +379,7 @@ STYLES = {
     "lightning": ("#56B4E9", "v"),
     "deepquantum": ("#009E73", "P"),
     "tensorcircuit": ("#CC79A7", "X"),
+    "flagquantum": ("#999999", "p"),
     "tensorcircuit-jax": ("#CC79A7", "*"),
 }
 

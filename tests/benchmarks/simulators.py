@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("captum-quantum", "torch", "torchquantum", "pennylane", "pennylane-lightning")
-PACKAGES += ("deepquantum", "tensorcircuit-ng", "jax", "captum", "numpy")
+PACKAGES += ("deepquantum", "tensorcircuit-ng", "flagquantum", "jax", "captum", "numpy")
 SECTIONS = ("input_gradient", "training_step", "circuits", "explaining", "growth", "limit")
 SECTIONS += ("memory",)
 

@@ -17,6 +17,10 @@ What is best for each system was tried out on this circuit, on rows small and la
 - DeepQuantum: ``encode=True`` and a batch of data (it maps over the batch with torch.vmap).
 - TensorCircuit: ``vmap`` of its PyTorch backend, then one backward pass; its
   ``vectorized_value_and_grad`` takes longer. Its ``jit`` does nothing on this backend.
+- FlagQuantum: ``fq.Module``, its documented path for training, which traces the circuit once; the
+  batch is in the circuit (``bsz``). Building the circuit at every step takes up to twice as long.
+  Its adjoint differentiation in C++ takes one sample and one scalar at a time; a loop of it over
+  the batch takes 5 to 700 times as long.
 - TensorCircuit on JAX: ``vmap`` and ``jit``, the arrays stay in JAX. Not a peer in PyTorch, shown
   for comparison.
 """
@@ -373,6 +377,41 @@ class TensorCircuit(System):
             return self._values(inputs, *self.parameters)
 
 
+class FlagQuantum(System):
+    """FlagQuantum's module: the batch in one circuit, differentiated by PyTorch."""
+
+    name, label, package = "flagquantum", "FlagQuantum", "flagquantum"
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
+        import flagquantum as fq
+
+        def build(flat: Tensor, inputs: Tensor) -> Any:
+            circuit = fq.Circuit(work.n, bsz=work.batch, dtype=torch.complex64, device=flat.device)
+            weights = flat.reshape(work.weights.shape)
+            for wire in range(work.n):
+                circuit.ry(wire, inputs[:, wire])
+            for layer in range(work.layers):
+                for wire in range(work.n):
+                    circuit.rx(wire, weights[layer, wire, 0])
+                    circuit.ry(wire, weights[layer, wire, 1])
+                    circuit.rz(wire, weights[layer, wire, 2])
+                for wire in range(work.n):
+                    circuit.cx(wire, (wire + 1) % work.n)
+            return circuit
+
+        policy = fq.RuntimePolicy(observable="z", observable_qubits=tuple(range(work.n)))
+        flat = work.weights.cpu().reshape(-1).clone()  # the module keeps what it is given
+        self._module = fq.Module(build, len(flat), policy=policy, init=flat)
+        self._module.to(work.inputs.device).requires_grad_(work.train)
+        self.parameters = list(self._module.parameters())
+
+    def values(self, inputs: Tensor) -> Tensor:
+        """All <Z> of the module."""
+        values: Tensor = self._module(inputs)
+        return values
+
+
 class TensorCircuitJax(System):
     """TensorCircuit-ng on JAX, compiled; JAX takes as many threads as the machine has cores."""
 
@@ -433,6 +472,7 @@ SYSTEMS: tuple[type[System], ...] = (
     PennyLaneLightning,
     DeepQuantum,
     TensorCircuit,
+    FlagQuantum,
     TensorCircuitJax,
 )
 
@@ -444,4 +484,6 @@ def installed() -> list[type[System]]:
 
 def silence() -> None:
     """Peers warn, at each step, of what is nothing to be done about here."""
-    warnings.filterwarnings("ignore", module="(pennylane|deepquantum|tensorcircuit|torchquantum)")
+    warnings.filterwarnings(
+        "ignore", module="(pennylane|deepquantum|flagquantum|tensorcircuit|torchquantum)"
+    )

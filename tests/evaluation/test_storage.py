@@ -94,7 +94,7 @@ def test_every_cut_of_a_file_is_read_as_the_batches_before_it(tmp_path, monkeypa
         found = storage.recover(tmp_path, table)
         n_whole = sum(end <= cut for end in ends)
         assert sorted(found) == list(range(n_whole))
-        assert all(found[number].same(written[number]) for number in found)
+        assert all(table.format(found[n]) == table.format(written[n]) for n in found)
         # What was torn is gone, so that the next batch begins on a line of its own.
         header_end = len(table.header)
         assert part.path.stat().st_size in {0, header_end, *ends[:n_whole]}
@@ -132,13 +132,13 @@ def test_a_kill_between_the_merged_file_and_the_removal_of_the_parts(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda t: t.replace("gradcam", "gradcan", 1), "line 2 or one after it is wrong"),
+        (lambda t: t.replace("gradcam", "gradcan", 1), "line 2 or a later one is wrong"),
         (lambda t: re.sub(r"\n0,5,(\w+),1,", r"\n0,5,\1,2,", t), "not the next line of its batch"),
         (lambda t: re.sub(r"\n0,5,\w+,1,", "\n0,5,0,1,", t), "not the next line of its batch"),
         (lambda t: t.replace("\n0,5,", "\n0,50,", 1), "not the next line of its batch"),
         (lambda t: t.replace("\n1,5,", "\n0,5,", 1), "not the next line of its batch"),
-        (lambda t: t.replace("energy", "ennui", 1), "other columns than those asked for"),
-        (lambda t: t.replace("\n", "\nx", 2), "line 2 or one after it is wrong"),
+        (lambda t: t.replace("energy", "ennui", 1), "other columns than those of this call"),
+        (lambda t: t.replace("\n", "\nx", 2), "line 2 or a later one is wrong"),
     ],
 )
 def test_damage_that_no_kill_explains_is_an_error(damage, message, tmp_path):
@@ -159,7 +159,7 @@ def test_two_files_that_disagree_are_an_error(tmp_path):
     lines = text.splitlines()
     lines[1] = lines[1].rsplit(",", 1)[0] + ",0.5"
     (tmp_path / "part-1.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(OSError, match="batch 0 differs from what another file says of it"):
+    with pytest.raises(OSError, match="batch 0 differs from that in another file"):
         run(tmp_path)
 
 
