@@ -84,10 +84,8 @@ def target_probabilities(
     _checks.check_real("probability's result", result)
     if not bool(((result >= 0) & (result <= 1)).all()):  # NaN is in no range
         low, high = float(result.min()), float(result.max())
-        raise ValueError(
-            _checks.sentence(
-                "probability's result", "in [0, 1] everywhere", f"values from {low} to {high}"
-            )
+        _checks.refuse(
+            "probability's result", "in [0, 1] everywhere", f"values from {low} to {high}"
         )
     p = result.gather(1, column)[:, 0]
     return Probabilities(p, 1 - p)

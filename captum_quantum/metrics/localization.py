@@ -112,12 +112,10 @@ def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     wrong = sides != masks.flatten(1).sum(dim=1)
     if bool(wrong.any()):
         number = int(wrong.nonzero()[0])
-        raise ValueError(
-            _checks.sentence(
-                "masks",
-                "True in one full rectangle, the target's cell",
-                f"another shape for example {number}",
-            )
+        _checks.refuse(
+            "masks",
+            "True in one full rectangle, the target's cell",
+            f"another shape for example {number}",
         )
     return _share_inside(positive, masks)
 

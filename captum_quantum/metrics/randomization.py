@@ -180,9 +180,7 @@ def _units(model: nn.Module, quantum_layers: list[nn.Module], times: dict[int, i
 def _read_parts(parts: Any, quantum: bool, classical: bool) -> list[str]:
     exists = {"quantum": quantum, "classical": classical, "cascade": quantum or classical}
     if not exists["cascade"]:
-        raise ValueError(
-            _checks.sentence("model", "a module with parameters to randomize", "one without")
-        )
+        _checks.refuse("model", "a module with parameters to randomize", "one without")
     if parts is None:
         return [part for part in PARTS if exists[part]]
     listed = [parts] if isinstance(parts, str) else parts
@@ -191,9 +189,7 @@ def _read_parts(parts: Any, quantum: bool, classical: bool) -> list[str]:
     for part in listed:
         _checks.check_choice("parts", part, PARTS)
         if not exists[part]:
-            raise ValueError(
-                _checks.sentence("parts", f"parts that the model has; it has no {part} one", part)
-            )
+            _checks.refuse("parts", f"parts that the model has; it has no {part} one", part)
     return list(dict.fromkeys(listed))
 
 
@@ -291,12 +287,10 @@ def parameter_randomization(
             with _calls(model) as times:
                 original = explain("attribute's maps")
             if not times:
-                raise ValueError(
-                    _checks.sentence(
-                        "attribute",
-                        "a function that explains model",
-                        "one that never calls it, so its parameters cannot matter",
-                    )
+                _checks.refuse(
+                    "attribute",
+                    "a function that explains model",
+                    "one that never calls it, so its parameters cannot matter",
                 )
             units = _units(model, layers, times)
             for part in chosen:
@@ -416,13 +410,11 @@ def _randomized(part: str, units: list[_Unit], saved: _ModelState) -> Iterator[s
             done.extend(unit.tensors())
         saved.restore(keep=done)  # a reset may change other modules, too
         if number == len(steps) and not saved.changed():
-            raise ValueError(
-                _checks.sentence(
-                    "parts",
-                    "parts that can be randomized",
-                    f"{part!r}, whose parameters stay the same: all are constant, and their "
-                    "modules have no reset_parameters that changes them",
-                )
+            _checks.refuse(
+                "parts",
+                "parts that can be randomized",
+                f"{part!r}, whose parameters stay the same: all are constant, and their "
+                "modules have no reset_parameters that changes them",
             )
         yield key
 

@@ -81,8 +81,8 @@ def load_model(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            _checks.sentence("path", "a weights file", f"{str(path)!r}, which does not exist")
+        _checks.refuse(
+            "path", "a weights file", f"{str(path)!r}, which does not exist", FileNotFoundError
         )
     tensors, metadata = _read_safetensors(path)
     kind, config, trained = _read_description(path, metadata)
@@ -100,9 +100,7 @@ def load_model(
 
 def _not_weights(path: Path, got: str) -> NoReturn:
     """Raises ValueError for a file that `save_model` has not written."""
-    raise ValueError(
-        _checks.sentence("path", "a file that save_model has written", f"{str(path)!r}: {got}")
-    )
+    _checks.refuse("path", "a file that save_model has written", f"{str(path)!r}: {got}")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:

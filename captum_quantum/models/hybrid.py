@@ -135,7 +135,5 @@ def _size(vqc: nn.Module, name: str, given: int | None) -> int:
     if given is None:
         given = getattr(vqc, name, None)
     if given is None:
-        raise ValueError(
-            _checks.sentence(name, f"given for a vqc that has no attribute {name!r}", "None")
-        )
+        _checks.refuse(name, f"given for a vqc that has no attribute {name!r}", "None")
     return _checks.check_int(name, given, 1)
