@@ -8,18 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks, _compat
+from captum_quantum import _checks, _compat, gradients
 from captum_quantum.circuit import Circuit, Observable, read_observables
-from captum_quantum.gradients import (
-    RULES,
-    Pullback,
-    attach,
-    first_derivative,
-    function_of_angles,
-    function_of_inputs,
-    is_inputs_only,
-    vjp_of,
-)
+from captum_quantum.gradients import RULES, Pullback
 from captum_quantum.simulate import Simulator, normalize, read_simulator
 
 if TYPE_CHECKING:
@@ -56,7 +47,9 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cotangents = (None if c is None else first_derivative(c) for c in ctx.pullback(grad))
+        cotangents = (
+            None if c is None else gradients.first_derivative(c) for c in ctx.pullback(grad)
+        )
         return (*cotangents, None, None, None)
 
 
@@ -285,7 +278,7 @@ class VQCLayer(nn.Module):
             angles (Tensor): Shape ``(batch, n_angles)``, radians, as `angle_table` gives them.
             amplitudes (Tensor, optional): Initial states, shape ``(batch, 2**n)``.
             own_weights (bool): Promises that the columns that come from weights hold the layer's
-                own in every row, so that matrices can be shared by the batch.
+                own weights in every row, so that the batch can share matrices.
 
         Returns:
             Tensor: Shape ``(batch, n_observables)``, differentiable by autograd if the simulator
@@ -331,7 +324,7 @@ class VQCLayer(nn.Module):
             leaf = inputs.detach().requires_grad_()
             initial = self.amplitudes(leaf)
         no_angles = leaf.new_zeros(len(leaf), 0)
-        _, pullback = self._simulator.vjp(
+        _, simulators_pullback = self._simulator.vjp(
             self.circuit,
             leaf.detach() if initial is None else no_angles,
             self._weight_angles().detach(),
@@ -340,15 +333,15 @@ class VQCLayer(nn.Module):
             needs=(initial is None, False, initial is not None),
         )
 
-        def pull(cotangent: Tensor) -> Tensor:
-            by_inputs, _, by_initial = pullback(cotangent)
+        def pullback(cotangent: Tensor) -> Tensor:
+            by_inputs, _, by_initial = simulators_pullback(cotangent)
             if initial is None:
                 result: Tensor = by_inputs
                 return result
             cotangent = by_initial.to(initial.dtype)
             return torch.autograd.grad(initial, leaf, cotangent, retain_graph=True)[0]
 
-        return pull
+        return pullback
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """The real dtype in which values are computed for inputs of a dtype."""
@@ -366,7 +359,7 @@ class VQCLayer(nn.Module):
     def _weight_angles(self) -> Tensor:
         weights = self.weights
         # Weights that the model itself has computed may depend on what is explained.
-        if is_inputs_only() and all(read(self).is_leaf for read in self._weights):
+        if gradients.is_inputs_only() and all(read(self).is_leaf for read in self._weights):
             weights = weights.detach()
         return _columns(weights, self.circuit.indices("weight"), 0)
 
@@ -398,13 +391,15 @@ class VQCLayer(nn.Module):
         initial = self.amplitudes(rows)
         table = self.angle_table(rows)
         if initial is not None and rows.requires_grad:
-            function = function_of_inputs(self, self, rows, self._undifferentiated)
-            values = attach(values, rows, vjp_of(self.gradient, function))
+            function = gradients.function_of_inputs(self, self, rows, self._undifferentiated)
+            values = gradients.attach(values, rows, gradients.vjp_of(self.gradient, function))
         for source in ("input", "weight"):
             columns = self.circuit.columns(source)
             if columns and table.requires_grad:
-                function = function_of_angles(self, self, table, source, initial)
-                values = attach(values, table[:, columns], vjp_of(self.gradient, function))
+                function = gradients.function_of_angles(self, self, table, source, initial)
+                values = gradients.attach(
+                    values, table[:, columns], gradients.vjp_of(self.gradient, function)
+                )
         return values
 
     def _undifferentiated(self, rows: Tensor) -> Tensor:
@@ -435,10 +430,8 @@ class VQCLayer(nn.Module):
         if inputs.device.type == "cpu" and not _compat.is_functorch_tensor(inputs):
             _checks.check_finite("inputs", inputs.detach())
             if self.circuit.amplitude_encoding and bool((inputs == 0).all(dim=-1).any()):
-                raise ValueError(
-                    _checks.sentence(
-                        "inputs", "not all zero, to be normalized to amplitudes", "a row of zeros"
-                    )
+                _checks.refuse(
+                    "inputs", "not all zero, to be normalized to amplitudes", "a row of zeros"
                 )
 
     def draw(self, **kwargs: Any) -> "Figure":

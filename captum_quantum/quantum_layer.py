@@ -108,13 +108,12 @@ def as_quantum_layer(module: nn.Module) -> QuantumLayer | None:
         missing.append("gradient (the name of a gradient rule)")
     missing += [name for name in methods if not callable(getattr(candidate, name, None))]
     if missing:
-        raise TypeError(
-            _checks.sentence(
-                "a quantum layer",
-                "a module with circuit, gradient, angle_table, amplitudes and run, as "
-                "captum_quantum.quantum_layer.QuantumLayer describes them",
-                f"{_checks.describe(module)} without {', '.join(missing)}",
-            )
+        _checks.refuse(
+            "a quantum layer",
+            "a module with circuit, gradient, angle_table, amplitudes and run, as "
+            "captum_quantum.quantum_layer.QuantumLayer describes them",
+            f"{_checks.describe(module)} without {', '.join(missing)}",
+            TypeError,
         )
     layer: QuantumLayer = candidate
     return layer

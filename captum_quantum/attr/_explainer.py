@@ -41,12 +41,10 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         self.gradient, self.path_steps = gradient, path_steps
         self.quantum_layers = find_quantum_layers(self._model, quantum_layer)
         if gradient is not None and not self.quantum_layers:
-            raise ValueError(
-                _checks.sentence(
-                    "quantum_layer",
-                    f"given for gradient={gradient!r}, as forward_func shows no quantum layer",
-                    "None",
-                )
+            _checks.refuse(
+                "quantum_layer",
+                f"given for gradient={gradient!r}, as forward_func shows no quantum layer",
+                "None",
             )
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         GradientAttribution.__init__(self, forward_func)
@@ -172,13 +170,11 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
             shapes = [tuple(tensor.shape) for tensor in call.tensors]
             first = per_device.setdefault(call.device, shapes)
             if shapes != first:
-                raise ValueError(
-                    _checks.sentence(
-                        "layer",
-                        "one whose calls in a forward pass all give tensors of the same shape, so "
-                        "that their maps add up",
-                        f"a {type(self.layer).__name__} with shapes {first} and {shapes}",
-                    )
+                _checks.refuse(
+                    "layer",
+                    "one whose calls in a forward pass all give tensors of the same shape, so "
+                    "that their maps add up",
+                    f"a {type(self.layer).__name__} with shapes {first} and {shapes}",
                 )
 
     def _check_single_tensor(self, graph: RecordedGraph) -> None:

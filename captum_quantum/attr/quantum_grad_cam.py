@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.attr._explainer import LayerExplainer
-from captum_quantum.attr._maps import channel_weights, weighted_sum
+from captum_quantum.attr._maps import channel_weights, membership, one_at_a_time, weighted_sum
 from captum_quantum.attr._recording import Grads, RecordedGraph
-from captum_quantum.attr._shares import membership, one_at_a_time
 from captum_quantum.gradients import GradientPathError, QuantumCall
 from captum_quantum.quantum_layer import as_quantum_layer
 
@@ -119,7 +118,7 @@ class QuantumLayerGradCam(LayerExplainer):
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.
-            relu_attributions (bool): Whether to keep only what speaks for the target.
+            relu_attributions (bool): Whether to set negative values to zero.
             attr_dim_summation (bool): Whether to sum over the channels, dimension 1.
             grad_kwargs (dict, optional): Further arguments of ``torch.autograd.grad``.
 
@@ -219,7 +218,7 @@ class QuantumLayerGradCam(LayerExplainer):
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.
-            relu_attributions (bool): Whether to keep only what speaks for the target.
+            relu_attributions (bool): Whether to set negative values to zero.
 
         Returns:
             Tensor: Shape ``(batch, len(targets), *spatial)``; one column equals
@@ -407,12 +406,10 @@ class QuantumLayerGradCam(LayerExplainer):
 
     def _single_quantum_layer(self) -> nn.Module:
         if len(self.quantum_layers) != 1:
-            raise ValueError(
-                _checks.sentence(
-                    "quantum_layer",
-                    "given, or the only one of forward_func",
-                    f"{len(self.quantum_layers)} quantum layers",
-                )
+            _checks.refuse(
+                "quantum_layer",
+                "given, or the only one of forward_func",
+                f"{len(self.quantum_layers)} quantum layers",
             )
         return self.quantum_layers[0]
 

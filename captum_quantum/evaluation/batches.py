@@ -4,7 +4,7 @@ import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeGuard
 
 import torch
 from torch import Tensor
@@ -168,16 +168,14 @@ def peek(loader: Iterable[Any]) -> tuple[Batch, Iterable[Any]]:
         TypeError, ValueError: If there is no batch, or the first one is wrong.
     """
     if _is_indexable(loader):
-        picked = cast("DataLoader[Any]", loader)
-        indices = list(itertools.islice(cast("Iterable[list[int]]", picked.batch_sampler), 1))
-        raw, batches = next(iter(_subset(picked, indices)), None), loader
+        raw = next(iter(_subset(loader, _indices(loader)[:1])), None)
     else:
         iterator = iter(loader)
         raw = next(iterator, None)
-        batches = itertools.chain([raw], iterator)
+        loader = itertools.chain([raw], iterator)
     if raw is None:
         _checks.wrong_value("loader", "at least one batch", "none")
-    return Batch.read(0, 0, raw), batches
+    return Batch.read(0, 0, raw), loader
 
 
 def iterate(loader: Iterable[Any], world: World, done: frozenset[int]) -> Iterator[Batch]:
@@ -195,12 +193,11 @@ def iterate(loader: Iterable[Any], world: World, done: frozenset[int]) -> Iterat
         TypeError, ValueError: If a batch is wrong, or fewer batches exist than are done.
     """
     if _is_indexable(loader):
-        picked = cast("DataLoader[Any]", loader)
-        indices = list(cast("Iterable[list[int]]", picked.batch_sampler))
+        indices = _indices(loader)
         starts = [0, *itertools.accumulate(map(len, indices))]
         numbers = [n for n in range(world.rank, len(indices), world.size) if n not in done]
         if numbers:
-            loaded = _subset(picked, [indices[number] for number in numbers])
+            loaded = _subset(loader, [indices[number] for number in numbers])
             for number, raw in zip(numbers, loaded, strict=True):
                 yield Batch.read(number, starts[number], raw)
         return
@@ -215,7 +212,7 @@ def iterate(loader: Iterable[Any], world: World, done: frozenset[int]) -> Iterat
         _refuse_resuming(f"{n_batches} batches, and results of batch {max(done)}")
 
 
-def _is_indexable(loader: Any) -> bool:
+def _is_indexable(loader: Any) -> "TypeGuard[DataLoader[Any]]":
     """Whether single batches can be loaded without the others."""
     return (
         isinstance(loader, DataLoader)
@@ -223,6 +220,11 @@ def _is_indexable(loader: Any) -> bool:
         and type(loader.batch_sampler) is BatchSampler
         and type(loader.batch_sampler.sampler) is SequentialSampler
     )
+
+
+def _indices(loader: "DataLoader[Any]") -> list[list[int]]:
+    """The samples' indices of each batch."""
+    return list(loader.batch_sampler or ())
 
 
 def _subset(loader: "DataLoader[Any]", batches: Sequence[list[int]]) -> "DataLoader[Any]":

@@ -16,15 +16,15 @@ Entry = TypeVar("Entry")
 class _Failure(NamedTuple):
     """What a process that has failed sends instead of its results."""
 
-    description: str
+    error: Exception
 
     @classmethod
-    def of(cls, error: BaseException) -> "_Failure":
-        return cls(f"{type(error).__name__}: {error}")
-
-    def to_error(self, rank: int) -> RuntimeError:
-        got = f"{self.description}, in process {rank}"
-        return RuntimeError(_checks.sentence("all processes", "able to do their parts", got))
+    def of(cls, error: BaseException, rank: int) -> "_Failure":
+        """Keeps errors of the user's input; others may be of classes that only one process has."""
+        if type(error).__module__ == "builtins" and isinstance(error, (OSError, ValueError)):
+            return cls(error)
+        got = f"{type(error).__name__}: {error}, in process {rank}"
+        return cls(RuntimeError(_checks.sentence("all processes", "able to do their parts", got)))
 
 
 class World:
@@ -50,45 +50,32 @@ class World:
             Any: What the function returns, in all processes.
 
         Raises:
-            Exception: What the function raises, in all processes; RuntimeError in the others if the
-                exception is not a built-in one.
+            Exception: What the function raises. Other processes raise the same if it is a built-in
+                OSError or ValueError, otherwise a RuntimeError.
         """
-        if self.size == 1:
-            return work()
-        outcome: list[Any] = [None, None]
-        if self.rank == 0:
-            try:
-                outcome[0] = work()
-            except BaseException as error:
-                builtin = isinstance(error, Exception) and type(error).__module__ == "builtins"
-                outcome[1] = error if builtin else _Failure.of(error).to_error(0)
-                distributed.broadcast_object_list(outcome, src=0)
-                raise
-        distributed.broadcast_object_list(outcome, src=0)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return cast("Result", outcome[0])
+        with self.failing_together():
+            result = work() if self.rank == 0 else None
+        return cast("Result", self._exchange(result)[0])
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Sends an exception of this process to the others, which raise it where they next wait.
-
-        The next collective operation of the others must be `check_same` or `gather`.
-        """
+        """Sends an exception of this process to the others, which raise it where they next wait."""
         try:
             yield
         except BaseException as error:
             if self.size > 1:
-                distributed.all_gather_object([None] * self.size, _Failure.of(error))
+                distributed.all_gather_object([None] * self.size, _Failure.of(error, self.rank))
             raise
 
     def _exchange(self, local: Any) -> list[Any]:
         """Gathers one object from each process in all processes."""
+        if self.size == 1:
+            return [local]
         gathered: list[Any] = [None] * self.size
         distributed.all_gather_object(gathered, local)
-        for rank, received in enumerate(gathered):
+        for received in gathered:
             if isinstance(received, _Failure):
-                raise received.to_error(rank)
+                raise received.error
         return gathered
 
     def check_same(self, configuration: dict[str, Any]) -> None:
@@ -99,10 +86,8 @@ class World:
 
         Raises:
             ValueError: In all processes, if two of them differ.
-            RuntimeError: If another process has failed.
+            Exception: If another process has failed.
         """
-        if self.size == 1:
-            return
         configurations = self._exchange(configuration)
         for rank, other in enumerate(configurations):
             if differing := difference(configurations[0], other):
@@ -125,10 +110,8 @@ class World:
             dict[int, Any]: The results of all.
 
         Raises:
-            RuntimeError: If another process has failed.
+            Exception: If another process has failed.
         """
-        if self.size == 1:
-            return results
         return {
             number: result for part in self._exchange(results) for number, result in part.items()
         }

@@ -160,8 +160,6 @@ def refuse_other(folder: Path, configuration: Mapping[str, Any]) -> None:
         written = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         _refuse_folder(folder, f"a {CONFIGURATION} that is not JSON")
-    if not isinstance(written, dict):
-        _refuse_folder(folder, f"a {CONFIGURATION} that is no JSON object")
     if differing := difference(written, configuration):
         name, before, now = differing
         _refuse_folder(folder, f"{name} = {before} in {CONFIGURATION}, now {name} = {now}")

@@ -4,7 +4,6 @@ Every rule gives the derivative of a layer's outputs by its inputs; autograd doe
 rule, write one object and register it with :func:`register_rule`.
 """
 
-from captum_quantum.gradients.errors import GradientPathError, GradientRuleError
 from captum_quantum.gradients.function import (
     Angles,
     QuantumFunction,
@@ -13,6 +12,8 @@ from captum_quantum.gradients.function import (
 )
 from captum_quantum.gradients.interception import QuantumCall, intercept, quantum_gradient
 from captum_quantum.gradients.nodes import (
+    GradientPathError,
+    GradientRuleError,
     Pullback,
     attach,
     first_derivative,

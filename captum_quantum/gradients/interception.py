@@ -166,8 +166,8 @@ def quantum_gradient(
     - ``"commutator"``: QGrad-CAM's :math:`\tfrac{i}{2} \mathrm{tr}(\rho [G, \tilde O])` on density
       matrices (arXiv:2408.05899); needs a circuit of at most 10 qubits.
     - ``"finite-difference"``: central differences, steps of 1e-5 (float64) or 1e-2 (else) radians.
-    - ``"adjoint"``: goes back through the circuit with the adjoint of every matrix, memory
-      independent of depth; for a `VQCLayer` with the fused simulator.
+    - ``"adjoint"``: adjoint differentiation: the state is run backward through the circuit
+      (arXiv:2009.02823), memory independent of depth; for simulators with a vjp, as the fused one.
     - ``"backprop"``: autograd through the simulator or the module itself.
 
     Args:

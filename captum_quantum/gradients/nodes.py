@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_quantum.gradients.errors import GradientRuleError
+
+class GradientRuleError(ValueError):
+    """A gradient rule that does not apply, with the reason."""
+
+
+class GradientPathError(RuntimeError):
+    """No gradient reaches the layer, with the module at which the path breaks."""
+
 
 Pullback = Callable[[Tensor], Tensor]
 """A vector-Jacobian product: cotangents ``(batch, n_outputs)`` to ``(batch, n_variables)``."""

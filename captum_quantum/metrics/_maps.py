@@ -1,4 +1,4 @@
-"""What all metrics share: reading maps, resizing them, and asking the model."""
+"""What all metrics share: checked inputs, maps and targets; resizing and blurring."""
 
 from typing import Any
 
@@ -27,10 +27,10 @@ def check_attributions(argument: str, attributions: Any, like: Tensor | None = N
     Args:
         argument (str): The argument's name, for errors.
         attributions (Tensor): Shape ``(batch, channels, *spatial)``.
-        like (Tensor, optional): The inputs ``(batch, channels, *spatial)`` that they belong to.
+        like (Tensor, optional): The explained inputs, shape ``(batch, channels, *spatial)``.
 
     Returns:
-        Tensor: The same, detached, at least float32, on the device of ``like``.
+        Tensor: The attributions, detached, at least float32, on the device of ``like``.
     """
     if isinstance(attributions, tuple) and len(attributions) == 1:
         attributions = attributions[0]  # as Captum returns them for inputs in a tuple
@@ -54,9 +54,16 @@ def check_attributions(argument: str, attributions: Any, like: Tensor | None = N
 
 
 def magnitude(values: Tensor) -> Tensor:
-    """The largest power of two in each example's largest magnitude, 1 for zeros: what to divide by.
+    """Returns the scale of each example: a power of two, 1 for an example of zeros.
 
-    Of powers of two, as dividing by them does not round: equal values, and equal sums, stay equal.
+    It is the largest power of two that is at most the largest magnitude. Division by a power of two
+    does not round: equal values, and equal sums, stay equal.
+
+    Args:
+        values (Tensor): Shape ``(batch, ...)``.
+
+    Returns:
+        Tensor: Shape ``(batch, 1, ...)``, with as many dimensions as the values.
     """
     largest = values.abs().flatten(1).amax(dim=1)
     largest = torch.where(largest > 0, largest, 1)
@@ -67,13 +74,13 @@ def magnitude(values: Tensor) -> Tensor:
 def read_maps(argument: str, attributions: Any, like: Tensor | None = None) -> Tensor:
     """Reads attributions as one map for each example: the sum over the channels.
 
-    Only ratios and the order within a map count, so each is divided by its magnitude: then no sum
-    or square overflows or vanishes.
+    For metrics of which only ratios and the order within a map matter: each map is divided by its
+    magnitude, so that no sum or square overflows or vanishes.
 
     Args:
-        argument (str): As in :func:`check_attributions`.
-        attributions (Tensor): As in :func:`check_attributions`.
-        like (Tensor, optional): As in :func:`check_attributions`.
+        argument (str): The argument's name, for errors.
+        attributions (Tensor): Shape ``(batch, channels, *spatial)``.
+        like (Tensor, optional): The explained inputs, shape ``(batch, channels, *spatial)``.
 
     Returns:
         Tensor: Shape ``(batch, *spatial)``.
@@ -83,25 +90,32 @@ def read_maps(argument: str, attributions: Any, like: Tensor | None = None) -> T
 
 
 def is_constant(maps: Tensor) -> Tensor:
-    """Which maps ``(batch, *spatial)`` have one value everywhere: bool, ``(batch,)``."""
+    """Tells which maps ``(batch, *spatial)`` have one value everywhere: bool, ``(batch,)``."""
     flat = maps.flatten(1)
     return flat.amax(dim=1) == flat.amin(dim=1)
 
 
 def resize(maps: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
-    """Scales maps ``(batch, *spatial)`` to another size, linearly along each axis.
+    """Resizes maps by linear interpolation along each axis.
 
-    To rounding, ``captum.attr.LayerAttribution.interpolate`` in mode "bilinear": pixels are areas,
-    corners are not aligned, borders are repeated. But where neighbours are equal the result is
-    exactly theirs, so that ties stay ties, and the order of pixels does not hang on rounding.
+    Equal to ``captum.attr.LayerAttribution.interpolate`` in mode "bilinear" up to rounding: corners
+    are not aligned, borders are repeated. Unlike there, the value between equal neighbors is
+    exactly theirs, so that ties stay ties and the order of pixels does not depend on rounding.
+
+    Args:
+        maps (Tensor): Shape ``(batch, *spatial)``.
+        size (sequence of int): The new spatial size.
+
+    Returns:
+        Tensor: Shape ``(batch, *size)``.
     """
     for dim, (old, new) in enumerate(zip(maps.shape[1:], size, strict=True), start=1):
         if old == new:
             continue
-        place = torch.arange(new, device=maps.device, dtype=maps.dtype)
-        place = ((place + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
-        low = place.long()
-        weight = (place - low).reshape(-1, *[1] * (maps.dim() - 1 - dim))
+        position = torch.arange(new, device=maps.device, dtype=maps.dtype)
+        position = ((position + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
+        low = position.long()
+        weight = (position - low).reshape(-1, *[1] * (maps.dim() - 1 - dim))
         maps = torch.lerp(
             maps.index_select(dim, low),
             maps.index_select(dim, (low + 1).clamp_max(old - 1)),
@@ -111,12 +125,15 @@ def resize(maps: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: float, radius: int) -> Tensor:
-    """Convolves ``(batch, channels, *spatial)`` with a Gaussian; the border is repeated outwards.
+    """Convolves images with a Gaussian; borders are repeated outwards.
 
     Args:
-        images (Tensor): Any number of spatial dimensions.
+        images (Tensor): Shape ``(batch, channels, *spatial)``.
         sigma (float): Standard deviation in pixels.
-        radius (int): Where the Gaussian is cut: the window has ``2 * radius + 1`` pixels.
+        radius (int): Radius of the window, which has ``2 * radius + 1`` pixels along each axis.
+
+    Returns:
+        Tensor: The shape of the images.
     """
     distance = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (distance / sigma) ** 2)
@@ -129,7 +146,7 @@ def gaussian_blur(images: Tensor, sigma: float, radius: int) -> Tensor:
 
 
 def check_index(target: Any, batch: int, device: torch.device) -> Tensor:
-    """Returns the target as an index for each example: ``(batch,)``, int64."""
+    """Returns the target as a class for each example: ``(batch,)``, int64."""
     must = f"a class, or one for each of {batch} examples"
     if isinstance(target, (int, list)) and not isinstance(target, bool):
         target = torch.tensor(target)

@@ -1,4 +1,4 @@
-"""The model of the demo: a small CNN, a variational quantum circuit, a linear head."""
+"""The model of the demo: a small CNN, a variational quantum circuit, and a linear layer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,22 +11,22 @@ from captum_quantum.layer import VQCLayer
 from captum_quantum.models.hybrid import HybridClassifier
 
 IMAGE_SIZE = 32
-"""Height and width of the images that `digits_model` is made for, in pixels."""
+"""Height and width of the images of `digits_model`, in pixels."""
 
 
 class SmallCNN(nn.Module):
     """Three convolutions: images ``(batch, 1, 32, 32)`` to maps ``(batch, channels, 8, 8)``.
 
-    Each has padding, batch normalisation and a ReLU; the first two are 5 x 5 in strides of 2, the
-    third is 3 x 3. A position of the last maps so sees 21 x 21 pixels, most of a digit. Images of
-    another size give maps of a quarter of it: the same weights also take a mosaic of images.
+    Each has padding, batch normalization and a ReLU; the first two are 5 x 5 with stride 2, the
+    third is 3 x 3. The receptive field of the last maps is 21 x 21 pixels, most of a digit. Images
+    of another size have maps of a quarter of that size, so the same weights also work on mosaics.
 
     Args:
         in_channels (int): Number of channels of the images.
         channels (Sequence[int]): Number of feature maps after each of the three convolutions.
 
     Attributes:
-        conv1, conv2, conv3 (nn.Conv2d): The convolutions, to name them as layers to explain.
+        conv1, conv2, conv3 (nn.Conv2d): The convolutions.
 
     Raises:
         TypeError, ValueError: If an argument is wrong.
@@ -42,7 +42,7 @@ class SmallCNN(nn.Module):
         super().__init__()
         _checks.check_int("in_channels", in_channels, 1)
         first, second, third = _check_channels(channels)
-        # The normalisation that follows each convolution has the bias.
+        # The bias is in the normalization after each convolution.
         self.conv1 = nn.Conv2d(in_channels, first, 5, stride=2, padding=2, bias=False)
         self.norm1 = nn.BatchNorm2d(first)
         self.relu1 = nn.ReLU(inplace=True)
@@ -78,10 +78,10 @@ def digits_model(
     n_classes: int = 10,
     seed: int = 0,
 ) -> HybridClassifier:
-    """The model of the demo: `SmallCNN`, a `VQCLayer` and a linear head, freshly initialised.
+    """The model of the demo with initial weights: `SmallCNN`, a `VQCLayer` and a linear layer.
 
-    Only names and numbers describe it, so that `save_model` can write it to a file that runs no
-    code when it is loaded.
+    Names and numbers describe it completely, so that `save_model` can write it to a file that runs
+    no code when it is loaded.
 
     Args:
         n_qubits (int): Number of qubits.
@@ -116,8 +116,8 @@ def digits_model(
     with seeded(seed):
         vqc = VQCLayer(n_qubits, n_layers, encoder=encoder, ansatz=ansatz)
         model = HybridClassifier(SmallCNN(1, channels), vqc, channels[-1], n_classes)
-        # Expectation values stay within [-1, 1] and begin near 0; with the usual small weights the
-        # logits would take dozens of epochs to grow to a scale at which softmax can be sure.
+        # Expectation values are in [-1, 1], near 0 at the start. With the usual small weights it
+        # would take dozens of epochs until the logits are large enough for confident predictions.
         nn.init.normal_(model.head.weight)
     model.config = {
         "n_qubits": n_qubits,

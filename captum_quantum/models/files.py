@@ -23,15 +23,24 @@ _CONFIG = ("ansatz", "channels", "encoder", "n_classes", "n_layers", "n_qubits")
 def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
     """Writes a model of `digits_model`, or its classical twin, as a safetensors file.
 
-    Its configuration, and how it was trained if that is known, go into the file's metadata.
+    The metadata of the file contain ``model.config`` and, unless it is None, ``model.trained``.
 
     Args:
         model (HybridClassifier): The model.
-        path (str or PathLike): The file, replaced as a whole if it exists.
+        path (str or PathLike): The file; an existing one is replaced as a whole.
 
     Raises:
-        ValueError: If the model has no configuration, so that a file could not describe it.
+        ValueError: If the model was not made by `digits_model`.
         OSError: If the file cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> from captum_quantum.models import digits_model, load_model, save_model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(digits_model(n_qubits=4), f"{folder}/weights.safetensors")
+        ...     model = load_model(f"{folder}/weights.safetensors")
+        >>> model.config["n_qubits"]
+        4
     """
     from safetensors.torch import save
 
@@ -45,7 +54,7 @@ def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
     if model.trained is not None:
         content["trained"] = model.trained
     description = json.dumps(content, sort_keys=True)
-    # Through bytes: Python words what is wrong with a path, and raises OSError for it.
+    # Not safetensors' own save_file, which raises its own type of error for a wrong path.
     replace(Path(path), save(tensors, metadata={_METADATA_KEY: description}))
 
 
@@ -56,20 +65,24 @@ def load_model(
 
     Args:
         path (str or PathLike): The file.
-        device (str or torch.device): Where the model shall be.
+        device (str or torch.device): The device of the model.
 
     Returns:
-        HybridClassifier: The model with the file's weights, bit for bit, in evaluation mode.
+        HybridClassifier: The model with the weights of the file, bit for bit, in evaluation mode.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, is no safetensors file, lacks the description of a
-            model, describes a wrong one, or holds weights of another shape or not finite.
+        ValueError: If the file is truncated, is not a safetensors file, does not describe a model
+            of `digits_model` or its twin, or its weights have another shape or are not finite.
+
+    Examples:
+        >>> from captum_quantum.models import load_model
+        >>> model = load_model("demo-output/weights.safetensors")  # doctest: +SKIP
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            _checks.sentence("path", "a weights file", f"{str(path)!r}, which does not exist")
+        _checks.refuse(
+            "path", "a weights file", f"{str(path)!r}, which does not exist", FileNotFoundError
         )
     tensors, metadata = _read_safetensors(path)
     kind, config, trained = _read_description(path, metadata)
@@ -86,10 +99,8 @@ def load_model(
 
 
 def _not_weights(path: Path, got: str) -> NoReturn:
-    """Raises ValueError for a file that does not hold what it should."""
-    raise ValueError(
-        _checks.sentence("path", "a file that save_model has written", f"{str(path)!r}: {got}")
-    )
+    """Raises ValueError for a file that `save_model` has not written."""
+    _checks.refuse("path", "a file that save_model has written", f"{str(path)!r}: {got}")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -106,7 +117,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
 def _read_description(
     path: Path, metadata: Mapping[str, str]
 ) -> tuple[str, dict[str, Any], dict[str, int] | None]:
-    """The kind of model, arguments for `digits_model`, checked for their names only, training."""
+    """Returns the kind of model, the arguments of `digits_model` (names checked), the training."""
     if _METADATA_KEY not in metadata:
         _not_weights(path, f"without a model's description ({_METADATA_KEY!r}) in its metadata")
     try:
@@ -129,7 +140,7 @@ def _read_description(
 def _check_weights(
     path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> None:
-    """Compares names, shapes and dtypes with those of the model that the file describes."""
+    """Raises ValueError if names, shapes, dtypes or values are not those of the described model."""
     missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
     if missing or unknown:
         _not_weights(path, f"weights missing: {missing or 'none'}, unknown: {unknown or 'none'}")

@@ -1,4 +1,4 @@
-"""Figures of comparisons of attribution methods."""
+"""Figures of comparisons: attribution methods by metrics."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,25 +13,37 @@ if TYPE_CHECKING:
     from captum_quantum.evaluation import Report, Score, SeedReport, Spread
 
 METHOD_COLORS = ("#67001f", "#053061", "#4a4a4a", "#e58267", "#6bacd1", "#9b9b9b")
-"""Of the methods in `plot_comparison`: dark and light red, blue and gray."""
+"""Colors of the methods: dark and light red, blue and gray."""
 
 
 def plot_comparison(reports: Sequence["Report"], *, title: str = "", caption: str = "") -> Figure:
-    """Draws how methods do: a panel for each metric, a line for each method.
+    """Draws a report: a panel for each metric, a line for each method.
 
-    The point is the mean, the bar its confidence interval, and the faint bar behind it holds the
-    middle half of the samples' values.
+    A point is a mean over the samples, the bar its confidence interval. The faint bar behind it
+    goes from the first to the third quartile of the samples.
 
     Args:
-        reports (Sequence[Report]): One or more, of the same methods and different metrics.
-        title (str): Above the figure.
-        caption (str): Below the figure, instead of how to read it.
+        reports (Sequence[Report]): One or more reports of the same methods and different metrics.
+        title (str): Text above the figure.
+        caption (str): Text below the figure. Default: how to read it.
 
     Returns:
         matplotlib.figure.Figure: The figure, not known to pyplot.
 
     Raises:
-        ValueError: If there are no reports, or of different methods.
+        ValueError: If there are no reports, or they have different methods.
+
+    Examples:
+        >>> import torch
+        >>> from captum.attr import InputXGradient, Saliency
+        >>> from captum_quantum import compare
+        >>> from captum_quantum.visualization import plot_comparison
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        >>> methods = {"saliency": Saliency(model), "input x gradient": InputXGradient(model)}
+        >>> batches = [(torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))]
+        >>> report = compare(methods, batches, ["insertion", "sparseness"], progress=False)
+        >>> len(plot_comparison([report]).axes)
+        2
     """
     if not reports:
         _checks.wrong_value("reports", "at least one report", list(reports))
@@ -54,22 +66,42 @@ def plot_comparison(reports: Sequence["Report"], *, title: str = "", caption: st
 
 
 def plot_seeds(report: "SeedReport", *, title: str = "", caption: str = "") -> Figure:
-    """Draws how methods do over several trainings: a panel for each metric.
+    """Draws a report over several trainings: a panel for each metric, a line for each method.
+
+    A large point is the mean over the trainings, a small point the mean of one training over its
+    samples.
 
     Args:
-        report (SeedReport): The trainings' means.
-        title (str): Above the figure.
-        caption (str): Below the figure, instead of how to read it.
+        report (SeedReport): The report, as `SeedReport` makes it from the reports of each seed.
+        title (str): Text above the figure.
+        caption (str): Text below the figure. Default: how to read it.
 
     Returns:
         matplotlib.figure.Figure: The figure, not known to pyplot.
+
+    Examples:
+        >>> import torch
+        >>> from captum.attr import InputXGradient, Saliency
+        >>> from captum_quantum import compare
+        >>> from captum_quantum.evaluation import SeedReport
+        >>> from captum_quantum.visualization import plot_seeds
+        >>> batches = [(torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))]
+        >>> def report(model):
+        ...     methods = {"saliency": Saliency(model), "input x gradient": InputXGradient(model)}
+        ...     return compare(methods, batches, ["insertion", "sparseness"], progress=False)
+        >>> models = [
+        ...     torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)) for _ in range(2)
+        ... ]
+        >>> seeds = SeedReport({seed: [report(model)] for seed, model in enumerate(models)})
+        >>> len(plot_seeds(seeds).axes)
+        2
     """
     spreads: dict[str, list[Spread]] = {}
     for spread in report.scores:
         spreads.setdefault(spread.metric, []).append(spread)
     reading = (
-        f"Large points: means over {len(report.seeds)} trainings. Small points: every training's "
-        "mean over its test samples."
+        f"Large points: means over {len(report.seeds)} trainings. Small points: the mean of each "
+        "training over its test samples."
     )
     figure, all_axes = _panels(len(spreads), report.methods, title, caption or reading)
     for axes, (metric, lines) in zip(all_axes, spreads.items(), strict=True):
@@ -86,7 +118,7 @@ def plot_seeds(report: "SeedReport", *, title: str = "", caption: str = "") -> F
 def _panels(
     n_panels: int, methods: Sequence[str], title: str, caption: str
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels that share the methods as their lines, from the top down."""
+    """Returns a figure and its panels, which share the methods as lines from top to bottom."""
     n_columns = min(3, n_panels)
     n_rows = -(-n_panels // n_columns)
     height = n_rows * (0.95 + 0.32 * len(methods)) + 0.6 + 0.5 * bool(title)

@@ -212,7 +212,7 @@ def test_functions_of_the_packages_that_results_name_need_no_version(tmp_path):
         lambda model, changed: (versioned(inner), versioned(model.forward, int(changed))),
     ],
 )
-def test_a_method_made_otherwise_is_another_configuration(make, tmp_path):
+def test_a_method_with_other_options_is_another_configuration(make, tmp_path):
     model = small_model()
     arguments = {"loader": batches(), "metrics": {"e": energy}, "output": tmp_path}
     compare({"m": make(model, False)}, **arguments, progress=False)
@@ -279,7 +279,7 @@ def test_results_without_configuration_are_refused(tmp_path):
         run(tmp_path)
 
 
-def test_other_data_later_on_are_noticed(tmp_path):
+def test_data_that_have_changed_are_noticed(tmp_path):
     for place in (0, 1, 2):
         changed = [(*one, one[0] > 0.5) for one in batches()]
         folder = tmp_path / str(place)

@@ -1,6 +1,6 @@
 """Faithfulness: does the map show what the model's score depends on?
 
-The model is asked again about images from which the map chose what stays, or that were perturbed.
+The model runs on images that are masked by the map, or perturbed.
 """
 
 from captum_quantum.metrics.faithfulness.masking import (

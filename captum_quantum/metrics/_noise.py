@@ -1,4 +1,4 @@
-"""Random perturbations that belong to the images: what infidelity and sensitivity share."""
+"""What infidelity and sensitivity share: random perturbations that depend on the image alone."""
 
 import math
 from typing import Any
@@ -9,8 +9,8 @@ from torch import Tensor
 from captum_quantum import _checks
 
 
-def _mixed(bits: Tensor) -> Tensor:
-    """Scrambles 64-bit integers: the finaliser of SplitMix64 (doi:10.1145/2660193.2660195)."""
+def _hash(bits: Tensor) -> Tensor:
+    """Hashes 64-bit integers: the finalizer of SplitMix64 (doi:10.1145/2660193.2660195)."""
     bits = (bits ^ ((bits >> 30) & 0x3_FFFF_FFFF)) * (0xBF58476D1CE4E5B9 - 2**64)
     bits = (bits ^ ((bits >> 27) & 0x1F_FFFF_FFFF)) * (0x94D049BB133111EB - 2**64)
     return bits ^ ((bits >> 31) & 0x1_FFFF_FFFF)
@@ -19,46 +19,55 @@ def _mixed(bits: Tensor) -> Tensor:
 class Noise:
     """Uniform random numbers that depend on the image, the draw and the seed only.
 
-    A generator would give an image other numbers in another batch, process or micro-batch, or on
-    another device. These are hashes: of the image's bits, the number of the draw, and the place.
+    The numbers of a generator would depend on the batch, the process and the device. These are
+    hashes of the bits of the image, the number of the draw and the position.
 
     Args:
         inputs (Tensor): Shape ``(batch, ...)``.
-        seed (int): Chooses the sequence.
+        seed (int): Fixes the numbers.
     """
 
     def __init__(self, inputs: Tensor, seed: int) -> None:
         values = (inputs + 0.0).double().flatten(1)
-        place = torch.arange(values.shape[1], device=inputs.device)
-        self._keys = _mixed(_mixed(values.view(torch.int64) + _mixed(place + 1)).sum(dim=1) + seed)
+        position = torch.arange(values.shape[1], device=inputs.device)
+        bits = _hash(values.view(torch.int64) + _hash(position + 1)).sum(dim=1)
+        self._keys = _hash(bits + seed)
         self._drawn = 0
 
     def draw(self, rows: int, n: int) -> Tensor:
-        """The next ``rows / batch`` draws of each image: ``(rows, n)`` in [0, 1), float64.
+        """Returns the next ``rows / batch`` draws of each image.
 
-        Rows are in Captum's order: all draws of the first image, then all of the second.
+        Args:
+            rows (int): Number of draws of all images together.
+            n (int): Number of numbers in a draw.
+
+        Returns:
+            Tensor: Shape ``(rows, n)``, in [0, 1), float64. Rows are in Captum's order: all draws
+            of the first image, then all draws of the second.
         """
         draws = rows // len(self._keys)
         number = torch.arange(self._drawn, self._drawn + draws, device=self._keys.device)
         self._drawn += draws
-        rows_keys = _mixed(self._keys[:, None] + _mixed(number + 1)).flatten()
-        place = torch.arange(1, n + 1, device=self._keys.device)
-        bits = _mixed(rows_keys[:, None] + _mixed(-place)) >> 11 & 2**53 - 1
+        keys = _hash(self._keys[:, None] + _hash(number + 1)).flatten()
+        position = torch.arange(1, n + 1, device=self._keys.device)
+        bits = _hash(keys[:, None] + _hash(-position)) >> 11 & 2**53 - 1
         return bits.double() * 2.0**-53
 
 
 def draws_at_once(max_batch: int, batch: int, n_samples: int) -> int:
-    """``max_examples_per_batch`` for Captum, which wants at least one draw and at most all."""
+    """Returns Captum's ``max_examples_per_batch``: from one draw of each image to all draws."""
     return min(max(max_batch // batch, 1), n_samples) * batch
 
 
 def check_numbers(seed: int, n_perturb_samples: int, max_batch: int) -> None:
+    """Raises TypeError or ValueError if a number is wrong."""
     _checks.check_int("seed", seed, 0, 2**63 - 1)
     _checks.check_int("n_perturb_samples", n_perturb_samples, 1)
     _checks.check_int("max_batch", max_batch, 1)
 
 
 def check_positive(argument: str, value: Any, must: str, high: float) -> None:
+    """Raises TypeError or ValueError if a value is not a number in (0, high]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         _checks.wrong_type(argument, must, value)
     if not 0 < value <= high or not math.isfinite(value):
