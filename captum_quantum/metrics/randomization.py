@@ -136,17 +136,17 @@ class _ModelState:
 
 @contextmanager
 def _calls(model: nn.Module) -> Iterator[dict[int, int]]:
-    """Records the last call of each module: its index in ``model.modules()`` -> position."""
+    """Records the position of the last call of each module, by the module's id."""
     times: dict[int, int] = {}
     clock = count()
 
-    def watch(number: int) -> Callable[..., None]:
+    def watch(key: int) -> Callable[..., None]:  # the hook itself may get a replica of the module
         def called(*_: Any) -> None:
-            times[number] = next(clock)
+            times[key] = next(clock)
 
         return called
 
-    handles = [m.register_forward_hook(watch(i)) for i, m in enumerate(model.modules())]
+    handles = [m.register_forward_hook(watch(id(m))) for m in model.modules()]
     try:
         yield times
     finally:
@@ -158,7 +158,6 @@ def _units(model: nn.Module, quantum_layers: list[nn.Module], times: dict[int, i
     """Returns the units that have parameters, from the output to the input."""
     inside = {id(m): layer for layer in quantum_layers for m in layer.modules()}
     parents = {id(c): m for m in model.modules() for c in m.children()}
-    numbers = {id(m): number for number, m in enumerate(model.modules())}
     units: list[_Unit] = []
     seen: set[int] = set()
     for name, module in model.named_modules():
@@ -170,9 +169,9 @@ def _units(model: nn.Module, quantum_layers: list[nn.Module], times: dict[int, i
         seen |= new
         # A module whose parameters are only read has the position of its parent.
         called = module
-        while numbers[id(called)] not in times and id(called) in parents:
+        while id(called) not in times and id(called) in parents:
             called = parents[id(called)]
-        last_call = times.get(numbers[id(called)], -1)
+        last_call = times.get(id(called), -1)
         units.append(_Unit(name or type(model).__name__, modules, layer is not None, last_call))
     return sorted(units, key=lambda unit: unit.last_call)[::-1]
 
