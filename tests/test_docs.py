@@ -89,7 +89,7 @@ GOOD = '''
         Args:
             x (float): An angle.
 
-                .. math:: x \\in [0, \\pi]
+                .. math:: 0 <x \\in [0, \\pi]
 
         Returns:
             float: The value.
@@ -118,7 +118,7 @@ def test_what_can_be_rendered(build, capsys):
         ('"""Largest number."""', "", "planted.room.LIMIT has no docstring"),
         ('r"""Measures', '""" """\n        r"""Measures', "planted.room.measure has no docstring"),
         ('r"""Room with :math:`a_1 \\le b`."""', "", "planted.room has no docstring"),
-        ("\\langle", "\\lanhle", "planted.room.measure: the formula"),
+        ("\\langle", "\\lanhle", 'cannot be rendered: Error: Unknown command "\\lanhle"'),
         (":math:`a_1 \\le b`", "a_1 \\le b", "planted.room: \\le is not rendered"),
         (":math:`a_1 \\le b`", "$$a_1$$", "planted.room: $$ is not rendered"),
         (":math:`a_1 \\le b`", ":maths:`a_1`", "planted.room: :maths: is not rendered"),

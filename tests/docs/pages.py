@@ -93,7 +93,8 @@ class Formulas:
         try:
             mathml = self._converter.convert_with_local_state(latex, displaystyle=display)
         except LatexError as error:
-            reason = re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines()
+            text = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # without colors
+            reason = next(line for line in text.splitlines() if line.strip())
             self.problems.append(f"{place}: the formula {latex!r} cannot be rendered: {reason}")
             mathml = f"<code>{html.escape(latex)}</code>"
         self._mathml.append(mathml)
@@ -209,7 +210,7 @@ def build(package: str, folder: Path, articles: list[Path]) -> list[str]:
     for page in pages.values():
         problems += missing(page, package)
         for doc in written_docs(page, package):
-            doc.docstring = formulas.mark(plain(doc.docstring), doc.fullname)
+            doc.docstring = plain(formulas.mark(doc.docstring, doc.fullname))
     for article in articles:
         title = article.stem.capitalize()
         module = ModuleType(title, article.read_text(encoding="utf-8"))
