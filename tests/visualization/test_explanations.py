@@ -153,13 +153,15 @@ def test_pyplot_does_not_know_the_figures(tmp_path):
 def test_saved_figure(tmp_path):
     figure = plot_explanations([explanation(3)] * 3, headers(3), title="a", caption="b\nc")
     save_figure(figure, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size < 800_000
+    assert (tmp_path / "figure.png").stat().st_size < 400_000
     image = Image.open(tmp_path / "figure.png").convert("RGB")
     assert image.width == 1600
     assert image.getpixel((0, 0)) == (255, 255, 255)
     figure.savefig(tmp_path / "exact.png", dpi=100)
-    exact = Image.open(tmp_path / "exact.png").convert("RGB")
-    assert np.array_equal(np.asarray(exact), np.asarray(image))
+    exact = np.asarray(Image.open(tmp_path / "exact.png").convert("RGB")).astype(int)
+    difference = np.abs(exact - np.asarray(image))
+    assert difference.mean() < 1
+    assert (difference > 10).mean() < 1e-3
     assert png(figure) == (tmp_path / "figure.png").read_bytes()
 
 
