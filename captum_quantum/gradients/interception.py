@@ -1,11 +1,11 @@
 """quantum_gradient(), which swaps the derivative of quantum layers for the duration of a block."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +51,14 @@ class _Interception:
         self.module, self.rule, self.calls = module, rule, calls
         self.thread = threading.get_ident()
         self.pending: dict[int, Tensor] = {}
-        self.superseded = False
 
     def _concerns(self, module: nn.Module) -> bool:
-        return not (self.superseded or is_not_intercepted()) and (
-            threading.get_ident() == self.thread or _compat.is_replica(module)
+        """Whether this is the innermost block of its thread, and the call one of this thread."""
+        blocks = [block for block in tuple(_active[self.module]) if block.thread == self.thread]
+        return (
+            blocks[-1] is self
+            and not is_not_intercepted()
+            and (threading.get_ident() == self.thread or _compat.is_replica(module))
         )
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
@@ -115,36 +118,23 @@ def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | Non
     return QuantumCall(module, angles, values.reshape(outputs.shape), switch)
 
 
-_active: dict[tuple[int, int], list[_Interception]] = {}
+_active: WeakKeyDictionary[nn.Module, list[_Interception]] = WeakKeyDictionary()
+"""The interceptions of every module, of all threads, the innermost last."""
 
 
 @contextmanager
 def intercept(modules: Sequence[nn.Module], rule: str | None) -> Iterator[list[QuantumCall]]:
     """Swaps the input derivative of modules and lists their calls; None: each one's own rule."""
     calls: list[QuantumCall] = []
-    undo: list[Callable[[], Any]] = []
-    try:
+    with ExitStack() as stack:
         for module in modules:
-            interception = _Interception(module, rule, calls)
-            stack = _active.setdefault((id(module), interception.thread), [])
-            if stack:
-                stack[-1].superseded = True
-            stack.append(interception)
-            undo.append(partial(_pop, stack, (id(module), interception.thread)))
-            undo.append(module.register_forward_pre_hook(interception.before).remove)
-            undo.append(module.register_forward_hook(interception.after, prepend=True).remove)
+            block = _Interception(module, rule, calls)
+            blocks = _active.setdefault(module, [])
+            blocks.append(block)
+            stack.callback(blocks.remove, block)
+            stack.callback(module.register_forward_pre_hook(block.before).remove)
+            stack.callback(module.register_forward_hook(block.after, prepend=True).remove)
         yield calls
-    finally:
-        for step in reversed(undo):
-            step()
-
-
-def _pop(stack: list[_Interception], key: tuple[int, int]) -> None:
-    stack.pop()
-    if stack:
-        stack[-1].superseded = False
-    else:
-        _active.pop(key, None)
 
 
 @contextmanager
