@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,11 @@ Source = Literal["input", "weight", "constant"]
 
 class CircuitError(ValueError):
     """A circuit that cannot be built, traced or run, with the gate and the reason."""
+
+
+def _require(condition: bool, argument: str, must: str, got: Any) -> None:
+    if not condition:
+        _checks.refuse(argument, must, str(got), CircuitError)
 
 
 @dataclass(frozen=True)
@@ -99,25 +104,15 @@ class Gate:
         for angle in self.angles:
             if not isinstance(angle, Angle):
                 _checks.wrong_type(f"angles of {self.name}", "Angle objects", angle)
-        if any(isinstance(w, bool) or not isinstance(w, int) or w < 0 for w in self.wires):
-            _checks.refuse(
-                f"wires of {self.name}", "integers >= 0", _checks.describe(self.wires), CircuitError
-            )
-        if len(set(self.wires)) != len(self.wires) or not self.wires:
-            _checks.refuse(
-                f"wires of {self.name}", "different from each other", str(self.wires), CircuitError
-            )
-        if kind.n_wires not in (None, len(self.wires)):
-            _checks.refuse(
-                f"wires of {self.name}", f"{kind.n_wires} wire(s)", str(self.wires), CircuitError
-            )
-        if len(self.angles) != kind.n_angles:
-            _checks.refuse(
-                f"angles of {self.name}",
-                f"{kind.n_angles} angle(s)",
-                str(len(self.angles)),
-                CircuitError,
-            )
+        wires, n_wires = f"wires of {self.name}", len(self.wires)
+        valid = all(isinstance(w, int) and not isinstance(w, bool) and w >= 0 for w in self.wires)
+        _require(valid, wires, "integers >= 0", _checks.describe(self.wires))
+        distinct = 0 < len(set(self.wires)) == n_wires
+        _require(distinct, wires, "different from each other", self.wires)
+        _require(kind.n_wires in (None, n_wires), wires, f"{kind.n_wires} wire(s)", self.wires)
+        n_angles = len(self.angles)
+        must = f"{kind.n_angles} angle(s)"
+        _require(n_angles == kind.n_angles, f"angles of {self.name}", must, n_angles)
 
     @property
     def type(self) -> GateType:
@@ -180,49 +175,32 @@ class Circuit:
         used = set()
         for position, gate in enumerate(self.gates):
             here = f"gate {position} ({gate})"
-            if max(gate.wires) >= self.n_qubits:
-                _checks.refuse(
-                    f"wires of {here}",
-                    f"in [0, {self.n_qubits - 1}]",
-                    str(gate.wires),
-                    CircuitError,
-                )
+            self._require_wires(f"wires of {here}", gate.wires)
             for angle in gate.angles:
                 if angle.source == "constant":
                     continue
-                if not 0 <= angle.index < limits[angle.source]:
-                    _checks.refuse(
-                        f"{angle.source} index of {here}",
-                        f"in [0, {limits[angle.source] - 1}]",
-                        str(angle.index),
-                        CircuitError,
-                    )
+                high = limits[angle.source] - 1
+                must = f"in [0, {high}]"
+                _require(angle.index <= high, f"{angle.source} index of {here}", must, angle.index)
                 if angle.source == "input":
                     used.add(angle.index)
         for observable in self.observables:
-            if max(observable.wires, default=0) >= self.n_qubits:
-                _checks.refuse(
-                    f"wires of observable {observable}",
-                    f"in [0, {self.n_qubits - 1}]",
-                    str(observable.wires),
-                    CircuitError,
-                )
+            self._require_wires(f"wires of observable {observable}", observable.wires)
         if self.amplitude_encoding:
-            if used or self.n_inputs != 2**self.n_qubits:
-                _checks.refuse(
-                    "inputs of a circuit with amplitude encoding",
-                    f"{2**self.n_qubits} amplitudes and no angles",
-                    f"{self.n_inputs} inputs, {len(used)} of them used as angles",
-                    CircuitError,
-                )
-        elif len(used) != self.n_inputs:
-            unused = sorted(set(range(self.n_inputs)) - used)
-            _checks.refuse(
-                "inputs",
-                "used by at least one gate each",
-                f"unused input features {unused}",
-                CircuitError,
+            _require(
+                not used and self.n_inputs == 2**self.n_qubits,
+                "inputs of a circuit with amplitude encoding",
+                f"{2**self.n_qubits} amplitudes and no angles",
+                f"{self.n_inputs} inputs, {len(used)} of them used as angles",
             )
+        else:
+            unused = f"unused input features {sorted(set(range(self.n_inputs)) - used)}"
+            must = "used by at least one gate each"
+            _require(len(used) == self.n_inputs, "inputs", must, unused)
+
+    def _require_wires(self, argument: str, wires: tuple[int, ...]) -> None:
+        high = self.n_qubits - 1
+        _require(max(wires, default=0) <= high, argument, f"in [0, {high}]", wires)
 
     @cached_property
     def angles(self) -> tuple[tuple[Gate, int, Angle], ...]:
