@@ -5,10 +5,9 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -67,11 +66,10 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
 
         world.first_does(claim)
         rest = stack.pop_all()
-    command = _Evaluation(args, methods, metrics, files, given, world)
 
     def work() -> None:
         with rest:
-            command.run()
+            _Evaluation(args, methods, metrics, files, given, world).run()
 
     return work
 
@@ -126,8 +124,7 @@ def _read_hybrid(args: argparse.Namespace, twin_needed: bool) -> models.HybridCl
     return model
 
 
-@dataclass(frozen=True)
-class _Evaluation:
+class _Evaluation(NamedTuple):
     """An evaluation with one or several seeds.
 
     Attributes:
@@ -209,10 +206,9 @@ class _Evaluation:
                 "models": tested,
                 "reports": {part: report.to_dict() for part, report in reports.items()},
             }
-            tables = [_accuracies([tested]) + "\n"]
-            tables += [f"## On {part}\n\n{report.markdown()}" for part, report in reports.items()]
+            tables = [f"## On {part}\n\n{report.markdown()}" for part, report in reports.items()]
             figure = visualization.plot_comparison([*reports.values()])
-            self._write(folder, content, "\n".join(tables), figure)
+            self._write(folder, content, "\n".join([_accuracies([tested]), "", *tables]), figure)
         return reports, tested
 
     def _make_weights(self, folder: Path, data: Sequence[Tensor], seed: int) -> None:

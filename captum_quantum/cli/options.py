@@ -11,8 +11,6 @@ import torch
 from captum_quantum import _checks, models
 from captum_quantum.datasets import named_datasets
 
-_LEAST = {"seed": 0, "seeds": 1, "epochs": 1, "batch_size": 1, "limit": 1}
-
 
 def read_options(args: argparse.Namespace) -> None:
     """Checks all integers, the data set and the device.
@@ -22,12 +20,11 @@ def read_options(args: argparse.Namespace) -> None:
     """
     datasets = named_datasets()
     args.dataset = datasets[_checks.check_choice("--dataset", args.dataset, datasets)]
-    for name, least in _LEAST.items():
+    for name, least in {"seed": 0, "seeds": 1, "epochs": 1, "batch_size": 1, "limit": 1}.items():
         if getattr(args, name, None) is not None:
             _checks.check_int(f"--{name.replace('_', '-')}", getattr(args, name), least)
-    args.training = dict(args.dataset.training)
-    if getattr(args, "epochs", None) is not None:
-        args.training["epochs"] = args.epochs
+    epochs = getattr(args, "epochs", None) or args.dataset.training["epochs"]
+    args.training = {**args.dataset.training, "epochs": epochs}
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", args.device):
         _checks.wrong_value("--device", "auto, cpu, cuda or cuda:N", args.device)
     n_devices = torch.cuda.device_count()

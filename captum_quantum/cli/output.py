@@ -19,10 +19,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Returns device, number of threads and versions of packages, as they are now."""
     versions = {"captum-quantum": __version__, "python": platform.python_version()}
     for name in ("captum", "numpy", "scikit-learn", "torch", "torchquantum"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+        found = metadata.distributions(name=name)
+        versions[name] = next((package.version for package in found), "not installed")
     on_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu ({platform.machine()})",
