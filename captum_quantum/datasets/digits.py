@@ -70,8 +70,9 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
     try:
         from sklearn import datasets
     except ImportError as error:
-        message = "the digits need scikit-learn; install it by: pip install 'captum-quantum[demo]'"
-        raise ImportError(message) from error
+        reason = "the digits come with scikit-learn, which is not installed"
+        install = "pip install 'captum-quantum[demo]'"
+        raise ImportError(f"{reason}; install it with: {install}") from error
 
     bunch = datasets.load_digits()
     images = _resize(torch.from_numpy(bunch.images).float()[:, None] / 16)
@@ -173,8 +174,7 @@ def _read_gray(path: Path) -> "Tensor":
 
     name = repr(str(path))
     if not path.is_file():
-        got = f"{name}, which does not exist"
-        _checks.refuse("path", "an image file", got, FileNotFoundError)
+        _checks.refuse("path", "an image file", f"{name}, which does not exist", FileNotFoundError)
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
