@@ -14,9 +14,11 @@ from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.circuit import GATE_TYPES
 from captum_quantum.simulate import FusedSimulator, compiled, evaluation, program
 from captum_quantum.simulate.compiled import CompiledCircuit
-from captum_quantum.simulate.plan import Dense, Monomial, Turn
+from captum_quantum.simulate.lanes import join_samples
+from captum_quantum.simulate.phases import PhaseTable
+from captum_quantum.simulate.plan import Dense, InputPhases, Monomial
 from captum_quantum.simulate.planner import FRONT, MANY, NARROW, _cost, _Planner, make_plan
-from captum_quantum.simulate.turns import Halves
+from captum_quantum.simulate.program import Program
 
 N_RANDOM, N_RANDOM_ALL = 120, 10_000
 
@@ -108,10 +110,11 @@ def check_circuits_in_lanes(seeds):
         kinds |= {"signs"} if readout.signs is not None else set()
         kinds |= {"parities"} if readout.parities is not None else set()
         kinds |= {"pairs"} if readout.pairs else set()
-        kinds |= {"wide" for step in plan.steps if isinstance(step, Turn) and step.wide}
+        kinds |= {"multi" for step in plan.steps if isinstance(step, InputPhases) and step.multi}
         kinds |= {"phases" for step in plan.steps if isinstance(step, Monomial) and step.phases}
         kinds |= {"real" for step in plan.steps if isinstance(step, Dense) and step.real}
-    assert kinds == {Dense, Monomial, Turn, "signs", "parities", "pairs", "wide", "phases", "real"}
+    seen = {"signs", "parities", "pairs", "multi", "phases", "real"}
+    assert kinds == {Dense, Monomial, InputPhases} | seen
 
 
 @pytest.fixture
@@ -230,7 +233,7 @@ def test_which_circuits_are_polynomials_while_weights_are_frozen(name, options, 
     layer.requires_grad_(False)
     frozen = layer(x)
     running = compiled_of(layer).program(x.device, torch.complex64)
-    assert running.is_polynomial == is_polynomial
+    assert running.has_polynomial == is_polynomial
     assert (running._polynomial is not None) == is_polynomial
     scale = torch.linspace(-1, 1, frozen.shape[1])
     by = [torch.autograd.grad((values * scale).sum(), x)[0] for values in (trained, frozen)]
@@ -412,8 +415,8 @@ def test_weights_are_read_live(change):
 def test_matrices_are_kept_while_weights_do_not_change(monkeypatch):
     layer = layer_of("default")
     made = []
-    original = program.make_static
-    monkeypatch.setattr(program, "make_static", lambda *args: made.append(1) or original(*args))
+    original = program.make_matrices
+    monkeypatch.setattr(program, "make_matrices", lambda *args: made.append(1) or original(*args))
     x = torch.rand(3, 7, requires_grad=True)
     for _ in range(3):
         torch.autograd.grad(layer(x).sum(), x)
@@ -453,20 +456,29 @@ def test_large_batches_run_in_lanes_and_give_the_same(name, monkeypatch):
         torch.testing.assert_close(part, expected, rtol=0, atol=1e-12)
 
 
-def test_turns_far_apart_make_their_phases_anew():
-    """Products over half of the wires, of a few turns at once: at most as large as a state."""
-    for n in (1, 4, 7):
-        circles = torch.polar(torch.ones(()), torch.rand(40, n, 2, 6))
-        halves = Halves(circles, 2)
-        for place in (*range(40), *range(39, -1, -1), 17, 3):
-            first, *last = halves.of(place)
-            phases = (first * last[0] if last else first).flatten(1, 2)
-            assert sum(product.numel() for product in halves.products) <= max(2**n, 3) * 6
-            expected = torch.ones(1, 6, dtype=torch.complex64)
-            for wire in circles[place]:
-                expected = (expected[:, None] * wire).flatten(0, 1)
-            found = phases.transpose(0, 1).flatten(1)
-            torch.testing.assert_close(found, expected)
+@pytest.mark.parametrize("n", [1, 4, 7])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_phases_of_inputs_on_single_wires(n, lanes):
+    """Their product over the wires, from two vectors: row r turns by the sum of +-x/2."""
+    gates = [Gate("hadamard", (k,)) for k in range(n)]
+    gates += [Gate("cnot", (k, k + 1)) for k in range(n - 1)] * 2  # else all were prepared
+    gates += [Gate("rz", (k,), (Angle.of_input(k),)) for k in range(n)]
+    circuit = Circuit(n, gates, (Observable.of("X" * n),), n)
+    plan = plan_of(circuit)
+    table = PhaseTable(plan, torch.device("cpu"), torch.complex128, lanes)
+    x, _ = arguments(circuit, 6)
+    halves = table.halves(x.T)
+    numbers = [k for k, step in enumerate(plan.steps) if isinstance(step, InputPhases)]
+    if n == 1:  # all is prepared
+        assert numbers == halves == []
+        return
+    (number,) = numbers
+    phases = torch.ones(lanes, 2 ** (n - n // 2), 2 ** (n // 2), 6 // lanes)
+    for factor in table.factors(number, halves, x.T):
+        phases = phases * factor
+    signs = 1 - 2 * (torch.arange(2**n) >> torch.arange(n - 1, -1, -1)[:, None] & 1).double()
+    expected = torch.exp(-0.5j * (x @ signs)).T
+    torch.testing.assert_close(join_samples(phases.flatten(1, 2)), expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["default", "reupload", "amplitude", "rzz"])
@@ -489,8 +501,8 @@ def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
 def test_one_way_back_serves_inputs_and_weights(monkeypatch):
     layer = layer_of("default")
     count = []
-    original = evaluation.adjoint
-    monkeypatch.setattr(evaluation, "adjoint", lambda *args: count.append(1) or original(*args))
+    original = evaluation.adjoint_vjp
+    monkeypatch.setattr(evaluation, "adjoint_vjp", lambda *args: count.append(1) or original(*args))
     x = torch.rand(3, 7, requires_grad=True)
     layer(x).sum().backward()
     assert len(count) == 1
@@ -559,48 +571,66 @@ def test_two_threads_and_two_runs_give_the_same_bits():
         assert all(torch.equal(r, expected[k]) for r in results[k])
 
 
+def reorderings(plan):
+    """How often all rows are moved."""
+    return sum(isinstance(step, Monomial) and step.rows is not None for step in plan.steps)
+
+
 def test_the_plan_of_the_default_circuit():
-    text = str(plan_of(VQCLayer(8, 2).circuit))
+    plan = plan_of(VQCLayer(8, 2).circuit)
+    text = str(plan)
+    assert text.startswith("8 qubits, 72 gates, of which 64 factors matter; the state has 256 rows")
     assert "wire 3: ry rx ry rz" in text
-    assert "step 0: reorder the rows (cnot" in text
-    assert "step 1: 4 x 4 matrix on wires 4, 5 from 4 factors" in text
-    assert "step 2: reorder the rows (bring wires together)" in text
-    assert "step 3: 8 x 8 matrix on wires 0, 6, 7" in text
-    assert "step 5" not in text  # the last ring is folded into the observables
+    assert "reorder the rows (cnot, cnot, " in text
     assert "squared moduli of the rows, weighted: 8 values" in text
+    assert f"{plan.multiply_adds} multiply-adds for each sample" in text
     assert text.endswith("8 polynomials of the inputs with 6561 coefficients")
     assert "polynomials" not in str(plan_of(VQCLayer(9, 2).circuit))
-    assert len(plan_of(VQCLayer(5, 9).circuit).steps) <= 2  # small circuits: one matrix
+    # The second layer is three matrices; its ring is folded into the observables.
+    assert plan.multiply_adds <= 2**8 * (4 + 8 + 8)
+    assert reorderings(plan) <= 2
 
 
-def test_gates_that_take_inputs_are_turns_between_shared_matrices():
-    """One turn for each further layer, whatever the wires and the gate."""
-    for encoder in ("ry", "rx", "rz_after_h"):
-        layer = VQCLayer(7, 3, encoder=encoder, reupload=True)
-        steps = plan_of(layer.circuit).steps
-        turns = [step for step in steps if isinstance(step, Turn)]
-        assert [len(turn.own) for turn in turns] == [7, 7]
-        # Gates on all wires, four times: three matrices each, one reordering between them. A ring
-        # before the first and the third.
-        assert sum(isinstance(step, Dense) for step in steps) == 4 * 3
-        assert sum(isinstance(step, Monomial) for step in steps) == 4 + 2
-        assert len(steps) == 2 + 12 + 6
-    assert "multiply the rows by phases, one for each sample (rz, " in str(plan_of(layer.circuit))
+@pytest.mark.parametrize("n_qubits", [5, 6])
+def test_a_few_qubits_take_one_matrix_whatever_the_depth(n_qubits):
+    for n_layers in (2, 9):
+        plan = plan_of(VQCLayer(n_qubits, n_layers).circuit)
+        assert plan.multiply_adds <= 4**n_qubits
+        assert reorderings(plan) == 0
+
+
+@pytest.mark.parametrize("encoder", ["ry", "rx", "rz_after_h"])
+def test_gates_that_take_inputs_are_phases_between_shared_matrices(encoder):
+    """Then the inputs of a layer cost two multiplications a row, not matrices of each sample."""
+    circuit = VQCLayer(7, 3, encoder=encoder, reupload=True).circuit
+    plan = plan_of(circuit)
+    phases = [step for step in plan.steps if isinstance(step, InputPhases)]
+    assert sum(len(step.single) for step in phases) == 2 * 7  # those of the first are prepared
+    assert not any(step.multi for step in phases)
+    # Gates on all wires, four times, as matrices of 4, 4 and 8 rows; RY's bases make them complex.
+    assert plan.multiply_adds <= 2**7 * (2 * 2 + 4 * (4 + 4 + 8))
+    assert reorderings(plan) <= 4 + 2
+    assert "multiply the rows by phases, one for each sample (r" in str(plan)
+    check_circuit(circuit, 0, batch=2)
 
 
 @pytest.mark.parametrize("front", [FRONT, FRONT - 2])
 def test_rings_between_two_layers_of_gates_vanish_in_staircases(front):
     """Then either layer needs no matrices of its own: 4 of 8 x 8 instead of 6."""
-    plan = make_plan(VQCLayer(8, 4, reupload=True).circuit, front)
-    kinds = [type(step) for step in plan.steps]
-    assert kinds.count(Turn) == 3
-    assert kinds.count(Dense) == 3 * 4 + 3
+    circuit = VQCLayer(8, 4, reupload=True).circuit
+    plan = make_plan(circuit, front)
     assert not any("cnot" in step.names for step in plan.steps if isinstance(step, Monomial))
-    first = plan.steps[: kinds.index(Turn)]
-    blocks = [set(step.wires) for step in first if isinstance(step, Dense)]
-    assert blocks == [{0, 1, 2}, {2, 3, 4}, {4, 5, 6}, {6, 7, 0}]
+    assert plan.multiply_adds <= 2**8 * (3 * 4 * 8 + (4 + 8 + 8) + 3 * 2)
     # With fewer wires to keep in front, more blocks follow each other without reordering.
-    assert kinds.count(Monomial) == (13 if front == FRONT else 7)
+    assert reorderings(plan) <= (13 if front == FRONT else 7)
+    without = _Planner(circuit, front).plan()
+    assert _cost(plan) < _cost(without)
+    x, w = arguments(circuit, 3)
+    inputs, weights = x[:, circuit.indices("input")], w[circuit.indices("weight")]
+    values = [
+        Program(own, x.device, torch.complex128, 1).run(inputs, weights) for own in (plan, without)
+    ]
+    torch.testing.assert_close(*values, rtol=0, atol=1e-13)
 
 
 def test_a_ring_after_one_layer_of_gates_stays_a_reordering():
@@ -630,13 +660,14 @@ def test_dense_steps_are_many_products_of_many_rows(n, reupload):
 
 
 def test_layers_share_their_reorderings():
-    few, many = (
-        CompiledCircuit(VQCLayer(9, n_layers).circuit).program(torch.device("cpu"), torch.complex64)
-        for n_layers in (3, 30)
-    )
-    distinct = [{id(rows) for rows, _ in own.tables.rows.values()} for own in (few, many)]
+    """Else tables of deep circuits would take much memory."""
+    distinct = []
+    for n_layers in (3, 30):
+        running = CompiledCircuit(VQCLayer(9, n_layers).circuit).program(
+            torch.device("cpu"), torch.complex64
+        )
+        distinct.append({id(rows) for rows, _ in running.tables.rows.values()})
     assert len(distinct[0]) == len(distinct[1])
-    assert len(many.plan.steps) > 9 * len(few.plan.steps)
 
 
 def test_gates_that_no_observable_sees_are_dropped():

@@ -80,10 +80,7 @@ class CompiledCircuit:
         """
         if not torch.is_grad_enabled():
             return self.evaluation(given, weights, dtype, (False, False)).values()
-        program = self.program(given.device, dtype)
-        static = program.make_static(weights)
-        batched = program.head.forward(given, static)
-        return program.read(program.evolve(static, batched.state, batched))
+        return self.program(given.device, dtype).run(given, weights)
 
     def evaluation(
         self, given: Tensor, weights: Tensor, dtype: torch.dtype, needs: tuple[bool, bool]
@@ -98,7 +95,7 @@ class CompiledCircuit:
                 wanted.
         """
         program = self.program(given.device, dtype)
-        if needs[1] or not program.is_polynomial:
+        if needs[1] or not program.has_polynomial:
             program = self.program(given.device, dtype, len(given))
         return Evaluation(program, given, weights, needs)
 
@@ -106,10 +103,10 @@ class CompiledCircuit:
         """The probability of each basis state, ``(batch, 2**n_qubits)``; differentiable."""
         program = self.program(given.device, dtype)
         with_graph = torch.is_grad_enabled()
-        static = program.make_static(weights) if with_graph else program.static(weights)
-        found = []
+        matrices = (program.make_matrices if with_graph else program.matrices)(weights)
+        parts = []
         for part in split(given, program):
-            batched = program.head.forward(part, static)
-            state = program.evolve(static, batched.state, batched)
-            found.append(program.probabilities(state))
-        return torch.cat(found)
+            prepared = program.preparation.forward(part, matrices)
+            state = program.evolve(prepared.state, matrices, prepared)
+            parts.append(program.probabilities(state))
+        return torch.cat(parts)

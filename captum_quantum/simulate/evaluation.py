@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
-from captum_quantum.simulate.adjoint import adjoint
-from captum_quantum.simulate.head import Batched
+from captum_quantum.simulate.adjoint import adjoint_vjp
 from captum_quantum.simulate.polynomial import Terms
+from captum_quantum.simulate.preparation import Prepared
 from captum_quantum.simulate.program import Program
 
 BUDGET = 2**26
 """Bytes that one state of a batch may take; larger batches are cut into parts."""
 
-Kept = tuple[Batched, Tensor] | Terms
-"""What a forward run leaves for the way back: all that depends on the sample."""
+Kept = tuple[Prepared, Tensor] | Terms
+"""What a run leaves for its vector-Jacobian product: all that depends on the sample."""
 
 
 def split(given: Tensor, program: Program) -> tuple[Tensor, ...]:
@@ -35,8 +35,10 @@ class Evaluation:
         self, program: Program, given: Tensor, weights: Tensor, needs: tuple[bool, bool]
     ) -> None:
         self._program, self._needs = program, needs
-        self._static = program.static(weights.detach())
-        self._polynomial = None if needs[1] else program.polynomial(self._static)
+        self._matrices = program.matrices(weights.detach())
+        self._polynomial = None
+        if program.has_polynomial and not needs[1]:
+            self._polynomial = program.polynomial(self._matrices)
         self._parts = split(given.detach(), program)
         # A batch in one part keeps this for the pullback; else each part runs once more.
         self._kept: Kept | None = None
@@ -55,23 +57,26 @@ class Evaluation:
         return values[0]
 
     def _forward(self, given: Tensor) -> Kept:
+        program = self._program
         if self._polynomial is not None:
-            return self._polynomial.terms(self._program.whole_angles(given), self._needs[0])
-        batched = self._program.head.forward(given, self._static)
-        return batched, self._program.evolve(self._static, batched.state, batched).detach()
+            angles = program.tables.whole_angles.forward(given.to(program.real).T)
+            return self._polynomial.terms(angles, self._needs[0])
+        prepared = program.preparation.forward(given, self._matrices)
+        return prepared, program.evolve(prepared.state, self._matrices, prepared).detach()
 
     def _read(self, kept: Kept) -> Tensor:
         if isinstance(kept, Terms):
             assert self._polynomial is not None
-            return self._polynomial.read(kept)
-        return self._program.read(kept[1])
+            return self._polynomial.values(kept)
+        return self._program.values(kept[1])
 
     def _vjp(self, kept: Kept, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        program = self._program
         if isinstance(kept, Terms):
             assert self._polynomial is not None
-            by_angles = self._polynomial.back(kept, cotangent.to(self._program.real))
-            return self._program.tables.whole_angles.back(by_angles).T, None
-        return adjoint(self._program, self._static, *kept, cotangent, *self._needs)
+            of_angles = self._polynomial.vjp(kept, cotangent.to(program.real))
+            return program.tables.whole_angles.vjp(of_angles).T, None
+        return adjoint_vjp(program, self._matrices, *kept, cotangent, self._needs)
 
     def pullback(self, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The vector-Jacobian product.

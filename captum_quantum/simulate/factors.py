@@ -1,5 +1,6 @@
-"""From the gates of a circuit to the factors that matter, in the order in which they are run."""
+"""From the gates of a circuit to factors, in an order in which a plan can run them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from captum_quantum.circuit import Circuit
@@ -8,21 +9,21 @@ from captum_quantum.circuit.primitives import Primitive
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """A primitive of a gate, on wires of the circuit.
+    """A matrix with at most one angle, on wires of the circuit; a gate is a product of factors.
 
     Attributes:
         name (str): The gate's name.
-        primitive (Primitive): Its matrix as a function of one angle.
+        primitive (Primitive): The matrix as a function of the angle.
         wires (tuple[int, ...]): Where it acts, the most significant first.
         column (int): The angle's column in the angle table; -1 for a fixed matrix.
-        batched (bool): Whether the angle is an input.
+        of_input (bool): Whether the angle is an input.
     """
 
     name: str
     primitive: Primitive
     wires: tuple[int, ...]
-    column: int
-    batched: bool
+    column: int = -1
+    of_input: bool = False
 
     @property
     def is_fixed(self) -> bool:
@@ -35,61 +36,19 @@ class Factor:
         return not (self.is_fixed or bool(self.primitive.constant.any()))
 
 
-def factors_of(circuit: Circuit) -> list[Factor]:
-    """All gates as primitives, in order."""
-    result, first = [], 0
-    for gate in circuit.gates:
-        for primitive in gate.type.primitives(len(gate.wires), gate.inverse):
-            wires = tuple(gate.wires[k] for k in primitive.wires)
-            own = primitive.angle
-            batched = own >= 0 and gate.angles[own].source == "input"
-            column = first + own if own >= 0 else -1
-            result.append(Factor(gate.name, primitive, wires, column, batched))
-        first += len(gate.angles)
-    return result
+def relevant_factors(circuit: Circuit) -> list[Factor]:
+    """The factors of all gates that reach an observable, in order.
 
-
-def in_stages(factors: list[Factor], circuit: Circuit) -> list[Factor]:
-    """Makes turns of what takes inputs, outside the head, and brings those of a stage together.
-
-    Factors on different wires may change places. A stage is what can be done before the first, the
-    second, ... turn of its wires; then come the turns that end it.
+    Phases that no observable sees, at the end before a readout in Z, are left out.
     """
-    in_head = [not circuit.amplitude_encoding] * circuit.n_qubits
-    stage = [0] * circuit.n_qubits
-    placed: list[tuple[int, Factor]] = []
-    for factor in factors:
-        wires = factor.wires
-        if len(wires) == 1 and in_head[wires[0]]:
-            placed.append((0, factor))
-            continue
-        now = max(stage[wire] for wire in wires)
-        for wire in wires:
-            in_head[wire] = False
-            stage[wire] = now + factor.batched
-        if not factor.batched:
-            placed.append((2 * now, factor))
-            continue
-        before, turn, after = factor.primitive.diagonalized()
-        name = f"{factor.name}'s basis"
-        for order, parts in ((2 * now, before), (2 * now + 2, after)):
-            for part in parts:
-                own = tuple(wires[k] for k in part.wires)
-                placed.append((order, Factor(name, part, own, -1, False)))
-        placed.append((2 * now + 1, replace(factor, primitive=turn)))
-    return [factor for _, factor in sorted(placed, key=lambda pair: pair[0])]
-
-
-def relevant(factors: list[Factor], circuit: Circuit) -> list[Factor]:
-    """Those that reach an observable, without phases that no observable sees."""
     letters = {
         letter for o in circuit.observables for term in o.terms for _, letter in term.factors
     }
-    reached = {w for observable in circuit.observables for w in observable.wires}
+    reached = {wire for observable in circuit.observables for wire in observable.wires}
     # Wires on which what follows is more than reorderings and phases before a readout in Z.
     mixed = set() if letters <= {"Z"} else set(range(circuit.n_qubits))
-    kept = []
-    for factor in reversed(factors):
+    relevant = []
+    for factor in reversed(_factors(circuit)):
         wires = set(factor.wires)
         if not wires & reached:
             continue
@@ -100,5 +59,67 @@ def relevant(factors: list[Factor], circuit: Circuit) -> list[Factor]:
         elif not factor.primitive.is_permutation:
             mixed |= wires
         reached |= wires
-        kept.append(factor)
-    return kept[::-1]
+        relevant.append(factor)
+    return relevant[::-1]
+
+
+def _factors(circuit: Circuit) -> list[Factor]:
+    factors, first = [], 0
+    for gate in circuit.gates:
+        for primitive in gate.type.primitives(len(gate.wires), gate.inverse):
+            wires = tuple(gate.wires[k] for k in primitive.wires)
+            has_angle = primitive.angle >= 0
+            of_input = has_angle and gate.angles[primitive.angle].source == "input"
+            column = first + primitive.angle if has_angle else -1
+            factors.append(Factor(gate.name, primitive, wires, column, of_input))
+        first += len(gate.angles)
+    return factors
+
+
+def arrange(
+    factors: Sequence[Factor], circuit: Circuit
+) -> tuple[tuple[Factor, ...], list[list[int]]]:
+    """Separates the preparation, and makes phases of all other factors that take inputs.
+
+    The preparation is, on every wire, the one-qubit factors before all others. After it a factor
+    that takes an input is written in the eigenbases of its Pauli letters, in which it is diagonal:
+    one-qubit gates, phases, and the inverses of these gates.
+
+    Factors on different wires may change places. Stage s of the circuit is what can be done before
+    the s-th phases of its wires; then come the phases that end it, and so on.
+
+    Args:
+        factors (Sequence[Factor]): In the order of application.
+        circuit (Circuit): Their circuit.
+
+    Returns:
+        tuple: All factors, those of the preparation first, then stage by stage; and the
+        preparation's positions among them for every wire.
+    """
+    is_prepared = [circuit.amplitude_encoding] * circuit.n_qubits
+    stage = [0] * circuit.n_qubits
+    ordered: list[tuple[int, Factor]] = []
+    for factor in factors:
+        wires = factor.wires
+        if len(wires) == 1 and not is_prepared[wires[0]]:
+            ordered.append((-1, factor))
+            continue
+        now = max(stage[wire] for wire in wires)
+        for wire in wires:
+            is_prepared[wire] = True
+            stage[wire] = now + factor.of_input
+        if not factor.of_input:
+            ordered.append((2 * now, factor))
+            continue
+        before, phases, after = factor.primitive.diagonalized()
+        for order, gates in ((2 * now, before), (2 * now + 2, after)):
+            for gate in gates:
+                of_gate = tuple(wires[k] for k in gate.wires)
+                ordered.append((order, Factor(f"{factor.name}'s basis", gate, of_gate)))
+        ordered.append((2 * now + 1, replace(factor, primitive=phases)))
+    ordered.sort(key=lambda pair: pair[0])
+    preparation: list[list[int]] = [[] for _ in range(circuit.n_qubits)]
+    for position, (order, factor) in enumerate(ordered):
+        if order < 0:
+            preparation[factor.wires[0]].append(position)
+    return tuple(factor for _, factor in ordered), preparation

@@ -5,27 +5,30 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from captum_quantum import _compat
+
 
 class Buffers:
-    """Where the next operation writes: two buffers in turn, or new memory under transforms.
+    """Two buffers in turn for the results of consecutive operations.
 
-    Neither autograd, while it records, nor ``torch.func`` allows writing into a given tensor.
+    New memory for every operation would cost more than the operation: the system clears each page
+    of it when it is first touched. But neither autograd, while it records, nor ``torch.func``
+    allows writing into a given tensor; then every operation gets new memory.
 
-    New memory for every operation would cost more than it computes: the system clears each page
-    of it when it is first touched.
+    Args:
+        like (Tensor): A tensor of the results' shape and dtype.
+        buffer (Tensor, optional): The first buffer, if it was written last.
     """
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, buffer: Tensor | None = None) -> None:
         self._like = like
-        self._transformed = (
-            torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None
-        )
-        self._buffers: list[Tensor] = []
-        self._count = 0
+        self._is_allowed = not (torch.is_grad_enabled() or _compat.in_functorch())
+        self._buffers = [] if buffer is None else [buffer]
+        self._count = len(self._buffers)
 
     def next(self) -> Tensor | None:
         """The buffer that was not written last; None stands for new memory."""
-        if self._transformed:
+        if not self._is_allowed:
             return None
         if len(self._buffers) < 2:
             self._buffers.append(self._like.new_empty(self._like.shape))
@@ -35,10 +38,10 @@ class Buffers:
 
 @lru_cache(maxsize=1)
 def keep_freed_memory() -> None:
-    """Lets glibc keep freed blocks of some MB for the next step.
+    """Lets glibc keep freed blocks of some MB for the next operation.
 
-    Else it gives them back to the system, which clears every page anew when it is touched again:
-    that took longer than all the work of a step. glibc does so until a block of 32 MB was freed
-    once. So one is, untouched; nothing but time depends on it.
+    Otherwise it returns them to the system, which clears every page again when it is touched next:
+    that took longer than all the work of a training step. glibc keeps such blocks once a block of
+    32 MB was freed. So one is allocated and freed here, untouched. Only time depends on it.
     """
     torch.empty(2**25 - 2**13, dtype=torch.uint8)

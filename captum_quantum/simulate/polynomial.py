@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_quantum.simulate.products import Product
+from captum_quantum.simulate.products import KroneckerProduct
 
 
 @dataclass
@@ -24,16 +24,18 @@ class Terms:
     """What a polynomial's values and derivatives are made of, for a batch of b samples.
 
     Attributes:
-        circle (tuple[Tensor, Tensor]): Cosines and sines of the angles, ``(n, b)``.
-        halves (Product): Of either half of the wires all products of 1, a cosine or a sine of each
-            wire, ``(2, p, b)``.
-        by_halves (Tensor): Derivatives of the values by the first half's products, or by both
-            halves', ``(1 or 2, p, n_observables, b)``.
+        cosine (Tensor): Cosines of the angles, ``(n, b)``.
+        sine (Tensor): Their sines.
+        halves (KroneckerProduct): For either half of the wires all products of 1, a cosine or a
+            sine of each wire, ``(2, p, b)``.
+        derivatives (Tensor): Of the values by the first half's products, or by both halves',
+            ``(1 or 2, p, n_observables, b)``.
     """
 
-    circle: tuple[Tensor, Tensor]
-    halves: Product
-    by_halves: Tensor
+    cosine: Tensor
+    sine: Tensor
+    halves: KroneckerProduct
+    derivatives: Tensor
 
 
 class Polynomial:
@@ -52,10 +54,10 @@ class Polynomial:
         >>> V, z = torch.eye(4, dtype=torch.complex64), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
         >>> polynomial = Polynomial(V, z)  # Z of the first of two rotations: cos(2 t_1)
         >>> terms = polynomial.terms(torch.tensor([[0.0, torch.pi / 2], [3.0, 3.0]]))
-        >>> polynomial.read(terms).abs().round(decimals=3)
+        >>> polynomial.values(terms).abs().round(decimals=3)
         tensor([[1.],
                 [0.]])
-        >>> polynomial.back(terms, torch.ones(2, 1)).abs().round(decimals=3)
+        >>> polynomial.vjp(terms, torch.ones(2, 1)).abs().round(decimals=3)
         tensor([[0., 1.],
                 [0., 0.]])
     """
@@ -64,16 +66,16 @@ class Polynomial:
         if V.is_complex():
             V = torch.cat([V.real, V.imag])
         n = (V.shape[1] - 1).bit_length()
-        self.half = n - n // 2
+        self._half = n - n // 2
         table = self._coefficients(V, signs, n)
         if n % 2:
             table = torch.nn.functional.pad(table[..., None], (0, 2))
-        table = table.reshape(len(signs), 3**self.half, 3**self.half)
+        table = table.reshape(len(signs), 3**self._half, 3**self._half)
         # The derivatives by one half's products are a matrix product with those of the other.
         by_first, by_last = table.transpose(0, 1), table.permute(2, 0, 1)
-        self.tables = torch.stack([by_first, by_last]).flatten(1, 2)
-        self.n_observables = len(signs)
-        self.one = V.new_ones(1, 1)
+        self._tables = torch.stack([by_first, by_last]).flatten(1, 2)
+        self._n_observables = len(signs)
+        self._one = V.new_ones(1, 1)
 
     @staticmethod
     def _coefficients(V: Tensor, signs: Tensor, n: int) -> Tensor:
@@ -94,21 +96,22 @@ class Polynomial:
 
         Args:
             angles (Tensor): Every wire's ``2 t_i``, radians, ``(n, b)``, n even.
-            derivatives (bool): Whether `back` will be called.
+            derivatives (bool): Whether `vjp` will be called.
         """
         cosine, sine = torch.cos(angles), torch.sin(angles)
-        vectors = torch.stack([self.one.expand_as(angles), cosine, sine], dim=1)
-        halves = Product(vectors.unflatten(0, (2, self.half)))
+        vectors = torch.stack([self._one.expand_as(angles), cosine, sine], dim=1)
+        halves = KroneckerProduct(vectors.unflatten(0, (2, self._half)))
         count = 2 if derivatives else 1
-        by_halves = torch.bmm(self.tables[:count], halves.value.flip(0)[:count])
-        return Terms((cosine, sine), halves, by_halves.unflatten(1, (-1, self.n_observables)))
+        by_halves = torch.bmm(self._tables[:count], halves.value.flip(0)[:count])
+        by_halves = by_halves.unflatten(1, (-1, self._n_observables))
+        return Terms(cosine, sine, halves, by_halves)
 
-    def read(self, terms: Terms) -> Tensor:
+    def values(self, terms: Terms) -> Tensor:
         """The values, ``(b, n_observables)``."""
-        return (terms.halves.value[0][:, None] * terms.by_halves[0]).sum(dim=0).T
+        return (terms.halves.value[0][:, None] * terms.derivatives[0]).sum(dim=0).T
 
-    def back(self, terms: Terms, grad: Tensor) -> Tensor:
-        """Gradients ``(b, n_observables)`` by the values to those by the angles, ``(n, b)``."""
-        W = terms.halves.back((terms.by_halves * grad.T).sum(dim=2)).flatten(0, 1)
-        cosine, sine = terms.circle
-        return cosine * W[:, 2] - sine * W[:, 1]
+    def vjp(self, terms: Terms, cotangent: Tensor) -> Tensor:
+        """From the cotangent of the values, ``(b, n_observables)``, to the angles', ``(n, b)``."""
+        of_halves = (terms.derivatives * cotangent.T).sum(dim=2)
+        of_vectors = terms.halves.vjp(of_halves).flatten(0, 1)
+        return terms.cosine * of_vectors[:, 2] - terms.sine * of_vectors[:, 1]

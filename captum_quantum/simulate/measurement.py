@@ -1,0 +1,116 @@
+"""Expectation values and probabilities of a plan's last state, and the state's cotangent."""
+
+import torch
+from torch import Tensor
+
+from captum_quantum.simulate.entries import cast
+from captum_quantum.simulate.lanes import join_samples, repeat_index, split_rows, split_samples
+from captum_quantum.simulate.plan import Readout
+
+
+def as_reals(states: Tensor) -> Tensor:
+    """``(..., b)`` complex to ``(..., 2 b)`` real, both parts side by side; real unchanged."""
+    return torch.view_as_real(states).flatten(-2) if states.is_complex() else states
+
+
+class Measurement:
+    """The readout of a plan on one device, in one precision.
+
+    Args:
+        readout (Readout): The readout.
+        n (int): Number of qubits.
+        device (torch.device): Where.
+        dtype (torch.dtype): Of the states.
+        lanes (int): Number of lanes.
+    """
+
+    def __init__(
+        self, readout: Readout, n: int, device: torch.device, dtype: torch.dtype, lanes: int
+    ) -> None:
+        self._lanes, self._dtype, self._real = lanes, dtype, dtype.to_real()
+        self._rows = readout.rows.to(device)
+        self.signs = None if readout.signs is None else readout.signs.to(device, self._real)
+        self._parities: tuple[Tensor, list[Tensor], Tensor] | None = None
+        if readout.parities is not None:
+            parities = readout.parities
+            first, last, weights = (
+                table.to(device, self._real)
+                for table in (parities.first, parities.last, parities.weights)
+            )
+            # One product for each setting of the first bits; the transpose is stored in its order.
+            count = lanes * first.shape[1]
+            lasts = [part.expand(count, -1, -1) for part in (last, last.T.contiguous())]
+            self._parities = first, lasts, weights
+        # Of a real state the imaginary, antisymmetric part of an observable reads nothing.
+        self._pairs = [
+            (repeat_index(partner, 2**n, lanes).to(device), cast(weights, dtype).to(device))
+            for partner, weights in readout.pairs
+        ]
+
+    def values(self, state: Tensor) -> Tensor:
+        """Expectation values of a state: ``(lanes * 2**n, ...)`` to ``(batch, n_observables)``."""
+        values: Tensor | None = None
+        squares = as_reals(state.resolve_conj()).square()
+        parts = squares.shape[1] // state.shape[1]
+        if self.signs is not None:
+            values = self.signs @ split_rows(squares, self._lanes)
+            values = values.view(*values.shape[:2], -1, parts).sum(dim=-1)
+        if self._parities is not None:
+            first, (last, _), weights = self._parities
+            of_last = torch.bmm(last, squares.view(*last.shape[::2], -1))
+            of_both = first @ of_last.view(self._lanes, first.shape[1], -1)
+            of_both = of_both.view(self._lanes, weights.shape[1], -1, parts)
+            values = weights @ of_both.sum(dim=-1)
+        for partner, weights in self._pairs:
+            products = state.index_select(0, partner).conj() * state
+            part = (weights @ split_rows(products, self._lanes)).real
+            values = part if values is None else values + part
+        assert values is not None
+        return join_samples(values).T
+
+    def vjp(self, state: Tensor, cotangent: Tensor) -> Tensor:
+        """The cotangent of the state, ``2 sum_k c_k (O_k psi)*``.
+
+        Args:
+            state (Tensor): The last state psi, ``(lanes * 2**n, batch / lanes)``.
+            cotangent (Tensor): The numbers c_k, ``(batch, n_observables)``.
+        """
+        doubled = split_samples(2 * cotangent.T.to(self._real), self._lanes)
+        # Both parts of a number at once: of the conjugate, the imaginary part with a minus.
+        of_parts = doubled
+        if state.is_complex():
+            of_parts = torch.stack([doubled, -doubled], dim=-1).flatten(-2)
+        result = torch.empty_like(state)
+        if self.signs is not None:
+            of_rows = self.signs.T @ of_parts
+        elif self._parities is not None:
+            first, (_, last), weights = self._parities
+            of_both = (weights.T @ of_parts).view(self._lanes, len(first), -1)
+            of_rows = torch.bmm(last, (first.T @ of_both).view(*last.shape[::2], -1))
+        else:
+            of_rows = of_parts.new_zeros(())
+        shape = as_reals(result).shape if of_rows.dim() else ()
+        torch.mul(of_rows.view(shape), as_reals(state), out=as_reals(result))
+        for partner, weights in self._pairs:
+            coefficients = (weights.mH @ doubled.to(self._dtype)).flatten(0, 1)
+            result += (coefficients * state.conj()).index_select(0, partner)
+        return result
+
+    def probabilities(self, state: Tensor) -> Tensor:
+        """The probability of each basis state: ``(2**n, batch)`` to ``(batch, 2**n)``; one lane."""
+        squares = state.real.square()
+        if state.is_complex():
+            squares = squares + state.imag.square()
+        return squares.index_select(0, self._rows).T.contiguous()
+
+    def values_of_parts(self, state: Tensor) -> Tensor:
+        """Like `values`, of a state whose real parts stand above its imaginary parts."""
+        assert self.signs is not None
+        real, imaginary = state.square().chunk(2)
+        return (self.signs @ (real + imaginary)).T
+
+    def vjp_of_parts(self, state: Tensor, cotangent: Tensor) -> Tensor:
+        """Like `vjp`, of a state whose real parts stand above its imaginary parts."""
+        assert self.signs is not None
+        of_squares = 2 * (self.signs.T @ cotangent.T.to(self._real))
+        return (state.view(2, *of_squares.shape) * of_squares).view(state.shape)
