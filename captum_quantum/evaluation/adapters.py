@@ -19,9 +19,6 @@ from captum_quantum import _checks
 from captum_quantum.evaluation import fingerprint
 from captum_quantum.metrics import registry
 
-Attribute = Callable[[Tensor, Tensor], Any]
-"""``(inputs, target)`` to attributions."""
-
 
 @dataclass(frozen=True)
 class Method:
@@ -40,7 +37,7 @@ class Method:
     name: str
     kind: str
     options: dict[str, Any]
-    run: Attribute
+    run: Callable[[Tensor, Tensor], Any]
     model: Callable[..., Any]
     layer: Any = None
     prepare: Callable[[], AbstractContextManager[None]] = nullcontext

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from captum_quantum import _checks, _files, _state
-from captum_quantum.evaluation import adapters, batches, fingerprint, storage
+from captum_quantum.evaluation import batches, fingerprint, storage
+from captum_quantum.evaluation.adapters import Method, read_methods, read_metrics
+from captum_quantum.evaluation.batches import Batch
 from captum_quantum.evaluation.processes import World, read_device
 from captum_quantum.evaluation.report import Report
 from captum_quantum.metrics.registry import Metric, needs_masks
@@ -129,8 +131,8 @@ def compare(
             _checks.wrong_type("confidence", "a number in (0, 1)", confidence)
         if not 0 < confidence < 1:
             _checks.wrong_value("confidence", "a number in (0, 1)", confidence)
-        method_list = adapters.read_methods(methods)
-        metric_list = adapters.read_metrics(metrics)
+        method_list = read_methods(methods)
+        metric_list = read_metrics(metrics)
         moved_to = read_device(device)
         batches.check_order(loader, output is not None or world.size > 1)
         n_batches = batches.length(loader)
@@ -260,13 +262,13 @@ class _Evaluator:
         seed (int): Fixes the random numbers that methods and metrics draw.
     """
 
-    methods: Sequence[adapters.Method]
+    methods: Sequence[Method]
     metrics: Sequence[Metric]
     predicted: bool
     seed: int
     _sizes: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
 
-    def __call__(self, batch: batches.Batch) -> storage.BatchResult:
+    def __call__(self, batch: Batch) -> storage.BatchResult:
         """Evaluates a batch.
 
         Args:
@@ -286,11 +288,10 @@ class _Evaluator:
         # Copies: the loader's small tensors would otherwise stay allocated between its large ones,
         # and C's allocator could not reuse the memory of those that were freed.
         labels, classes = (tensor.cpu().numpy().copy() for tensor in (batch.labels, targets))
-        return storage.BatchResult(
-            batch.number, batch.checksum, batch.start, labels, classes, values
-        )
+        start = batch.start
+        return storage.BatchResult(batch.number, batch.checksum, start, labels, classes, values)
 
-    def _predict(self, method: adapters.Method, batch: batches.Batch) -> Tensor:
+    def _predict(self, method: Method, batch: Batch) -> Tensor:
         """The most probable classes by a method's model."""
         batch = batch.map(lambda tensor: tensor.to(method.device))
         argument = f"the output of the model of {method.name!r}"
@@ -305,9 +306,7 @@ class _Evaluator:
 
         return self._in_pieces(argument, batch, predict)
 
-    def _evaluate(
-        self, method: adapters.Method, batch: batches.Batch, targets: Tensor
-    ) -> npt.NDArray[np.float64]:
+    def _evaluate(self, method: Method, batch: Batch, targets: Tensor) -> npt.NDArray[np.float64]:
         """A method's values by all metrics, ``(batch, n_metrics)``; NaN where undefined."""
         device = method.device
         batch, targets = batch.map(lambda tensor: tensor.to(device)), targets.to(device)
@@ -329,12 +328,7 @@ class _Evaluator:
         return values
 
     def _measure(
-        self,
-        metric: Metric,
-        method: adapters.Method,
-        batch: batches.Batch,
-        maps: Tensor,
-        targets: Tensor,
+        self, metric: Metric, method: Method, batch: Batch, maps: Tensor, targets: Tensor
     ) -> Tensor:
         """A metric's values ``(batch,)``."""
 
@@ -357,9 +351,7 @@ class _Evaluator:
 
         return self._in_pieces(f"metric {metric.name!r} of method {method.name!r}", batch, measure)
 
-    def _in_pieces(
-        self, what: str, batch: batches.Batch, work: Callable[[slice], Tensor]
-    ) -> Tensor:
+    def _in_pieces(self, what: str, batch: Batch, work: Callable[[slice], Tensor]) -> Tensor:
         """Works on a batch in pieces, halved until they fit in memory; concatenates the results.
 
         The size that fits is remembered for batches of the same size only. So a batch is divided in

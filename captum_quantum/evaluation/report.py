@@ -1,10 +1,10 @@
 """The report of a comparison: scores, paired differences and the values of every sample."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import combinations
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ class Difference:
 
     def cells(self) -> list[str]:
         """Returns a row of the table of differences, without the metric."""
-        p_value = f"{self.p_value:.2g}" if self.p_value >= 1e-4 else "< 0.0001"
+        p_value = "< 0.0001" if self.p_value < 1e-4 else f"{self.p_value:.2g}"
         if math.isnan(self.p_value):
             p_value = "-"
         pair = f"{self.first} - {self.second}"
@@ -128,11 +128,11 @@ class Tables:
         if self.differences:
             rows = [[d.metric, *d.cells()] for d in self.differences]
             tables[self._differences_caption] = [["metric", "difference", *self._columns], *rows]
-        blocks: list[str] = []
-        for caption, table in tables.items():
-            text = tabulate(table, "firstrow", style, stralign=align, disable_numparse=True)
-            blocks += [caption, text]
-        return "\n\n".join(blocks)
+        texts = (
+            tabulate(rows, "firstrow", style, stralign=align, disable_numparse=True)
+            for rows in tables.values()
+        )
+        return "\n\n".join(itertools.chain(*zip(tables, texts, strict=True)))
 
     def _entries(self) -> dict[str, Any]:
         """Scores and differences as plain data."""
@@ -249,7 +249,7 @@ class Report(Tables):
         return [
             self._difference(metric, first, second)
             for metric in self.metrics
-            for first, second in combinations(self.methods, 2)
+            for first, second in itertools.combinations(self.methods, 2)
         ]
 
     def _difference(self, metric: str, first: str, second: str) -> Difference:
@@ -259,9 +259,8 @@ class Report(Tables):
         ties = find_ties(a, b, self._rounding_scales.get(metric, 0.0))
         p_value, undefined = paired_p_value(a - b, ties), len(finite) - len(a)
         numbers = self._mean(a - b)
-        return Difference(
-            metric, first, second, *numbers, p_value, len(a), undefined, int(ties.sum())
-        )
+        n_ties = int(ties.sum())
+        return Difference(metric, first, second, *numbers, p_value, len(a), undefined, n_ties)
 
     def _mean(self, values: Array) -> tuple[float, float, float]:
         """The mean and the ends of its confidence interval."""
