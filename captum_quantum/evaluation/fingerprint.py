@@ -39,14 +39,11 @@ def check_versions(argument: str, description: Any) -> None:
         description (Any): The description, which JSON can hold.
     """
     if match := re.search(rf"([\w.<>]+) {_NO_VERSION}", json.dumps(description)):
-        raise ValueError(
-            _checks.sentence(
-                argument,
-                "made of functions with an attribute version, such as function.version = '1', "
-                "which tells whether results in output are still those of the function",
-                f"{match[1]} {_NO_VERSION}",
-            )
+        must = (
+            "made of functions with an attribute version, such as function.version = '1', which "
+            "tells whether results in output are still those of the function"
         )
+        _checks.refuse(argument, must, f"{match[1]} {_NO_VERSION}")
 
 
 def describe_function(function: Any, version: Any = None) -> str:

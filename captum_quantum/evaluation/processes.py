@@ -1,30 +1,18 @@
-"""The processes that share an evaluation: those of torch.distributed, or a single one."""
+"""The processes that share an evaluation, and their devices."""
 
+import os
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar
 
+import torch
 from torch import distributed
 
 from captum_quantum import _checks
 from captum_quantum.evaluation.storage import difference
 
 Result = TypeVar("Result")
-Entry = TypeVar("Entry")
-
-
-class _Failure(NamedTuple):
-    """What a process that has failed sends instead of its results."""
-
-    error: Exception
-
-    @classmethod
-    def of(cls, error: BaseException, rank: int) -> "_Failure":
-        """Keeps errors of the user's input; others may be of classes that only one process has."""
-        if type(error).__module__ == "builtins" and isinstance(error, (OSError, ValueError)):
-            return cls(error)
-        got = f"{type(error).__name__}: {error}, in process {rank}"
-        return cls(RuntimeError(_checks.sentence("all processes", "able to do their parts", got)))
 
 
 class World:
@@ -55,7 +43,8 @@ class World:
         """
         with self.failing_together():
             result = work() if self.rank == 0 else None
-        return cast("Result", self._exchange(result)[0])
+        results: list[Result] = self._exchange(result)
+        return results[0]
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
@@ -64,18 +53,27 @@ class World:
             yield
         except BaseException as error:
             if self.size > 1:
-                distributed.all_gather_object([None] * self.size, _Failure.of(error, self.rank))
+                sent = error
+                # Errors of the user's input are sent; others may be of classes that only this
+                # process has.
+                if type(error).__module__ != "builtins" or not isinstance(
+                    error, (OSError, ValueError)
+                ):
+                    got = f"{type(error).__name__}: {error}, in process {self.rank}"
+                    text = _checks.sentence("all processes", "able to do their parts", got)
+                    sent = RuntimeError(text)
+                distributed.all_gather_object([None] * self.size, sent)
             raise
 
     def _exchange(self, local: Any) -> list[Any]:
-        """Gathers one object from each process in all processes."""
+        """Gathers one object from each process in all; raises the error of one that has failed."""
         if self.size == 1:
             return [local]
         gathered: list[Any] = [None] * self.size
         distributed.all_gather_object(gathered, local)
         for received in gathered:
-            if isinstance(received, _Failure):
-                raise received.error
+            if isinstance(received, BaseException):
+                raise received
         return gathered
 
     def check_same(self, configuration: dict[str, Any]) -> None:
@@ -92,15 +90,10 @@ class World:
         for rank, other in enumerate(configurations):
             if differing := difference(configurations[0], other):
                 name, first, second = differing
-                raise ValueError(
-                    _checks.sentence(
-                        "compare's arguments",
-                        "the same in all processes",
-                        f"{name} = {first} in process 0, {second} in process {rank}",
-                    )
-                )
+                got = f"{name} = {first} in process 0, {second} in process {rank}"
+                _checks.refuse("compare's arguments", "the same in all processes", got)
 
-    def gather(self, results: dict[int, Entry]) -> dict[int, Entry]:
+    def gather(self, results: dict[int, Result]) -> dict[int, Result]:
         """Gathers all processes' results in every process.
 
         Args:
@@ -112,6 +105,35 @@ class World:
         Raises:
             Exception: If another process has failed.
         """
-        return {
-            number: result for part in self._exchange(results) for number, result in part.items()
-        }
+        return dict(ChainMap(*self._exchange(results)))
+
+
+def read_device(device: Any) -> torch.device | None:
+    """Reads the argument ``device`` of `compare`.
+
+    Args:
+        device (Any): The device. ``"cuda"`` means the GPU of this process under ``torchrun``.
+
+    Returns:
+        torch.device or None: The device, a GPU with its index; None for the default.
+
+    Raises:
+        TypeError, ValueError: If it is not a device that PyTorch can use.
+    """
+    if device is None:
+        return None
+    must = "a device that torch knows, for example 'cpu' or 'cuda:0'"
+    if not isinstance(device, (str, torch.device)):
+        _checks.wrong_type("device", must, device)
+    try:
+        read = torch.device(device)
+        if read == torch.device("cuda") and World().size > 1 and "LOCAL_RANK" in os.environ:
+            read = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.empty(0, device=read)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            _checks.sentence("device", must, f"{str(device)!r} ({str(error).splitlines()[0]})")
+        ) from error
+    if read.type == "cuda" and read.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return read

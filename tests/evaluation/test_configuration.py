@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 
@@ -23,7 +24,8 @@ from comparison import (
 from torch import nn
 
 from captum_quantum import QuantumLayerGradCam, VQCLayer, compare
-from captum_quantum.metrics import average_drop
+from captum_quantum.evaluation import methods
+from captum_quantum.metrics import average_drop, registry
 from captum_quantum.models import HybridClassifier
 
 
@@ -180,6 +182,27 @@ def test_with_output_functions_need_a_version(change, argument, name, tmp_path):
         "function.version = '1', which tells whether results in output are still those of the "
         f"function; got {HERE}{name} without version"
     )
+    assert not (tmp_path / "new").exists()
+
+
+def unread():
+    raise AssertionError("the loader is read")
+    yield
+
+
+def test_registered_functions_need_a_version_before_the_loader_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_NAMED", dict(registry._NAMED))
+    monkeypatch.setattr(methods, "_METHODS", dict(methods._METHODS))
+    registry.register_metric(higher_is_better=True, name="own_metric")(lambda attributions: 0)
+    methods.register_method("own method", "a pair")(lambda model, layer: (inner, model))
+    made = {"own method": methods.named_methods()["own method"].make(small_model(), None)}
+    saliency = {"s": Saliency(small_model())}
+    for given, metrics, argument in (
+        (saliency, ["own_metric"], "metrics['own_metric']"),
+        (made, ["average_drop"], "methods['own method']"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"{argument} must be made of functions")):
+            compare(given, unread(), metrics, output=tmp_path / "new", progress=False)
     assert not (tmp_path / "new").exists()
 
 
