@@ -366,14 +366,14 @@ class VQCLayer(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Expectation values ``(..., n_observables)`` for inputs ``(..., n_inputs)``."""
         self._check_inputs(inputs)
-        if inputs.dim() == 2:  # a reshape that changes nothing is one more node of the graph
-            return self._of_rows(inputs)
-        rows = inputs.reshape(math.prod(inputs.shape[:-1]), self.n_inputs)
-        return self._of_rows(rows).reshape(*inputs.shape[:-1], self.n_observables)
-
-    def _of_rows(self, rows: Tensor) -> Tensor:
-        values = self._values(rows) if len(rows) else self._no_values(rows)
-        return values.to(rows.dtype)
+        shape = inputs.shape[:-1]
+        is_table = len(shape) == 1  # a reshape that changes nothing is one more node of the graph
+        rows = inputs if is_table else inputs.reshape(math.prod(shape), self.n_inputs)
+        if len(rows):
+            values = self._values(rows).to(rows.dtype)
+        else:
+            values = rows.new_zeros(0, self.n_observables) + rows.sum() + self.weights.sum()
+        return values if is_table else values.reshape(*shape, self.n_observables)
 
     def _values(self, rows: Tensor) -> Tensor:
         if self.gradient == "backprop" or not torch.is_grad_enabled():
@@ -416,9 +416,6 @@ class VQCLayer(nn.Module):
     def _angles(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Input angles, one column for each gate angle from an input, and initial states."""
         return _columns(rows, self.circuit.indices("input"), 1), self.amplitudes(rows)
-
-    def _no_values(self, rows: Tensor) -> Tensor:
-        return rows.new_zeros(0, self.n_observables) + rows.sum() + self.weights.sum()
 
     def _check_inputs(self, inputs: Tensor) -> None:
         _checks.check_real("inputs", inputs)
