@@ -138,7 +138,7 @@ def agreement(attributions: Tensor, other: Tensor, *, top: float = 0.1) -> Agree
         >>> agreement(a, torch.tensor([[[[4.0, 2.0], [1.0, 0.0]]]]), top=0.5).top_overlap
         tensor([0.5000])
     """
-    if isinstance(top, bool) or not isinstance(top, float):
+    if not isinstance(top, float):
         _checks.wrong_type("top", "a share of the pixels in (0, 1)", top)
     if not 0 < top < 1:
         _checks.wrong_value("top", "a share of the pixels in (0, 1)", top)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from captum_quantum import _checks
 from captum_quantum._state import seeded
@@ -14,7 +14,7 @@ IMAGE_SIZE = 32
 """Height and width of the images of `digits_model`, in pixels."""
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(nn.Sequential):
     """Three convolutions: images ``(batch, 1, 32, 32)`` to maps ``(batch, channels, 8, 8)``.
 
     Each has padding, batch normalization and a ReLU; the first two are 5 x 5 with stride 2, the
@@ -52,13 +52,6 @@ class SmallCNN(nn.Module):
         self.conv3 = nn.Conv2d(second, third, 3, padding=1, bias=False)
         self.norm3 = nn.BatchNorm2d(third)
         self.relu3 = nn.ReLU(inplace=True)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Feature maps, shape ``(batch, channels[2], height / 4, width / 4)``, none negative."""
-        maps = self.relu1(self.norm1(self.conv1(images)))
-        maps = self.relu2(self.norm2(self.conv2(maps)))
-        last: Tensor = self.relu3(self.norm3(self.conv3(maps)))
-        return last
 
 
 def _check_channels(channels: Any) -> tuple[int, int, int]:

@@ -1,7 +1,6 @@
 """Saving and loading models as safetensors files."""
 
 import json
-from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
@@ -46,16 +45,14 @@ def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
 
     if getattr(model, "config", None) is None:
         _checks.wrong_value("model", "one made by digits_model, for save_model", model)
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-    }
+    tensors = {n: value.detach().cpu().contiguous() for n, value in model.state_dict().items()}
     kind = _KINDS[isinstance(model.vqc, ClassicalLayer)]
     content: dict[str, Any] = {"model": kind, "config": model.config}
     if model.trained is not None:
         content["trained"] = model.trained
-    description = json.dumps(content, sort_keys=True)
     # Not safetensors' own save_file, which raises its own type of error for a wrong path.
-    replace(Path(path), save(tensors, metadata={_METADATA_KEY: description}))
+    metadata = {_METADATA_KEY: json.dumps(content, sort_keys=True)}
+    replace(Path(path), save(tensors, metadata=metadata))
 
 
 def load_model(
@@ -81,20 +78,26 @@ def load_model(
     """
     path = Path(path)
     if not path.is_file():
-        _checks.refuse(
-            "path", "a weights file", f"{str(path)!r}, which does not exist", FileNotFoundError
-        )
-    tensors, metadata = _read_safetensors(path)
-    kind, config, trained = _read_description(path, metadata)
+        got = f"{str(path)!r}, which does not exist"
+        _checks.refuse("path", "a weights file", got, FileNotFoundError)
+    tensors, description = _read_file(path)
     try:
-        model = digits_model(**config)
+        model = digits_model(**description["config"])
     except (TypeError, ValueError) as error:
         _not_weights(path, f"with the description of a model, but {error}")
-    if kind == _KINDS[1]:
+    if description["model"] == _KINDS[1]:
         model = classical_twin(model)
-    _check_weights(path, tensors, model.state_dict())
+    expected = model.state_dict()
+    missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
+    if missing or unknown:
+        _not_weights(path, f"weights missing: {missing or 'none'}, unknown: {unknown or 'none'}")
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape or value.dtype != expected[name].dtype:
+            came, needed = _checks.describe(value), _checks.describe(expected[name])
+            _not_weights(path, f"{name!r} is {came}, the described model needs {needed}")
+        _checks.check_finite(f"{name!r} in {str(path)!r}", value)
     model.load_state_dict(tensors)
-    model.trained = trained
+    model.trained = description.get("trained")
     return model.to(device).eval()
 
 
@@ -103,21 +106,16 @@ def _not_weights(path: Path, got: str) -> NoReturn:
     _checks.refuse("path", "a file that save_model has written", f"{str(path)!r}: {got}")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the weights and the checked description of the model; not its arguments' values."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            names, metadata = file.keys(), file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         _not_weights(path, f"not a whole safetensors file ({error})")
-
-
-def _read_description(
-    path: Path, metadata: Mapping[str, str]
-) -> tuple[str, dict[str, Any], dict[str, int] | None]:
-    """Returns the kind of model, the arguments of `digits_model` (names checked), the training."""
     if _METADATA_KEY not in metadata:
         _not_weights(path, f"without a model's description ({_METADATA_KEY!r}) in its metadata")
     try:
@@ -130,26 +128,7 @@ def _read_description(
     if not isinstance(config, dict) or sorted(config) != list(_CONFIG):
         _not_weights(path, f"with a configuration that does not name {', '.join(_CONFIG)}")
     trained = description.get("trained")
-    if trained is not None and (
-        not isinstance(trained, dict) or not all(type(number) is int for number in trained.values())
-    ):
+    integers = isinstance(trained, dict) and all(type(n) is int for n in trained.values())
+    if trained is not None and not integers:
         _not_weights(path, "with a description of its training that is not made of integers")
-    return description["model"], config, trained
-
-
-def _check_weights(
-    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> None:
-    """Raises ValueError if names, shapes, dtypes or values are not those of the described model."""
-    missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
-    if missing or unknown:
-        _not_weights(path, f"weights missing: {missing or 'none'}, unknown: {unknown or 'none'}")
-    for name, value in tensors.items():
-        here, there = expected[name], value
-        if here.shape != there.shape or here.dtype != there.dtype:
-            _not_weights(
-                path,
-                f"{name!r} is {_checks.describe(there)}, the described model needs "
-                f"{_checks.describe(here)}",
-            )
-        _checks.check_finite(f"{name!r} in {str(path)!r}", value)
+    return tensors, description
