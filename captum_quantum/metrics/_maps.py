@@ -13,8 +13,7 @@ _SHAPE = "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, n
 
 def check_inputs(inputs: Any, argument: str = "inputs") -> Tensor:
     """Returns the model's inputs, detached, if they are ``(batch, channels, *spatial)``."""
-    _checks.check_real(argument, inputs)
-    if inputs.dim() not in (3, 4, 5) or inputs.numel() == 0:
+    if _checks.check_real(argument, inputs).dim() not in (3, 4, 5) or inputs.numel() == 0:
         _checks.wrong_value(argument, _SHAPE, inputs)
     detached: Tensor = inputs.detach()
     return detached

@@ -103,8 +103,7 @@ def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     positive, masks = _read(attributions, masks)
     sides = torch.ones(len(masks), dtype=torch.long, device=masks.device)
     for dim in range(1, masks.dim()):
-        others = [d for d in range(1, masks.dim()) if d != dim]
-        touched = masks.amax(dim=others) if others else masks
+        touched = masks.unsqueeze(-1).movedim(dim, 1).flatten(2).any(dim=2)
         index = torch.arange(touched.shape[1], device=masks.device)
         last = torch.where(touched, index, -1).amax(dim=1)
         first = torch.where(touched, index, touched.shape[1]).amin(dim=1)

@@ -147,12 +147,8 @@ def read_metric(name: str, function: Any, *, argument: str) -> Metric:
         and (p.name not in ARGUMENTS or p.kind is p.POSITIONAL_ONLY)
     ]
     if unknown:
-        _checks.refuse(
-            argument,
-            f"a function whose parameters without default are among {', '.join(ARGUMENTS)}",
-            f"one with {', '.join(unknown)}",
-            TypeError,
-        )
+        must = f"a function whose parameters without default are among {', '.join(ARGUMENTS)}"
+        _checks.refuse(argument, must, f"one with {', '.join(unknown)}", TypeError)
     layers, bound = [function], set()
     while isinstance(layers[-1], functools.partial):
         bound |= set(layers[-1].keywords)
