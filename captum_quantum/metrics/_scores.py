@@ -28,11 +28,9 @@ class Probabilities(NamedTuple):
     target: Tensor
     rest: Tensor
 
-    def gain_over(self, before: "Probabilities") -> Tensor:
+    def gain_over(self, other: "Probabilities") -> Tensor:
         """Differences of the target's probabilities, from the smaller numbers of the two."""
-        return torch.where(
-            before.target < 0.5, self.target - before.target, before.rest - self.rest
-        )
+        return torch.where(other.target < 0.5, self.target - other.target, other.rest - self.rest)
 
 
 def check_scores(model: Model, inputs: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum.metrics import _maps
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum.metrics import _maps, registry
 
 
 def _read(attributions: Any, masks: Any) -> tuple[Tensor, Tensor]:
@@ -32,7 +31,7 @@ def _share_inside(positive: Tensor, masks: Tensor) -> Tensor:
     return _undefined_without_mask(share, masks)
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def energy_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     r"""Energy-based pointing game: the share of the positive attribution on the object.
 
@@ -65,7 +64,7 @@ def energy_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     return _share_inside(*_read(attributions, masks))
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     r"""Grid pointing game: the share of the positive attribution on the target's cell of a mosaic.
 
@@ -115,7 +114,7 @@ def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     return _share_inside(positive, masks)
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: float = 0.0) -> Tensor:
     r"""Pointing game: whether the largest value of the map lies on the object.
 

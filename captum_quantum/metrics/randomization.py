@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _state
-from captum_quantum.metrics import _maps, similarity
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum.metrics import _maps, registry, similarity
 from captum_quantum.quantum_layer import find_quantum_layers
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
@@ -56,11 +55,6 @@ class _Unit:
     modules: list[nn.Module]
     quantum: bool
     last_call: int
-
-    def tensors(self) -> Iterator[Tensor]:
-        for module in self.modules:
-            yield from module.parameters(recurse=False)
-            yield from module.buffers(recurse=False)
 
     @torch.no_grad()
     def randomize(self) -> None:
@@ -171,7 +165,7 @@ def _read_parts(parts: Any, quantum: set[bool]) -> list[str]:
     return list(dict.fromkeys(listed))
 
 
-@register_metric(higher_is_better=False, named=False)
+@registry.register_metric(higher_is_better=False, named=False)
 def parameter_randomization(
     model: nn.Module,
     attribute: Attribute,
@@ -276,7 +270,7 @@ def parameter_randomization(
     return results
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def randomization_quantum(
     model: nn.Module, attribute: Attribute, inputs: Tensor, target: int | Tensor
 ) -> Tensor:
@@ -326,7 +320,7 @@ def randomization_quantum(
     return similar["quantum"].rank_correlation
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def randomization_classical(
     model: nn.Module, attribute: Attribute, inputs: Tensor, target: int | Tensor
 ) -> Tensor:
@@ -379,7 +373,8 @@ def _randomized(part: str, units: list[_Unit], saved: _ModelState) -> Iterator[s
     for number, (key, step) in enumerate(steps.items(), start=1):
         for unit in step:
             unit.randomize()
-            done.extend(unit.tensors())
+            for module in unit.modules:
+                done.extend((*module.parameters(recurse=False), *module.buffers(recurse=False)))
         saved.restore(keep=done)  # a reset may change other modules, too
         unchanged = (torch.equal(t, v) for t, v in saved.values if isinstance(t, nn.Parameter))
         if number == len(steps) and all(unchanged):

@@ -157,13 +157,9 @@ def read_metric(name: str, function: Any, *, argument: str) -> Metric:
     def data(key: str, default: Any) -> Any:
         return next((getattr(f, key) for f in layers if hasattr(f, key)), default)
 
-    return Metric(
-        name,
-        function,
-        frozenset(n for n in parameters if n in ARGUMENTS) - bound,
-        data("higher_is_better", None),
-        data("rounding_scale", 0.0),
-    )
+    arguments = frozenset(parameters).intersection(ARGUMENTS) - bound
+    direction = data("higher_is_better", None)
+    return Metric(name, function, arguments, direction, data("rounding_scale", 0.0))
 
 
 def needs_masks(function: Callable[..., Any]) -> bool:

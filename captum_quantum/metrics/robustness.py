@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks, _state
-from captum_quantum.metrics import _maps, _noise
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum.metrics import _maps, _noise, registry
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def sensitivity_max(
     attribute: Attribute,
     inputs: Tensor,

@@ -137,10 +137,8 @@ def plot_explanations(
         lines = grid[row, -1].subgridspec(
             2, n_small, wspace=_SMALL_GAP / small, hspace=_LINE_GAP / small
         )
-        small_cells = [lines[divmod(qubit, n_small)] for qubit in range(n_qubits)]
-        _plot_row(
-            figure, explanation, [grid[row, column] for column in range(n_large)], small_cells
-        )
+        cells = [lines[divmod(qubit, n_small)] for qubit in range(n_qubits)]
+        _plot_row(figure, explanation, [grid[row, column] for column in range(n_large)], cells)
     bar = figure.add_axes((0.39, (footer - 0.55) / height, 0.22, 0.17 / height))
     scale = cm.ScalarMappable(colors.Normalize(-1, 1), COLORS)
     figure.colorbar(scale, cax=bar, orientation="horizontal", ticks=[])

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from captum_quantum._state import evaluation_mode
-from captum_quantum.metrics import _maps, _scores
+from captum_quantum.metrics import _maps, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model, Probabilities, Probability
-from captum_quantum.metrics.registry import register_metric
 
 
 def _probabilities(
@@ -41,7 +40,7 @@ def _probabilities(
     return before, after, defined
 
 
-@register_metric(higher_is_better=False, rounding_scale=100.0)
+@registry.register_metric(higher_is_better=False, rounding_scale=100.0)
 def average_drop(
     model: Model,
     inputs: Tensor,
@@ -97,15 +96,13 @@ def average_drop(
         >>> average_drop(model, image, 1 - image, target=0).round(decimals=2)
         tensor([47.5100])
     """
-    before, after, defined = _probabilities(
-        model, inputs, attributions, target, baseline, probability
-    )
-    lost = before.gain_over(after).clamp_min(0)
-    drop = torch.where(before.target > 0, lost / before.target, 0)
+    p, o, defined = _probabilities(model, inputs, attributions, target, baseline, probability)
+    lost = p.gain_over(o).clamp_min(0)
+    drop = torch.where(p.target > 0, lost / p.target, 0)
     return torch.where(defined, 100 * drop, torch.nan)
 
 
-@register_metric(higher_is_better=True, rounding_scale=100.0)
+@registry.register_metric(higher_is_better=True, rounding_scale=100.0)
 def average_gain(
     model: Model,
     inputs: Tensor,
@@ -162,15 +159,13 @@ def average_gain(
         >>> gain.round(decimals=2)
         tensor([63.2100])
     """
-    before, after, defined = _probabilities(
-        model, inputs, attributions, target, baseline, probability
-    )
-    gained = after.gain_over(before).clamp_min(0)
-    gain = torch.where(before.rest > 0, gained / before.rest, 0)
+    p, o, defined = _probabilities(model, inputs, attributions, target, baseline, probability)
+    gained = o.gain_over(p).clamp_min(0)
+    gain = torch.where(p.rest > 0, gained / p.rest, 0)
     return torch.where(defined, 100 * gain, torch.nan)
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def average_increase(
     model: Model,
     inputs: Tensor,
@@ -224,8 +219,6 @@ def average_increase(
         >>> average_increase(model, image, image, target=1)  # only the brightest is shown in full
         tensor([100.])
     """
-    before, after, defined = _probabilities(
-        model, inputs, attributions, target, baseline, probability
-    )
-    increased = (after.gain_over(before) > 0).to(before.target)
+    p, o, defined = _probabilities(model, inputs, attributions, target, baseline, probability)
+    increased = (o.gain_over(p) > 0).to(p.target)
     return torch.where(defined, 100 * increased, torch.nan)

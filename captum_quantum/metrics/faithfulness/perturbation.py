@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks, _state
-from captum_quantum.metrics import _maps, _noise, _scores
+from captum_quantum.metrics import _maps, _noise, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model
-from captum_quantum.metrics.registry import register_metric
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def infidelity(
     model: Model,
     inputs: Tensor,

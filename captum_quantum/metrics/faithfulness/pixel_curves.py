@@ -6,11 +6,9 @@ from typing import Any, Literal, NamedTuple, Protocol, overload
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks
-from captum_quantum._state import evaluation_mode
-from captum_quantum.metrics import _maps, _scores
+from captum_quantum import _checks, _state
+from captum_quantum.metrics import _maps, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model, Probability
-from captum_quantum.metrics.registry import register_metric
 
 
 class PixelCurves(NamedTuple):
@@ -95,7 +93,7 @@ def _pixel_curves(
     counts = torch.arange(steps + 1, device=device) * n_pixels // steps
 
     chunks = []
-    with torch.no_grad(), evaluation_mode(model):
+    with torch.no_grad(), _state.evaluation_mode(model):
         scores = _scores.check_scores(model, inputs[:1])
         index = _scores.read_target(target, scores.expand(batch, -1))
         # All images of all points of the curves, point by point, in chunks of at most max_batch.
@@ -113,7 +111,7 @@ def _pixel_curves(
 
 
 @_curve_metric
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def insertion(
     model: Model,
     inputs: Tensor,
@@ -180,7 +178,7 @@ def insertion(
 
 
 @_curve_metric
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def deletion(
     model: Model,
     inputs: Tensor,
