@@ -73,7 +73,7 @@ def infidelity(
     Examples:
         >>> import torch
         >>> from captum_quantum.metrics import infidelity
-        >>> images = torch.rand(2, 1, 8, 8)
+        >>> images = torch.rand(2, 1, 8, 8, dtype=torch.float64)
         >>> def model(x):
         ...     return torch.stack([x.sum(dim=(1, 2, 3)), x[:, 0, 0, 0]], dim=1)
         >>> exact = infidelity(model, images, images, target=0)  # x explains a sum over x exactly
