@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -53,6 +53,16 @@ def check_int(argument: str, value: Any, low: int, high: int | None = None) -> i
     if value < low or (high is not None and value > high):
         wrong_value(argument, must, value)
     return value
+
+
+def check_number(
+    argument: str, value: Any, must: str, valid: Callable[[int | float], bool]
+) -> None:
+    """Raises TypeError if a value is not a real number, ValueError if it is not a valid one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        wrong_type(argument, must, value)
+    if not valid(value):
+        wrong_value(argument, must, value)
 
 
 def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ Mode, seeds, ``.grad`` and the number of threads.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -13,18 +13,13 @@ from torch import Tensor, nn
 
 @contextmanager
 def _modes_restored(models: Iterable[Any]) -> Iterator[list[nn.Module]]:
-    """Yields all submodules of the models, each once, and restores their modes."""
-    modules = {
-        id(module): module
-        for model in models
-        if isinstance(model, nn.Module)
-        for module in model.modules()
-    }
-    before = [(module, module.training) for module in modules.values()]
+    """Yields all submodules of the models and restores their modes."""
+    modules = [m for model in models if isinstance(model, nn.Module) for m in model.modules()]
+    before = [module.training for module in modules]
     try:
-        yield list(modules.values())
+        yield modules
     finally:
-        for module, training in before:
+        for module, training in zip(modules, before, strict=True):
             module.training = training
 
 
@@ -54,8 +49,8 @@ def training_mode(model: nn.Module) -> Iterator[None]:
     with _modes_restored([model]) as modules:
         model.train()
         for module in modules:
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
+            trainable = [p.requires_grad for p in module.parameters()]
+            if trainable and not any(trainable):
                 module.eval()
         yield
 
@@ -75,15 +70,13 @@ def seed_generators(seed: int, *devices: Tensor | torch.device) -> None:
             torch.cuda.manual_seed(seed)
 
 
-@contextmanager
-def random_state_kept(*devices: Tensor | torch.device) -> Iterator[None]:
+def random_state_kept(*devices: Tensor | torch.device) -> AbstractContextManager[None]:
     """Restores the generators of the CPU and of the CUDA devices among the given ones.
 
     Args:
         *devices (Tensor or torch.device): Devices, or tensors on them.
     """
-    with torch.random.fork_rng(devices=_cuda_indices(devices)):
-        yield
+    return torch.random.fork_rng(devices=_cuda_indices(devices))
 
 
 @contextmanager

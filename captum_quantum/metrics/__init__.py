@@ -21,15 +21,9 @@ many are undefined, and compare two methods on the examples for which both are d
 """
 
 from captum_quantum.metrics.complexity import sparseness
-from captum_quantum.metrics.faithfulness import (
-    PixelCurves,
-    average_drop,
-    average_gain,
-    average_increase,
-    deletion,
-    infidelity,
-    insertion,
-)
+from captum_quantum.metrics.faithfulness.masking import average_drop, average_gain, average_increase
+from captum_quantum.metrics.faithfulness.perturbation import infidelity
+from captum_quantum.metrics.faithfulness.pixel_curves import PixelCurves, deletion, insertion
 from captum_quantum.metrics.localization import (
     energy_pointing_game,
     grid_pointing_game,

@@ -8,15 +8,13 @@ from torch import Tensor
 
 from captum_quantum import _checks
 
-_SPATIAL = (3, 4, 5)
 _SHAPE = "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, none empty"
 
 
-def check_inputs(inputs: Any) -> Tensor:
+def check_inputs(inputs: Any, argument: str = "inputs") -> Tensor:
     """Returns the model's inputs, detached, if they are ``(batch, channels, *spatial)``."""
-    _checks.check_real("inputs", inputs)
-    if inputs.dim() not in _SPATIAL or inputs.numel() == 0:
-        _checks.wrong_value("inputs", _SHAPE, inputs)
+    if _checks.check_real(argument, inputs).dim() not in (3, 4, 5) or inputs.numel() == 0:
+        _checks.wrong_value(argument, _SHAPE, inputs)
     detached: Tensor = inputs.detach()
     return detached
 
@@ -34,23 +32,16 @@ def check_attributions(argument: str, attributions: Any, like: Tensor | None = N
     """
     if isinstance(attributions, tuple) and len(attributions) == 1:
         attributions = attributions[0]  # as Captum returns them for inputs in a tuple
-    attributions = _checks.check_real(argument, attributions).detach()
-    if attributions.dim() not in _SPATIAL or attributions.numel() == 0:
-        _checks.wrong_value(argument, _SHAPE, attributions)
+    maps = check_inputs(attributions, argument)
     if like is not None:
-        if attributions.dim() != like.dim() or attributions.shape[0] != like.shape[0]:
-            _checks.wrong_value(
-                argument,
-                f"maps for inputs of shape {tuple(like.shape)}: as many examples, as many "
-                "dimensions",
-                attributions,
-            )
-        attributions = attributions.to(like.device)
-    if attributions.dtype not in (torch.float32, torch.float64):
-        attributions = attributions.float()
-    _checks.check_finite(argument, attributions)
-    checked: Tensor = attributions
-    return checked
+        if maps.dim() != like.dim() or len(maps) != len(like):
+            must = f"maps for inputs of shape {tuple(like.shape)}: as many examples, as many "
+            _checks.wrong_value(argument, must + "dimensions", maps)
+        maps = maps.to(like.device)
+    if maps.dtype not in (torch.float32, torch.float64):
+        maps = maps.float()
+    _checks.check_finite(argument, maps)
+    return maps
 
 
 def magnitude(values: Tensor) -> Tensor:
@@ -116,11 +107,8 @@ def resize(maps: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
         position = ((position + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
         low = position.long()
         weight = (position - low).reshape(-1, *[1] * (maps.dim() - 1 - dim))
-        maps = torch.lerp(
-            maps.index_select(dim, low),
-            maps.index_select(dim, (low + 1).clamp_max(old - 1)),
-            weight,
-        )
+        high = (low + 1).clamp_max(old - 1)
+        maps = torch.lerp(maps.index_select(dim, low), maps.index_select(dim, high), weight)
     return maps
 
 

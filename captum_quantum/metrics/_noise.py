@@ -1,12 +1,12 @@
 """What infidelity and sensitivity share: random perturbations that depend on the image alone."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_quantum import _checks
+from captum_quantum.metrics._maps import check_callable
 
 
 def _hash(bits: Tensor) -> Tensor:
@@ -59,16 +59,10 @@ def draws_at_once(max_batch: int, batch: int, n_samples: int) -> int:
     return min(max(max_batch // batch, 1), n_samples) * batch
 
 
-def check_numbers(seed: int, n_perturb_samples: int, max_batch: int) -> None:
-    """Raises TypeError or ValueError if a number is wrong."""
+def check_options(seed: int, n_perturb_samples: int, max_batch: int, perturb_func: Any) -> None:
+    """Raises TypeError or ValueError if a number is wrong or ``perturb_func`` no function."""
     _checks.check_int("seed", seed, 0, 2**63 - 1)
     _checks.check_int("n_perturb_samples", n_perturb_samples, 1)
     _checks.check_int("max_batch", max_batch, 1)
-
-
-def check_positive(argument: str, value: Any, must: str, high: float) -> None:
-    """Raises TypeError or ValueError if a value is not a number in (0, high]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        _checks.wrong_type(argument, must, value)
-    if not 0 < value <= high or not math.isfinite(value):
-        _checks.wrong_value(argument, must, value)
+    if perturb_func is not None:
+        check_callable("perturb_func", perturb_func)

@@ -28,11 +28,9 @@ class Probabilities(NamedTuple):
     target: Tensor
     rest: Tensor
 
-    def gain_over(self, before: "Probabilities") -> Tensor:
+    def gain_over(self, other: "Probabilities") -> Tensor:
         """Differences of the target's probabilities, from the smaller numbers of the two."""
-        return torch.where(
-            before.target < 0.5, self.target - before.target, before.rest - self.rest
-        )
+        return torch.where(other.target < 0.5, self.target - other.target, other.rest - self.rest)
 
 
 def check_scores(model: Model, inputs: Tensor) -> Tensor:
@@ -69,12 +67,11 @@ def target_probabilities(
     column = target[:, None]
     if probability is None:
         if scores.shape[1] < 2:
-            _checks.wrong_value(
-                "the model's output",
+            must = (
                 "scores of at least two classes (the softmax of a single one is always 1; for "
-                "another meaning give probability)",
-                scores,
+                "another meaning give probability)"
             )
+            _checks.wrong_value("the model's output", must, scores)
         softmax = scores.softmax(dim=1)
         rest = softmax.scatter(1, column, 0).sum(dim=1)
         return Probabilities(softmax.gather(1, column)[:, 0], rest)
@@ -83,10 +80,8 @@ def target_probabilities(
         _checks.wrong_value("probability's result", f"of shape {tuple(scores.shape)}", result)
     _checks.check_real("probability's result", result)
     if not bool(((result >= 0) & (result <= 1)).all()):  # NaN is in no range
-        low, high = float(result.min()), float(result.max())
-        _checks.refuse(
-            "probability's result", "in [0, 1] everywhere", f"values from {low} to {high}"
-        )
+        got = f"values from {float(result.min())} to {float(result.max())}"
+        _checks.refuse("probability's result", "in [0, 1] everywhere", got)
     p = result.gather(1, column)[:, 0]
     return Probabilities(p, 1 - p)
 

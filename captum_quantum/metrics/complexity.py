@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from captum_quantum.metrics._maps import read_maps
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum.metrics import _maps, registry
 
 
-@register_metric(higher_is_better=None)
+@registry.register_metric(higher_is_better=None)
 def sparseness(attributions: Tensor) -> Tensor:
     r"""Sparseness: the Gini index of the magnitudes of the map.
 
@@ -35,7 +34,7 @@ def sparseness(attributions: Tensor) -> Tensor:
         >>> sparseness(torch.tensor([[[[0.0, 0.0], [0.0, -3.0]]], [[[2.0, 2.0], [-2.0, 2.0]]]]))
         tensor([0.7500, 0.0000])
     """
-    magnitudes = read_maps("attributions", attributions).abs().flatten(1).sort(dim=1).values
+    magnitudes = _maps.read_maps("attributions", attributions).abs().flatten(1).sort(dim=1).values
     n = magnitudes.shape[1]
     factors = torch.arange(1 - n, n, 2, device=magnitudes.device, dtype=magnitudes.dtype) / n
     # For equal magnitudes rounding can make it negative.

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum.metrics._maps import is_constant, read_maps, resize
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum.metrics import _maps, registry
 
 
 def _read(attributions: Any, masks: Any) -> tuple[Tensor, Tensor]:
     """Returns the positive parts of the maps, and the masks, both ``(batch, *spatial)``."""
-    maps = read_maps("attributions", attributions)
+    maps = _maps.read_maps("attributions", attributions)
     must = f"a bool tensor of shape (batch, *spatial) for {len(maps)} maps"
     if not isinstance(masks, Tensor) or masks.dtype != torch.bool:
         _checks.wrong_type("masks", must, masks)
@@ -26,13 +25,13 @@ def _undefined_without_mask(values: Tensor, masks: Tensor) -> Tensor:
 
 
 def _share_inside(positive: Tensor, masks: Tensor) -> Tensor:
-    maps = resize(positive, masks.shape[1:])
+    maps = _maps.resize(positive, masks.shape[1:])
     inside, everywhere = (m.flatten(1).sum(dim=1) for m in (maps * masks, maps))
     share = torch.where(everywhere > 0, inside / everywhere, 0)
     return _undefined_without_mask(share, masks)
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def energy_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     r"""Energy-based pointing game: the share of the positive attribution on the object.
 
@@ -65,7 +64,7 @@ def energy_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     return _share_inside(*_read(attributions, masks))
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     r"""Grid pointing game: the share of the positive attribution on the target's cell of a mosaic.
 
@@ -103,24 +102,19 @@ def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     positive, masks = _read(attributions, masks)
     sides = torch.ones(len(masks), dtype=torch.long, device=masks.device)
     for dim in range(1, masks.dim()):
-        others = [d for d in range(1, masks.dim()) if d != dim]
-        touched = masks.amax(dim=others) if others else masks
+        touched = masks.unsqueeze(-1).movedim(dim, 1).flatten(2).any(dim=2)
         index = torch.arange(touched.shape[1], device=masks.device)
         last = torch.where(touched, index, -1).amax(dim=1)
         first = torch.where(touched, index, touched.shape[1]).amin(dim=1)
         sides *= last - first + 1
     wrong = sides != masks.flatten(1).sum(dim=1)
     if bool(wrong.any()):
-        number = int(wrong.nonzero()[0])
-        _checks.refuse(
-            "masks",
-            "True in one full rectangle, the target's cell",
-            f"another shape for example {number}",
-        )
+        got = f"another shape for example {int(wrong.nonzero()[0])}"
+        _checks.refuse("masks", "True in one full rectangle, the target's cell", got)
     return _share_inside(positive, masks)
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: float = 0.0) -> Tensor:
     r"""Pointing game: whether the largest value of the map lies on the object.
 
@@ -155,22 +149,18 @@ def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: float = 0.0
         >>> pointing_game(map, masks), pointing_game(map, masks, tolerance=1)
         (tensor([0.]), tensor([1.]))
     """
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
-        _checks.wrong_type("tolerance", "a number of pixels >= 0", tolerance)
-    if not 0 <= tolerance < float("inf"):
-        _checks.wrong_value("tolerance", "a number of pixels >= 0", tolerance)
-    positive, masks = _read(attributions, masks)
-    maps = resize(positive, masks.shape[1:])
+    must = "a number of pixels >= 0"
+    _checks.check_number("tolerance", tolerance, must, lambda t: 0 <= t < float("inf"))
+    maps, masks = _read(attributions, masks)
+    maps = _maps.resize(maps, masks.shape[1:])
     peak = maps.flatten(1).argmax(dim=1)
     distance = torch.zeros(maps.shape, device=maps.device)
     for dim in reversed(range(1, maps.dim())):
         size = maps.shape[dim]
         index = torch.arange(size, device=maps.device)
         away = (index - (peak % size)[:, None]).to(distance) ** 2
-        distance += away.reshape(
-            len(maps), *(size if d == dim else 1 for d in range(1, maps.dim()))
-        )
+        distance += away.reshape(-1, *[1] * (dim - 1), size, *[1] * (maps.dim() - 1 - dim))
         peak = peak // size
     nearest = torch.where(masks, distance, torch.inf).flatten(1).amin(dim=1)
-    hit = (nearest <= tolerance**2) & ~is_constant(maps)
+    hit = (nearest <= tolerance**2) & ~_maps.is_constant(maps)
     return _undefined_without_mask(hit.to(maps), masks)

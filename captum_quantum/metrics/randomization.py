@@ -3,18 +3,16 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks
-from captum_quantum._state import evaluation_mode, seeded
-from captum_quantum.metrics import _maps
-from captum_quantum.metrics.registry import register_metric
-from captum_quantum.metrics.similarity import rank_correlation, structural_similarity
+from captum_quantum import _checks, _state
+from captum_quantum.metrics import _maps, registry, similarity
 from captum_quantum.quantum_layer import find_quantum_layers
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
@@ -58,11 +56,6 @@ class _Unit:
     quantum: bool
     last_call: int
 
-    def tensors(self) -> Iterator[Tensor]:
-        for module in self.modules:
-            yield from module.parameters(recurse=False)
-            yield from module.buffers(recurse=False)
-
     @torch.no_grad()
     def randomize(self) -> None:
         if self.quantum:
@@ -88,32 +81,17 @@ class _Unit:
                 parameter.normal_(float(parameter.mean()), float(parameter.std()))
 
 
-@dataclass(frozen=True, eq=False)
 class _ModelState:
     """Every attribute of every module of a model, and the values of all its tensors."""
 
-    attributes: list[tuple[nn.Module, dict[str, Any], list[dict[str, Any]]]] = field(
-        default_factory=list
-    )
-    values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, model: nn.Module) -> "_ModelState":
-        saved = cls()
+    def __init__(self, model: nn.Module) -> None:
+        self.attributes: list[tuple[nn.Module, dict[str, Any], list[dict[str, Any]]]] = []
         for module in model.modules():
             # The dicts of parameters, buffers and hooks remain the same objects.
-            inner = [v for v in vars(module).values() if isinstance(v, dict)]
-            saved.attributes.append((module, dict(vars(module)), [dict(d) for d in inner]))
+            inner = [dict(v) for v in vars(module).values() if isinstance(v, dict)]
+            self.attributes.append((module, dict(vars(module)), inner))
         tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        saved.values.extend((t, t.detach().clone()) for t in tensors.values())
-        return saved
-
-    def changed(self) -> bool:
-        """Whether a parameter has another value than in this state."""
-        return any(
-            isinstance(tensor, nn.Parameter) and not torch.equal(tensor, value)
-            for tensor, value in self.values
-        )
+        self.values = [(t, t.detach().clone()) for t in tensors.values()]
 
     @torch.no_grad()
     def restore(self, keep: Iterable[Tensor] = ()) -> None:
@@ -127,9 +105,7 @@ class _ModelState:
             vars(module).update(attributes)
             dicts = (v for v in attributes.values() if isinstance(v, dict))
             for target, content in zip(dicts, inner, strict=True):
-                if target.keys() != content.keys() or any(
-                    target[key] is not content[key] for key in target
-                ):
+                if {k: id(v) for k, v in target.items()} != {k: id(v) for k, v in content.items()}:
                     target.clear()
                     target.update(content)
 
@@ -140,13 +116,10 @@ def _calls(model: nn.Module) -> Iterator[dict[int, int]]:
     times: dict[int, int] = {}
     clock = count()
 
-    def watch(key: int) -> Callable[..., None]:  # the hook itself may get a replica of the module
-        def called(*_: Any) -> None:
-            times[key] = next(clock)
+    def called(key: int, *_: Any) -> None:  # the hook itself may get a replica of the module
+        times[key] = next(clock)
 
-        return called
-
-    handles = [m.register_forward_hook(watch(id(m))) for m in model.modules()]
+    handles = [m.register_forward_hook(partial(called, id(m))) for m in model.modules()]
     try:
         yield times
     finally:
@@ -176,8 +149,8 @@ def _units(model: nn.Module, quantum_layers: list[nn.Module], times: dict[int, i
     return sorted(units, key=lambda unit: unit.last_call)[::-1]
 
 
-def _read_parts(parts: Any, quantum: bool, classical: bool) -> list[str]:
-    exists = {"quantum": quantum, "classical": classical, "cascade": quantum or classical}
+def _read_parts(parts: Any, quantum: set[bool]) -> list[str]:
+    exists = {"quantum": True in quantum, "classical": False in quantum, "cascade": bool(quantum)}
     if not exists["cascade"]:
         _checks.refuse("model", "a module with parameters to randomize", "one without")
     if parts is None:
@@ -192,7 +165,7 @@ def _read_parts(parts: Any, quantum: bool, classical: bool) -> list[str]:
     return list(dict.fromkeys(listed))
 
 
-@register_metric(higher_is_better=False, named=False)
+@registry.register_metric(higher_is_better=False, named=False)
 def parameter_randomization(
     model: nn.Module,
     attribute: Attribute,
@@ -269,32 +242,26 @@ def parameter_randomization(
     if min(inputs.shape[2:]) < _SMALLEST:
         _checks.wrong_value("inputs", f"of at least {_SMALLEST} pixels on each side", inputs)
     layers = find_quantum_layers(model, quantum_layer)
-    units = _units(model, layers, {})
-    chosen = _read_parts(
-        parts, any(unit.quantum for unit in units), any(not unit.quantum for unit in units)
-    )
+    chosen = _read_parts(parts, {unit.quantum for unit in _units(model, layers, {})})
 
     def explain(argument: str) -> Tensor:
-        with seeded(seed, inputs, *model.parameters()):
+        with _state.seeded(seed, inputs, *model.parameters()):
             maps = attribute(inputs, index)
         return _maps.read_maps(argument, maps, inputs)
 
     results: dict[str, MapSimilarity] = {}
-    with evaluation_mode(model):
-        saved = _ModelState.of(model)
+    with _state.evaluation_mode(model):
+        saved = _ModelState(model)
         try:
             with _calls(model) as times:
                 original = explain("attribute's maps")
             if not times:
-                _checks.refuse(
-                    "attribute",
-                    "a function that explains model",
-                    "one that never calls it, so its parameters cannot matter",
-                )
+                got = "one that never calls it, so its parameters cannot matter"
+                _checks.refuse("attribute", "a function that explains model", got)
             units = _units(model, layers, times)
             for part in chosen:
                 saved.restore()
-                with seeded((seed + _SEED_OFFSET) % 2**63, inputs, *model.parameters()):
+                with _state.seeded((seed + _SEED_OFFSET) % 2**63, inputs, *model.parameters()):
                     for key in _randomized(part, units, saved):
                         maps = explain(f"attribute's maps after randomizing {key!r}")
                         results[key] = _similarity(original, maps, inputs.shape[2:])
@@ -303,7 +270,7 @@ def parameter_randomization(
     return results
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def randomization_quantum(
     model: nn.Module, attribute: Attribute, inputs: Tensor, target: int | Tensor
 ) -> Tensor:
@@ -353,7 +320,7 @@ def randomization_quantum(
     return similar["quantum"].rank_correlation
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def randomization_classical(
     model: nn.Module, attribute: Attribute, inputs: Tensor, target: int | Tensor
 ) -> Tensor:
@@ -406,24 +373,23 @@ def _randomized(part: str, units: list[_Unit], saved: _ModelState) -> Iterator[s
     for number, (key, step) in enumerate(steps.items(), start=1):
         for unit in step:
             unit.randomize()
-            done.extend(unit.tensors())
+            for module in unit.modules:
+                done.extend((*module.parameters(recurse=False), *module.buffers(recurse=False)))
         saved.restore(keep=done)  # a reset may change other modules, too
-        if number == len(steps) and not saved.changed():
-            _checks.refuse(
-                "parts",
-                "parts that can be randomized",
+        unchanged = (torch.equal(t, v) for t, v in saved.values if isinstance(t, nn.Parameter))
+        if number == len(steps) and all(unchanged):
+            got = (
                 f"{part!r}, whose parameters stay the same: all are constant, and their "
-                "modules have no reset_parameters that changes them",
+                "modules have no reset_parameters that changes them"
             )
+            _checks.refuse("parts", "parts that can be randomized", got)
         yield key
 
 
 def _similarity(original: Tensor, maps: Tensor, size: torch.Size) -> MapSimilarity:
     undefined = _maps.is_constant(original) | _maps.is_constant(maps)
     a, b = (_maps.resize(m, size) for m in (original, maps))
+    ranks = similarity.rank_correlation(a.flatten(1), b.flatten(1))
     dims = tuple(range(1, a.dim()))
-    values = (
-        rank_correlation(a.flatten(1), b.flatten(1)),
-        structural_similarity(*(m / m.abs().amax(dims, keepdim=True) for m in (a, b))),
-    )
-    return MapSimilarity(*(torch.where(undefined, torch.nan, value) for value in values))
+    ssim = similarity.structural_similarity(*(m / m.abs().amax(dims, True) for m in (a, b)))
+    return MapSimilarity(*(torch.where(undefined, torch.nan, value) for value in (ranks, ssim)))

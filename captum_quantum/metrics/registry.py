@@ -147,12 +147,8 @@ def read_metric(name: str, function: Any, *, argument: str) -> Metric:
         and (p.name not in ARGUMENTS or p.kind is p.POSITIONAL_ONLY)
     ]
     if unknown:
-        _checks.refuse(
-            argument,
-            f"a function whose parameters without default are among {', '.join(ARGUMENTS)}",
-            f"one with {', '.join(unknown)}",
-            TypeError,
-        )
+        must = f"a function whose parameters without default are among {', '.join(ARGUMENTS)}"
+        _checks.refuse(argument, must, f"one with {', '.join(unknown)}", TypeError)
     layers, bound = [function], set()
     while isinstance(layers[-1], functools.partial):
         bound |= set(layers[-1].keywords)
@@ -161,13 +157,9 @@ def read_metric(name: str, function: Any, *, argument: str) -> Metric:
     def data(key: str, default: Any) -> Any:
         return next((getattr(f, key) for f in layers if hasattr(f, key)), default)
 
-    return Metric(
-        name,
-        function,
-        frozenset(n for n in parameters if n in ARGUMENTS) - bound,
-        data("higher_is_better", None),
-        data("rounding_scale", 0.0),
-    )
+    arguments = frozenset(parameters).intersection(ARGUMENTS) - bound
+    direction = data("higher_is_better", None)
+    return Metric(name, function, arguments, direction, data("rounding_scale", 0.0))
 
 
 def needs_masks(function: Callable[..., Any]) -> bool:

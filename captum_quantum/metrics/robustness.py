@@ -6,16 +6,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks
-from captum_quantum._state import seeded
-from captum_quantum.metrics import _maps
-from captum_quantum.metrics._noise import Noise, check_numbers, check_positive, draws_at_once
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum import _checks, _state
+from captum_quantum.metrics import _maps, _noise, registry
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def sensitivity_max(
     attribute: Attribute,
     inputs: Tensor,
@@ -70,13 +67,12 @@ def sensitivity_max(
     from captum.metrics import sensitivity_max as captum_sensitivity_max
 
     _maps.check_callable("attribute", attribute)
-    check_numbers(seed, n_perturb_samples, max_batch)
-    check_positive("perturb_radius", perturb_radius, "a positive number", math.inf)
-    if perturb_func is not None:
-        _maps.check_callable("perturb_func", perturb_func)
+    _noise.check_options(seed, n_perturb_samples, max_batch, perturb_func)
+    must = "a positive number"
+    _checks.check_number("perturb_radius", perturb_radius, must, lambda r: 0 < r < math.inf)
     inputs = _maps.check_inputs(inputs)
     index = _maps.check_index(target, len(inputs), inputs.device)
-    noise = Noise(inputs, seed)
+    noise = _noise.Noise(inputs, seed)
     scale: Tensor | None = None
     empty = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
 
@@ -94,13 +90,14 @@ def sensitivity_max(
         uniform = noise.draw(len(images), images[0].numel()).reshape(images.shape)
         return images + (perturb_radius * (2 * uniform - 1)).to(images)
 
-    with seeded(seed, inputs):
+    at_once = _noise.draws_at_once(max_batch, len(inputs), n_perturb_samples)
+    with _state.seeded(seed, inputs):
         values: Tensor = captum_sensitivity_max(
             explain,
             inputs,
             perturb_func or add_noise,
             n_perturb_samples=n_perturb_samples,
-            max_examples_per_batch=draws_at_once(max_batch, len(inputs), n_perturb_samples),
+            max_examples_per_batch=at_once,
             target=index,
         )
     _checks.check_finite("sensitivity_max", values)

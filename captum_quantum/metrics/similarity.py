@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum.metrics._maps import gaussian_blur, is_constant, read_maps, resize
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum.metrics import _maps, registry
 
 # The window of doi:10.1109/TIP.2003.819861 (11 pixels, standard deviation 1.5), and its constants.
 _SSIM_SIGMA, _SSIM_RADIUS, _SSIM_K1, _SSIM_K2 = 1.5, 5, 0.01, 0.03
@@ -93,14 +92,14 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     c1, c2 = (2 * _SSIM_K1) ** 2, (2 * _SSIM_K2) ** 2
     inside = (slice(None), slice(None), *(slice(radius, size - radius) for size in a.shape[1:]))
     planes = torch.stack([a, b, a * a, b * b, a * b], dim=1)
-    mean_a, mean_b, aa, bb, ab = gaussian_blur(planes, _SSIM_SIGMA, radius)[inside].unbind(1)
+    mean_a, mean_b, aa, bb, ab = _maps.gaussian_blur(planes, _SSIM_SIGMA, radius)[inside].unbind(1)
     var_a, var_b, cov = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
     ssim = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
     ssim = ssim / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
     return ssim.flatten(1).mean(dim=1)
 
 
-@register_metric(higher_is_better=None, named=False)
+@registry.register_metric(higher_is_better=None, named=False)
 def agreement(attributions: Tensor, other: Tensor, *, top: float = 0.1) -> Agreement:
     r"""Agreement of two maps: cosine, rank correlation and overlap of the largest values.
 
@@ -138,17 +137,17 @@ def agreement(attributions: Tensor, other: Tensor, *, top: float = 0.1) -> Agree
         >>> agreement(a, torch.tensor([[[[4.0, 2.0], [1.0, 0.0]]]]), top=0.5).top_overlap
         tensor([0.5000])
     """
-    if isinstance(top, bool) or not isinstance(top, float):
+    if not isinstance(top, float):
         _checks.wrong_type("top", "a share of the pixels in (0, 1)", top)
     if not 0 < top < 1:
         _checks.wrong_value("top", "a share of the pixels in (0, 1)", top)
-    first = read_maps("attributions", attributions)
+    first = _maps.read_maps("attributions", attributions)
     checked = attributions[0] if isinstance(attributions, tuple) else attributions
-    second = read_maps("other", other, checked)
-    undefined = is_constant(first) | is_constant(second)
+    second = _maps.read_maps("other", other, checked)
+    undefined = _maps.is_constant(first) | _maps.is_constant(second)
     size = tuple(max(sizes) for sizes in zip(first.shape[1:], second.shape[1:], strict=True))
     dtype = torch.promote_types(first.dtype, second.dtype)
-    a, b = (resize(maps.to(dtype), size).flatten(1) for maps in (first, second))
+    a, b = (_maps.resize(maps.to(dtype), size).flatten(1) for maps in (first, second))
     k = math.ceil(top * a.shape[1])
     overlap = torch.minimum(_membership(a, k), _membership(b, k)).sum(dim=1) / k
     values = (_cosine(a, b), rank_correlation(a, b), overlap)

@@ -57,13 +57,10 @@ class ClassicalLayer(nn.Module):
         _checks.check_int("n_parameters", n_parameters, 0)
         _checks.check_int("seed", seed, 0)
         generator = torch.Generator().manual_seed(seed)
-        sizes = _block_sizes(n_inputs, n_observables, n_parameters)
-        self.blocks = nn.Sequential(
-            *(
-                _ThinLinear(n_inputs if i == 0 else n_observables, n_observables, size, generator)
-                for i, size in enumerate(sizes)
-            )
-        )
+        self.blocks = nn.Sequential()
+        for size in _block_sizes(n_inputs, n_observables, n_parameters):
+            self.blocks.append(_ThinLinear(n_inputs, n_observables, size, generator))
+            n_inputs = n_observables
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Numbers in [-1, 1], shape ``(batch, n_observables)``."""
@@ -104,9 +101,8 @@ class _ThinLinear(nn.Module):
         self.shape = (n_outputs, n_inputs)
         n_entries = size - n_outputs
         index = torch.arange(n_entries)
-        rows = index % n_outputs
         columns = (index + index // math.lcm(n_inputs, n_outputs)) % n_inputs
-        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("rows", index % n_outputs, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
         bound = math.sqrt(n_outputs / n_entries)
         uniform = torch.rand(size, generator=generator) * 2 - 1
@@ -114,9 +110,8 @@ class _ThinLinear(nn.Module):
         self.bias = nn.Parameter(bound * uniform[n_entries:])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        rows, columns = self.get_buffer("rows"), self.get_buffer("columns")
-        zeros = self.weight.new_zeros(self.shape)
-        matrix = zeros.index_put((rows, columns), self.weight)
+        entries = self.get_buffer("rows"), self.get_buffer("columns")
+        matrix = self.weight.new_zeros(self.shape).index_put(entries, self.weight)
         return torch.tanh(nn.functional.linear(inputs, matrix, self.bias))
 
 

@@ -56,10 +56,7 @@ def fit(
     _checks.check_int("epochs", epochs, 1)
     _checks.check_int("batch_size", batch_size, 1)
     _checks.check_int("seed", seed, 0)
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)):
-        _checks.wrong_type("lr", "a positive number", lr)
-    if not 0 < lr < float("inf"):
-        _checks.wrong_value("lr", "a positive number", lr)
+    _checks.check_number("lr", lr, "a positive number", lambda rate: 0 < rate < float("inf"))
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         _checks.wrong_value("model", "a module with parameters to train", model)
@@ -67,17 +64,12 @@ def fit(
 
     device = parameters[0].device
     n_batches = -(-len(inputs) // batch_size)
+    n_steps = epochs * n_batches
     optimizer = torch.optim.Adam(parameters, lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * n_batches)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     generator = torch.Generator().manual_seed(seed)
     losses = []
-    bar = tqdm(
-        total=epochs * n_batches,
-        desc="training",
-        unit="step",
-        mininterval=0.5,
-        disable=not progress,
-    )
+    bar = tqdm(total=n_steps, desc="training", unit="step", mininterval=0.5, disable=not progress)
     with bar, seeded(seed, device), training_mode(model), grads_kept(parameters):
         for _ in range(epochs):
             # Summed on the device and read once in an epoch: no synchronization in each step.

@@ -1,6 +1,6 @@
 """Figures of comparisons: attribution methods by metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,17 +51,17 @@ def plot_comparison(reports: Sequence["Report"], *, title: str = "", caption: st
     for report in reports:
         if report.methods != methods:
             _checks.wrong_value("reports", f"of the same methods, {methods}", report.methods)
-    panels = [(report, metric) for report in reports for metric in report.metrics]
     level = f"{100 * reports[0].confidence:g} %"
-    reading = (
+    caption = caption or (
         f"Points: means with {level} confidence intervals (bootstrap). Faint bars: the middle half "
         "of the samples."
     )
-    figure, all_axes = _panels(len(panels), methods, title, caption or reading)
-    for axes, (report, metric) in zip(all_axes, panels, strict=True):
-        scores = [score for score in report.scores if score.metric == metric]
-        _title_metric(axes, metric, report.metrics[metric])
-        _plot_scores(axes, scores, report.values[metric])
+    metrics = [item for report in reports for item in report.metrics.items()]
+    figure, panels = _panels(metrics, methods, title, caption)
+    for report in reports:
+        for metric in report.metrics:
+            scores = [score for score in report.scores if score.metric == metric]
+            _plot_scores(next(panels), scores, report.values[metric])
     return figure
 
 
@@ -99,13 +99,13 @@ def plot_seeds(report: "SeedReport", *, title: str = "", caption: str = "") -> F
     spreads: dict[str, list[Spread]] = {}
     for spread in report.scores:
         spreads.setdefault(spread.metric, []).append(spread)
-    reading = (
+    caption = caption or (
         f"Large points: means over {len(report.seeds)} trainings. Small points: the mean of each "
         "training over its test samples."
     )
-    figure, all_axes = _panels(len(spreads), report.methods, title, caption or reading)
-    for axes, (metric, lines) in zip(all_axes, spreads.items(), strict=True):
-        _title_metric(axes, metric, lines[0].higher_is_better)
+    metrics = [(metric, lines[0].higher_is_better) for metric, lines in spreads.items()]
+    figure, panels = _panels(metrics, report.methods, title, caption)
+    for axes, lines in zip(panels, spreads.values(), strict=True):
         for line, spread in enumerate(lines):
             color = METHOD_COLORS[line % len(METHOD_COLORS)]
             known = [value for value in spread.per_seed if np.isfinite(value)]
@@ -116,33 +116,28 @@ def plot_seeds(report: "SeedReport", *, title: str = "", caption: str = "") -> F
 
 
 def _panels(
-    n_panels: int, methods: Sequence[str], title: str, caption: str
-) -> tuple[Figure, list[Axes]]:
+    metrics: Sequence[tuple[str, bool | None]], methods: Sequence[str], title: str, caption: str
+) -> tuple[Figure, Iterator[Axes]]:
     """Returns a figure and its panels, which share the methods as lines from top to bottom."""
-    n_columns = min(3, n_panels)
-    n_rows = -(-n_panels // n_columns)
+    n_columns = min(3, len(metrics))
+    n_rows = -(-len(metrics) // n_columns)
     height = n_rows * (0.95 + 0.32 * len(methods)) + 0.6 + 0.5 * bool(title)
     figure = Figure(figsize=(12, height), facecolor="white", layout="constrained")
     if title:
         figure.suptitle(title, fontsize=16)
     grid = list(figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).flat)
-    for axes in grid[n_panels:]:
+    for axes in grid[len(metrics) :]:
         axes.set_axis_off()
-    for axes in grid[:n_panels]:
+    better = {True: " (higher is better)", False: " (lower is better)", None: ""}
+    for axes, (metric, higher_is_better) in zip(grid, metrics, strict=False):
+        axes.set_title(metric.replace("_", " ") + better[higher_is_better], fontsize=11)
         axes.set_yticks(range(len(methods)), methods)
-        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.set(ylim=(len(methods) - 0.5, -0.5), axisbelow=True)
         axes.grid(axis="x", color="0.93")
-        axes.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
+        axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
     figure.supxlabel(caption, fontsize=10)
-    return figure, grid[:n_panels]
-
-
-def _title_metric(axes: Axes, metric: str, higher_is_better: bool | None) -> None:
-    better = {True: " (higher is better)", False: " (lower is better)", None: ""}
-    axes.set_title(metric.replace("_", " ") + better[higher_is_better], fontsize=11)
+    return figure, iter(grid[: len(metrics)])
 
 
 def _plot_scores(axes: Axes, scores: "Sequence[Score]", values: dict[str, Any]) -> None:
@@ -155,6 +150,6 @@ def _plot_scores(axes: Axes, scores: "Sequence[Score]", values: dict[str, Any]) 
         low, high = np.quantile(known, [0.25, 0.75])
         axes.plot([low, high], [line, line], color="0.88", linewidth=9, solid_capstyle="butt")
         if np.isfinite(score.low):
-            ends = [score.low, score.high]
-            axes.plot(ends, [line, line], color=color, linewidth=2.2, solid_capstyle="butt")
+            interval = [score.low, score.high]
+            axes.plot(interval, [line, line], color=color, linewidth=2.2, solid_capstyle="butt")
         axes.plot([score.mean], [line], "o", color=color, markersize=6)

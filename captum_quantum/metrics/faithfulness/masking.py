@@ -4,20 +4,11 @@ import torch
 from torch import Tensor
 
 from captum_quantum._state import evaluation_mode
-from captum_quantum.metrics import _maps, _scores
+from captum_quantum.metrics import _maps, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model, Probabilities, Probability
-from captum_quantum.metrics.registry import register_metric
 
 
-def _min_max(maps: Tensor, size: torch.Size) -> Tensor:
-    """Resizes the positive part of maps and scales it to [0, 1]; NaN where it is constant."""
-    positive = _maps.resize(maps.clamp_min(0), size)
-    dims = tuple(range(1, positive.dim()))
-    low, high = positive.amin(dims, keepdim=True), positive.amax(dims, keepdim=True)
-    return (positive - low) / (high - low)
-
-
-def _original_and_masked(
+def _probabilities(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
@@ -33,21 +24,23 @@ def _original_and_masked(
     inputs = _maps.check_inputs(inputs)
     maps = _maps.read_maps("attributions", attributions, inputs)
     hidden = _scores.read_baseline(baseline, inputs)
-    mask = _min_max(maps, inputs.shape[2:])
-    defined = ~mask.flatten(1).isnan().any(dim=1)
-    mask = torch.where(defined.reshape(-1, *[1] * (mask.dim() - 1)), mask, 1)
-    masked = torch.lerp(hidden, inputs, mask[:, None].to(inputs.dtype))
+    positive = _maps.resize(maps.clamp_min(0), inputs.shape[2:])
+    flat = positive.flatten(1)
+    low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
+    mask = (flat - low) / (high - low)
+    defined = ~mask.isnan().any(dim=1)  # the positive part is not constant
+    mask = torch.where(defined[:, None], mask, 1).reshape(positive[:, None].shape)
+    masked = torch.lerp(hidden, inputs, mask.to(inputs.dtype))
     with torch.no_grad(), evaluation_mode(model):
         scores = _scores.check_scores(model, inputs)
         index = _scores.read_target(target, scores)
-        return (
-            _scores.target_probabilities(scores, index, probability),
-            _scores.target_probabilities(_scores.check_scores(model, masked), index, probability),
-            defined,
-        )
+        before = _scores.target_probabilities(scores, index, probability)
+        scores = _scores.check_scores(model, masked)
+        after = _scores.target_probabilities(scores, index, probability)
+    return before, after, defined
 
 
-@register_metric(higher_is_better=False, rounding_scale=100.0)
+@registry.register_metric(higher_is_better=False, rounding_scale=100.0)
 def average_drop(
     model: Model,
     inputs: Tensor,
@@ -103,15 +96,13 @@ def average_drop(
         >>> average_drop(model, image, 1 - image, target=0).round(decimals=2)
         tensor([47.5100])
     """
-    original, masked, defined = _original_and_masked(
-        model, inputs, attributions, target, baseline, probability
-    )
-    lost = original.gain_over(masked).clamp_min(0)
-    drop = 100 * torch.where(original.target > 0, lost / original.target, 0)
-    return torch.where(defined, drop, torch.nan)
+    p, o, defined = _probabilities(model, inputs, attributions, target, baseline, probability)
+    lost = p.gain_over(o).clamp_min(0)
+    drop = torch.where(p.target > 0, lost / p.target, 0)
+    return torch.where(defined, 100 * drop, torch.nan)
 
 
-@register_metric(higher_is_better=True, rounding_scale=100.0)
+@registry.register_metric(higher_is_better=True, rounding_scale=100.0)
 def average_gain(
     model: Model,
     inputs: Tensor,
@@ -168,15 +159,13 @@ def average_gain(
         >>> gain.round(decimals=2)
         tensor([63.2100])
     """
-    original, masked, defined = _original_and_masked(
-        model, inputs, attributions, target, baseline, probability
-    )
-    gained = masked.gain_over(original).clamp_min(0)
-    gain = 100 * torch.where(original.rest > 0, gained / original.rest, 0)
-    return torch.where(defined, gain, torch.nan)
+    p, o, defined = _probabilities(model, inputs, attributions, target, baseline, probability)
+    gained = o.gain_over(p).clamp_min(0)
+    gain = torch.where(p.rest > 0, gained / p.rest, 0)
+    return torch.where(defined, 100 * gain, torch.nan)
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def average_increase(
     model: Model,
     inputs: Tensor,
@@ -230,8 +219,6 @@ def average_increase(
         >>> average_increase(model, image, image, target=1)  # only the brightest is shown in full
         tensor([100.])
     """
-    original, masked, defined = _original_and_masked(
-        model, inputs, attributions, target, baseline, probability
-    )
-    increased = 100 * (masked.gain_over(original) > 0).to(original.target)
-    return torch.where(defined, increased, torch.nan)
+    p, o, defined = _probabilities(model, inputs, attributions, target, baseline, probability)
+    increased = (o.gain_over(p) > 0).to(p.target)
+    return torch.where(defined, 100 * increased, torch.nan)

@@ -6,15 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks
-from captum_quantum._state import evaluation_mode, seeded
-from captum_quantum.metrics import _maps, _scores
-from captum_quantum.metrics._noise import Noise, check_numbers, check_positive, draws_at_once
+from captum_quantum import _checks, _state
+from captum_quantum.metrics import _maps, _noise, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model
-from captum_quantum.metrics.registry import register_metric
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def infidelity(
     model: Model,
     inputs: Tensor,
@@ -76,7 +73,7 @@ def infidelity(
     Examples:
         >>> import torch
         >>> from captum_quantum.metrics import infidelity
-        >>> images = torch.rand(2, 1, 8, 8)
+        >>> images = torch.rand(2, 1, 8, 8, dtype=torch.float64)
         >>> def model(x):
         ...     return torch.stack([x.sum(dim=(1, 2, 3)), x[:, 0, 0, 0]], dim=1)
         >>> exact = infidelity(model, images, images, target=0)  # x explains a sum over x exactly
@@ -88,47 +85,41 @@ def infidelity(
     from captum.metrics import infidelity as captum_infidelity
 
     _maps.check_callable("model", model)
-    check_numbers(seed, n_perturb_samples, max_batch)
-    check_positive("side", side, "a share of the image in (0, 1]", 1)
-    if perturb_func is not None:
-        _maps.check_callable("perturb_func", perturb_func)
+    _noise.check_options(seed, n_perturb_samples, max_batch, perturb_func)
+    _checks.check_number("side", side, "a share of the image in (0, 1]", lambda s: 0 < s <= 1)
     inputs = _maps.check_inputs(inputs)
     maps = _maps_of_all_channels(attributions, inputs, normalize)
     hidden = _scores.read_baseline(baseline, inputs)
-    noise = Noise(inputs, seed)
+    noise = _noise.Noise(inputs, seed)
 
     def remove_square(images: Tensor) -> tuple[Tensor, Tensor]:
-        draws = len(images) // len(inputs)
         sizes = images.shape[2:]
         inside = torch.ones(len(images), 1, *sizes, dtype=torch.bool, device=images.device)
-        for dim, (size, position) in enumerate(
-            zip(sizes, noise.draw(len(images), len(sizes)).unbind(1), strict=True), start=2
-        ):
+        positions = noise.draw(len(images), len(sizes)).unbind(1)
+        for dim, (size, position) in enumerate(zip(sizes, positions, strict=True), start=2):
             length = max(1, round(side * size))
             start = (position * (size - length + 1)).long()[:, None]
             index = torch.arange(size, device=images.device)
             covered = (index >= start) & (index < start + length)
-            inside &= covered.reshape(
-                len(images), *(size if d == dim else 1 for d in range(1, images.dim()))
-            )
-        replacement = hidden.repeat_interleave(draws, dim=0)
+            inside &= covered.reshape(-1, *[1] * (dim - 1), size, *[1] * (images.dim() - 1 - dim))
+        replacement = hidden.repeat_interleave(len(images) // len(inputs), dim=0)
         return inside.expand_as(images).to(images), torch.where(inside, replacement, images)
 
-    with evaluation_mode(model), torch.no_grad():
+    with _state.evaluation_mode(model), torch.no_grad():
         original = _scores.check_scores(model, inputs)
         index = _scores.read_target(target, original)
-        with seeded(seed, inputs):
+        with _state.seeded(seed, inputs):
             values: Tensor = captum_infidelity(
                 # Captum evaluates the images themselves again with every chunk of perturbations.
-                lambda images: (
-                    original if images is inputs else _scores.check_scores(model, images)
-                ),
+                lambda x: original if x is inputs else _scores.check_scores(model, x),
                 perturb_func or remove_square,
                 inputs,
                 maps.to(torch.promote_types(maps.dtype, inputs.dtype)),
                 target=index,
                 n_perturb_samples=n_perturb_samples,
-                max_examples_per_batch=draws_at_once(max_batch, len(inputs), n_perturb_samples),
+                max_examples_per_batch=_noise.draws_at_once(
+                    max_batch, len(inputs), n_perturb_samples
+                ),
                 normalize=normalize,
             )
     _checks.check_finite("infidelity", values)

@@ -1,15 +1,14 @@
 """Insertion and deletion: probabilities while pixels enter or leave the image."""
 
-from typing import Literal, NamedTuple, overload
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks
-from captum_quantum._state import evaluation_mode
-from captum_quantum.metrics import _maps, _scores
+from captum_quantum import _checks, _state
+from captum_quantum.metrics import _maps, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model, Probability
-from captum_quantum.metrics.registry import register_metric
 
 
 class PixelCurves(NamedTuple):
@@ -24,6 +23,44 @@ class PixelCurves(NamedTuple):
     area: Tensor
     fractions: Tensor
     probabilities: Tensor
+
+
+class _CurveMetric(Protocol):
+    """The signature of `insertion` and `deletion`; ``return_curves`` decides what is returned."""
+
+    @overload
+    def __call__(
+        self,
+        model: Model,
+        inputs: Tensor,
+        attributions: Tensor,
+        target: int | Tensor,
+        *,
+        baseline: Baseline = ...,
+        steps: int = 32,
+        max_batch: int = 256,
+        probability: Probability | None = None,
+        return_curves: Literal[False] = False,
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self,
+        model: Model,
+        inputs: Tensor,
+        attributions: Tensor,
+        target: int | Tensor,
+        *,
+        baseline: Baseline = ...,
+        steps: int = 32,
+        max_batch: int = 256,
+        probability: Probability | None = None,
+        return_curves: Literal[True],
+    ) -> PixelCurves: ...
+
+
+def _curve_metric(function: Callable[..., Any]) -> _CurveMetric:
+    """Returns the function itself; for type checkers its result depends on ``return_curves``."""
+    return function
 
 
 def _pixel_curves(
@@ -51,14 +88,12 @@ def _pixel_curves(
     maps = _maps.resize(maps, inputs.shape[2:]) + 0.0
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     n_pixels = order.shape[1]
-    rank = torch.empty_like(order)
-    rank.scatter_(1, order, torch.arange(n_pixels, device=device).expand_as(order))
-    rank = rank.reshape(batch, 1, *inputs.shape[2:])
+    rank = order.argsort(dim=1).reshape(batch, 1, *inputs.shape[2:])
     steps = min(steps, n_pixels)
     counts = torch.arange(steps + 1, device=device) * n_pixels // steps
 
     chunks = []
-    with torch.no_grad(), evaluation_mode(model):
+    with torch.no_grad(), _state.evaluation_mode(model):
         scores = _scores.check_scores(model, inputs[:1])
         index = _scores.read_target(target, scores.expand(batch, -1))
         # All images of all points of the curves, point by point, in chunks of at most max_batch.
@@ -71,42 +106,12 @@ def _pixel_curves(
     probabilities = torch.cat(chunks).reshape(steps + 1, batch).T
     fractions = counts.to(probabilities.dtype) / n_pixels
     area = torch.trapezoid(probabilities, fractions)
-    return PixelCurves(
-        torch.where(_maps.is_constant(maps), torch.nan, area), fractions, probabilities.contiguous()
-    )
+    area = torch.where(_maps.is_constant(maps), torch.nan, area)
+    return PixelCurves(area, fractions, probabilities.contiguous())
 
 
-@overload
-def insertion(
-    model: Model,
-    inputs: Tensor,
-    attributions: Tensor,
-    target: int | Tensor,
-    *,
-    baseline: Baseline = "blur",
-    steps: int = 32,
-    max_batch: int = 256,
-    probability: Probability | None = None,
-    return_curves: Literal[False] = False,
-) -> Tensor: ...
-
-
-@overload
-def insertion(
-    model: Model,
-    inputs: Tensor,
-    attributions: Tensor,
-    target: int | Tensor,
-    *,
-    baseline: Baseline = "blur",
-    steps: int = 32,
-    max_batch: int = 256,
-    probability: Probability | None = None,
-    return_curves: Literal[True],
-) -> PixelCurves: ...
-
-
-@register_metric(higher_is_better=True)
+@_curve_metric
+@registry.register_metric(higher_is_better=True)
 def insertion(
     model: Model,
     inputs: Tensor,
@@ -172,37 +177,8 @@ def insertion(
     return curves if return_curves else curves.area
 
 
-@overload
-def deletion(
-    model: Model,
-    inputs: Tensor,
-    attributions: Tensor,
-    target: int | Tensor,
-    *,
-    baseline: Baseline = 0.0,
-    steps: int = 32,
-    max_batch: int = 256,
-    probability: Probability | None = None,
-    return_curves: Literal[False] = False,
-) -> Tensor: ...
-
-
-@overload
-def deletion(
-    model: Model,
-    inputs: Tensor,
-    attributions: Tensor,
-    target: int | Tensor,
-    *,
-    baseline: Baseline = 0.0,
-    steps: int = 32,
-    max_batch: int = 256,
-    probability: Probability | None = None,
-    return_curves: Literal[True],
-) -> PixelCurves: ...
-
-
-@register_metric(higher_is_better=False)
+@_curve_metric
+@registry.register_metric(higher_is_better=False)
 def deletion(
     model: Model,
     inputs: Tensor,
