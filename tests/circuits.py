@@ -150,8 +150,12 @@ def _observables(rng, n, letters):
     def word():
         return "".join(rng.choice(letters) for _ in range(n))
 
+    def coefficient():
+        value = rng.uniform(-1, 1)
+        return value if abs(value) > 1e-6 else 1.0  # no number that float32 holds as 0
+
     return tuple(
-        Observable.of({word(): rng.uniform(-1, 1) for _ in range(rng.randint(1, 3))})
+        Observable.of({word(): coefficient() for _ in range(rng.randint(1, 3))})
         for _ in range(rng.randint(1, 3))
     )
 
