@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from captum_quantum import _checks, _compat, gradients
 from captum_quantum.circuit import Circuit, Observable, read_observables
 from captum_quantum.gradients import RULES, Pullback
-from captum_quantum.simulate import Simulator, normalize, read_simulator
+from captum_quantum.simulate import Simulator, has_vjp, normalize, read_simulator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -169,11 +169,12 @@ class VQCLayer(nn.Module):
             weights (Tensor, optional): Its weights in radians, real, shape ``(n_weights,)``. An
                 ``nn.Parameter`` becomes the layer's own parameter, so that it may be shared; the
                 values of a tensor are copied. Default: uniform in [-pi, pi).
-            simulator (str or Simulator): ``"fused"``, ``"torchquantum"``, or an object of one's
-                own, as in :class:`VQCLayer`.
-            gradient (str, optional): The derivative rule, as in :class:`VQCLayer`. Default: the
-                simulator's own vjp ("adjoint") if it has one, else ``"backprop"`` if the simulator
-                is exact, else ``"parameter-shift"``.
+            simulator (str or Simulator): ``"fused"``; ``"torchquantum"``, which then runs the
+                gates one by one; or an object of one's own with ``exact`` and ``expectations``.
+            gradient (str, optional): The derivative rule: ``"adjoint"``, ``"backprop"``,
+                ``"parameter-shift"``, ``"commutator"``, ``"finite-difference"`` or a registered
+                one. Default: ``"adjoint"`` if the simulator has a vjp; else ``"backprop"`` if the
+                simulator is exact; else ``"parameter-shift"``.
             dtype (torch.dtype): torch.complex64 or torch.complex128: the least precision of the
                 simulation.
 
@@ -220,7 +221,6 @@ class VQCLayer(nn.Module):
     def _choose(self, simulator: str | Simulator, gradient: str | None, dtype: torch.dtype) -> None:
         """Reads the arguments that say how the circuit is run and differentiated."""
         self.simulator = simulator
-        self._simulator: Any = read_simulator(simulator)
         name = _checks.describe(simulator)
         if gradient is None:
             if self.vjp is not None:
@@ -237,6 +237,16 @@ class VQCLayer(nn.Module):
         if dtype not in self._dtypes:
             _checks.wrong_value("dtype", f"{self._dtypes[0]} for simulator {name}", dtype)
         self.dtype = dtype
+
+    @property
+    def simulator(self) -> str | Simulator:
+        """The simulator as it was given: a name or an object; another one can be assigned."""
+        return self._given_simulator
+
+    @simulator.setter
+    def simulator(self, simulator: str | Simulator) -> None:
+        self._given_simulator = simulator
+        self._simulator: Any = read_simulator(simulator)
 
     @property
     def n_qubits(self) -> int:
@@ -297,6 +307,17 @@ class VQCLayer(nn.Module):
         values: Tensor = self._simulator.expectations(
             self.circuit, inputs, weights, self._complex(dtype), initial=initial
         )
+        argument, shape = "what the simulator returns", (len(inputs), self.n_observables)
+        if _checks.check_real(argument, values).shape != shape:
+            _checks.wrong_value(argument, f"of shape {shape}", values)
+        given = (inputs, weights, inputs if initial is None else initial)
+        wanted = torch.is_grad_enabled() and any(t.requires_grad and t.numel() for t in given)
+        # The values of a simulator with a vjp may be constants, without a graph.
+        if wanted and not values.requires_grad and self.vjp is None:
+            raise gradients.GradientRuleError(
+                f"rule 'backprop' does not apply to {_checks.describe(self)}: autograd does not "
+                "record what its simulator computes; use 'parameter-shift' or 'finite-difference'"
+            )
         return values
 
     @property
@@ -306,7 +327,7 @@ class VQCLayer(nn.Module):
 
     @property
     def applies_rule(self) -> bool:
-        """Whether autograd through the layer follows ``gradient``: not if a subclass computes."""
+        """Whether autograd through the layer follows ``gradient``: unless forward is overridden."""
         return type(self).forward is VQCLayer.forward and "forward" not in vars(self)
 
     @property
@@ -317,7 +338,7 @@ class VQCLayer(nn.Module):
         (under amplitude encoding: from the inputs ``(batch, 2**n_qubits)``), to the function that
         turns cotangents ``(batch, n_observables)`` into those of its argument.
         """
-        return None if getattr(self._simulator, "vjp", None) is None else self._vjp
+        return self._vjp if has_vjp(self._simulator) else None
 
     def _vjp(self, inputs: Tensor) -> Pullback:
         with torch.enable_grad():
@@ -453,4 +474,4 @@ class VQCLayer(nn.Module):
         )
 
     def __repr__(self) -> str:
-        return f"VQCLayer({self.extra_repr()})"
+        return f"{type(self).__name__}({self.extra_repr()})"

@@ -28,8 +28,9 @@ class QuantumLayer(Protocol):
     looked for. These members are optional:
 
     - ``applies_rule`` (bool): Whether autograd through the module already follows the rule
-      ``gradient``. Default: False; the rule then replaces whatever derivative autograd would find.
-      It is read from the module itself, not from what an adapter shows of it.
+      ``gradient``. Default: False; the rule then applies where autograd finds no derivative. An
+      adapter cannot set it: it is an attribute of the module itself.
+    - ``exact`` (bool): Whether values carry no noise. Default: True.
     - ``vjp(inputs)``: Adjoint differentiation. From input angles ``(batch, n_angles)``, one column
       for each gate angle that comes from an input (under amplitude encoding: from the inputs), to
       the function that turns a cotangent ``(batch, n_observables)`` into one of the shape of its

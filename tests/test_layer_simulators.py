@@ -219,6 +219,71 @@ def test_what_is_no_simulator_is_refused(wrong):
         VQCLayer(2, simulator=wrong)
 
 
+class Rounded(FusedSimulator):
+    """Inherits a vjp of values that it does not give."""
+
+    def __init__(self, decimals):
+        super().__init__()
+        self.decimals = decimals
+
+    def expectations(self, *args, **kwargs):
+        return super().expectations(*args, **kwargs).round(decimals=self.decimals)
+
+
+def test_a_vjp_of_other_values_is_not_used():
+    layer, x = VQCLayer(2, simulator=Rounded(1)), torch.rand(3, 2, requires_grad=True)
+    assert layer.gradient == "backprop"
+    with torch.no_grad():
+        expected = layer(x)
+    assert torch.equal(layer(x), expected)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin(x), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda v: v.mT, lambda v: v[0], lambda v: v.flatten(), lambda v: v + 0j, lambda v: v.tolist()],
+)
+def test_values_of_a_wrong_kind_are_refused(change):
+    class Changed(Plain):
+        def expectations(self, *args, **kwargs):
+            return change(super().expectations(*args, **kwargs))
+
+    with pytest.raises((TypeError, ValueError), match="what the simulator returns must be"):
+        VQCLayer(2, simulator=Changed())(torch.rand(3, 2))
+
+
+class Detached(Plain):
+    """Exact, and unknown to autograd, as one in NumPy."""
+
+    def expectations(self, *args, **kwargs):
+        return super().expectations(*args, **kwargs).detach()
+
+
+def test_a_simulator_that_autograd_does_not_know_trains_nothing_in_silence():
+    layer, x = VQCLayer(2, simulator=Detached()), torch.rand(3, 2)
+    assert layer.gradient == "backprop"
+    with torch.no_grad():
+        layer(x)
+    with pytest.raises(GradientRuleError, match="autograd does not record what its simulator"):
+        layer(x)
+    shifted = VQCLayer(2, simulator=Detached(), gradient="parameter-shift")
+    shifted(x).sum().backward()
+    assert shifted.ansatz.weights.grad.abs().max() > 0
+
+
+def test_another_simulator_can_be_assigned():
+    layer, x = VQCLayer(2), torch.rand(3, 2)
+    layer.gradient = "backprop"
+    simulator = Plain()
+    layer.simulator = simulator
+    layer(x)
+    assert simulator.calls == 1
+    assert layer.simulator is simulator
+    with pytest.raises(ValueError, match="simulator must be one of fused, torchquantum"):
+        layer.simulator = "fast"
+
+
 def test_adjoint_needs_a_vjp():
     with pytest.raises(ValueError, match="gradient must be another than 'adjoint' for simulator"):
         VQCLayer(2, simulator=Plain(), gradient="adjoint")

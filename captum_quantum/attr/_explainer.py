@@ -96,7 +96,11 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         parallel = self.device_ids is not None or isinstance(self.forward_func, nn.DataParallel)
         recorder = Recorder(self.layer, to_input, cut and not parallel, scale)
         swapped = self.quantum_layers if shares else self._swapped()
-        with recorder.hooked(), intercept(swapped, self.gradient) as quantum_calls:
+        if_broken = self.gradient is None and not shares
+        with (
+            recorder.hooked(),
+            intercept(swapped, self.gradient, if_broken=if_broken) as quantum_calls,
+        ):
             with self._angles_checked(), inputs_only() if cut else nullcontext():
                 try:
                     output = run()

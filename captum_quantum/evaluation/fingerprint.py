@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
+from captum_quantum.quantum_layer import as_quantum_layer
 
 _VERSIONED = ("captum_quantum", "captum", "torch")
 _NO_VERSION = "without version"
@@ -118,7 +119,7 @@ def describe_value(value: Any) -> str:
 
 
 def digest_modules(modules: Iterable[nn.Module]) -> str:
-    """Digests the structure and the state_dict of modules.
+    """Digests the structure and the state_dict of modules, and the circuits of quantum layers.
 
     Args:
         modules (Iterable[nn.Module]): The modules.
@@ -129,6 +130,12 @@ def digest_modules(modules: Iterable[nn.Module]) -> str:
     digest = hashlib.sha256()
     for module in modules:
         digest.update(_without_addresses(repr(module)).encode())
+        for part in module.modules():
+            layer: Any = as_quantum_layer(part)
+            if layer is not None:
+                simulator = getattr(layer, "simulator", None)
+                kind = f"{type(part).__qualname__} {layer.circuit} {describe_value(simulator)}"
+                digest.update(f"{kind} {describe_attributes(simulator)}".encode())
         for name, value in sorted(module.state_dict().items()):
             if isinstance(value, Tensor):
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())

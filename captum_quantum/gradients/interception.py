@@ -11,8 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
-from captum_quantum.gradients.function import function_of_angles, function_of_inputs
-from captum_quantum.gradients.nodes import attach, is_not_intercepted
+from captum_quantum.gradients.function import (
+    QuantumFunction,
+    function_of_angles,
+    function_of_inputs,
+)
+from captum_quantum.gradients.nodes import (
+    GradientRuleError,
+    attach,
+    depends_on,
+    is_not_intercepted,
+)
 from captum_quantum.gradients.table import RULES, vjp_of
 from captum_quantum.quantum_layer import as_quantum_layer, own_rule
 
@@ -47,8 +56,10 @@ class QuantumCall:
 class _Interception:
     """The hooks on one module while its input derivative is swapped."""
 
-    def __init__(self, module: nn.Module, rule: str | None, calls: list[QuantumCall]) -> None:
-        self.module, self.rule, self.calls = module, rule, calls
+    def __init__(
+        self, module: nn.Module, rule: str | None, calls: list[QuantumCall], if_broken: bool
+    ) -> None:
+        self.module, self.rule, self.calls, self.if_broken = module, rule, calls, if_broken
         self.thread = threading.get_ident()
         self.pending: dict[int, Tensor] = {}
 
@@ -62,7 +73,10 @@ class _Interception:
         )
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
-        """Detaches the input, so that autograd finds no derivative through the layer itself."""
+        """Detaches the input, so that autograd finds no derivative through the layer itself.
+
+        With ``if_broken`` it marks the input instead, to see whether autograd finds one.
+        """
         if not self._concerns(module) or not torch.is_grad_enabled():
             return None
         if len(args) != 1 or not isinstance(args[0], Tensor):
@@ -72,11 +86,11 @@ class _Interception:
                 args[0] if len(args) == 1 else tuple(type(a).__name__ for a in args),
             )
         inputs = args[0]
-        if not inputs.requires_grad:
+        if not inputs.requires_grad or not inputs.numel():
             return None
-        detached = inputs.detach()
-        self.pending[id(detached)] = inputs
-        return (detached,)
+        passed = inputs.view_as(inputs) if self.if_broken else inputs.detach()
+        self.pending[id(passed)] = inputs
+        return (passed,)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Tensor | None:
         """Connects the output with the input by the rule."""
@@ -87,6 +101,8 @@ class _Interception:
             _checks.wrong_type(
                 f"output of {type(module).__name__} under quantum_gradient", "a tensor", outputs
             )
+        if self.if_broken and depends_on(outputs, args[0].grad_fn):
+            return None
         call = _connect(module, inputs, outputs, self.rule)
         self.calls.append(call)
         return call.outputs
@@ -106,6 +122,8 @@ def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | Non
     else:
         angles = inputs.reshape(len(inputs), -1)
         function = function_of_inputs(module, layer, inputs)
+    if function.angles is not None and not getattr(module, "applies_rule", False):
+        _check_values(function, outputs)
     pullback = vjp_of(rule or own_rule(module) or "backprop", function)
 
     # The graph must not hold the call, which holds the graph: neither would ever be freed.
@@ -118,17 +136,44 @@ def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | Non
     return QuantumCall(module, angles, values.reshape(outputs.shape), switch)
 
 
+def _check_values(function: QuantumFunction, outputs: Tensor) -> None:
+    """Refuses a layer whose own forward computes something else than its circuit."""
+    if not getattr(function.layer, "exact", True):
+        return
+    with torch.no_grad():
+        values = function.run(function.variables).to(outputs.dtype)
+    atol = max(1e-3, 4 * torch.finfo(outputs.dtype).eps) * (1 + float(values.abs().max()))
+    found = outputs.detach().reshape(len(values), -1)
+    if found.shape != values.shape or not torch.allclose(found, values, atol=atol):
+        raise GradientRuleError(
+            f"a gradient rule does not apply to {_checks.describe(function.module)}, whose outputs "
+            "are not the expectation values of its circuit; put what is done before or after the "
+            "circuit into modules of its own"
+        )
+
+
 _active: WeakKeyDictionary[nn.Module, list[_Interception]] = WeakKeyDictionary()
 """The interceptions of every module, of all threads, the innermost last."""
 
 
 @contextmanager
-def intercept(modules: Sequence[nn.Module], rule: str | None) -> Iterator[list[QuantumCall]]:
-    """Swaps the input derivative of modules and lists their calls; None: each one's own rule."""
+def intercept(
+    modules: Sequence[nn.Module], rule: str | None, *, if_broken: bool = False
+) -> Iterator[list[QuantumCall]]:
+    """Swaps the input derivative of modules for the duration of a block.
+
+    Args:
+        modules (Sequence[nn.Module]): The modules.
+        rule (str, optional): The gradient rule; None for each module's own.
+        if_broken (bool): Whether to do so only where autograd finds no derivative.
+
+    Yields:
+        list[QuantumCall]: The calls whose derivative was swapped, as they happen.
+    """
     calls: list[QuantumCall] = []
     with ExitStack() as stack:
         for module in modules:
-            block = _Interception(module, rule, calls)
+            block = _Interception(module, rule, calls, if_broken)
             blocks = _active.setdefault(module, [])
             blocks.append(block)
             stack.callback(blocks.remove, block)

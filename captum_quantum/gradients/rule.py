@@ -82,7 +82,12 @@ class JacobianRule(ABC):
 
         def pullback(cotangent: Tensor) -> Tensor:
             if not kept:
-                kept.append(self.jacobian(function))
+                jacobian = self.jacobian(function)
+                shape = (*cotangent.shape, function.variables.shape[1])
+                if jacobian.shape != shape:
+                    argument = f"the Jacobian of {type(self).__name__}"
+                    _checks.wrong_value(argument, f"of shape {shape}", jacobian)
+                kept.append(jacobian)
             return torch.einsum("bo,bov->bv", cotangent, kept[0].to(cotangent.dtype))
 
         return pullback

@@ -42,7 +42,7 @@ def register_rule(rule: GradientRule) -> GradientRule:
         >>> rule = register_rule(ForwardDifference())  # doctest: +SKIP
     """
     is_rule = isinstance(rule, GradientRule) and not isinstance(rule, type)
-    if not is_rule or not isinstance(rule.name, str):
+    if not is_rule or not isinstance(rule.name, str) or not rule.name:
         _checks.wrong_type("rule", "an object with name, why_not and vjp", rule)
     if rule.name in RULES:
         _checks.wrong_value("rule", f"of another name than {', '.join(RULES)}", rule.name)

@@ -5,6 +5,7 @@ from captum_quantum.simulate.fused import FusedSimulator
 from captum_quantum.simulate.protocol import (
     SIMULATORS,
     Simulator,
+    has_vjp,
     read_simulator,
     register_simulator,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "Simulator",
     "TorchQuantumSimulator",
     "expectation_values",
+    "has_vjp",
     "normalize",
     "read_simulator",
     "register_simulator",

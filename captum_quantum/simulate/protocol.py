@@ -118,7 +118,7 @@ def read_simulator(simulator: str | Simulator) -> Simulator:
         ValueError: If there is no simulator of that name.
     """
     if isinstance(simulator, str):
-        return SIMULATORS[_checks.check_choice("simulator", simulator, SIMULATORS)]()
+        simulator = SIMULATORS[_checks.check_choice("simulator", simulator, SIMULATORS)]()
     expectations = getattr(simulator, "expectations", None)
     is_exact = getattr(simulator, "exact", None)
     if isinstance(simulator, type) or not callable(expectations) or not isinstance(is_exact, bool):
@@ -129,3 +129,18 @@ def read_simulator(simulator: str | Simulator) -> Simulator:
             simulator,
         )
     return simulator
+
+
+def has_vjp(simulator: Simulator) -> bool:
+    """Whether a simulator has a vjp, and that of the ``expectations`` that it computes.
+
+    A subclass that overrides ``expectations`` alone inherits a vjp of other values.
+    """
+    if getattr(simulator, "vjp", None) is None:
+        return False
+    for ancestor in type(simulator).__mro__:
+        if "vjp" in vars(ancestor):
+            return True
+        if "expectations" in vars(ancestor):
+            return False
+    return True
