@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,6 +19,13 @@ def is_functorch_tensor(tensor: Tensor) -> bool:
 def in_functorch() -> bool:
     """Whether this code runs inside of a transform of ``torch.func``."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def outside_functorch() -> AbstractContextManager[Any]:
+    """Leaves all transforms of ``torch.func`` for a block, as what is made there is kept."""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()
 
 
 def is_replica(module: nn.Module) -> bool:

@@ -151,8 +151,7 @@ def _observables(rng, n, letters):
         return "".join(rng.choice(letters) for _ in range(n))
 
     def coefficient():
-        value = rng.uniform(-1, 1)
-        return value if abs(value) > 1e-6 else 1.0  # no number that float32 holds as 0
+        return rng.choice((-1, 1)) * rng.randint(1, 64) / 64
 
     return tuple(
         Observable.of({word(): coefficient() for _ in range(rng.randint(1, 3))})

@@ -28,6 +28,19 @@ def test_functorch_tensors_are_recognized():
     assert not _compat.in_functorch(), of("torch")
 
 
+def test_what_is_made_outside_of_functorch_is_a_plain_tensor():
+    seen = []
+
+    def f(x):
+        with _compat.outside_functorch():
+            seen.append((_compat.in_functorch(), _compat.is_functorch_tensor(torch.arange(2))))
+        seen.append(_compat.in_functorch())
+        return x.sum()
+
+    torch.func.vmap(torch.func.jacrev(f))(torch.ones(2, 2))
+    assert seen == [(False, False), True], of("torch")
+
+
 def test_data_parallels_replicas_are_recognized():
     module = nn.Linear(2, 2)
     assert not _compat.is_replica(module)

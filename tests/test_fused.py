@@ -12,7 +12,8 @@ from circuits import REAL_GATES, arguments, norms, random_circuit
 
 from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.circuit import GATE_TYPES
-from captum_quantum.simulate import FusedSimulator, compiled, evaluation, program
+from captum_quantum.simulate import FusedSimulator, compiled, program
+from captum_quantum.simulate.adjoint import AdjointRun
 from captum_quantum.simulate.compiled import CompiledCircuit
 from captum_quantum.simulate.lanes import join_samples
 from captum_quantum.simulate.phases import PhaseTable
@@ -448,7 +449,7 @@ def test_large_batches_run_in_lanes_and_give_the_same(name, monkeypatch):
 
     found = everything()
     assert [key[2] for key in compiled_of(layer).programs] == [1, compiled.LANES]
-    monkeypatch.setattr(evaluation, "BUDGET", 5 * 2**n_qubits * 16)  # parts of 4 samples
+    monkeypatch.setattr(compiled, "BUDGET", 5 * 2**n_qubits * 16)  # parts of 4 samples
     cut = everything()
     monkeypatch.setattr(compiled, "LANE", len(x))
     for own, part, expected in zip(found, cut, everything(), strict=True):
@@ -493,7 +494,7 @@ def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
         return (out, *torch.autograd.grad((out**2).sum(), wanted))
 
     whole = everything()
-    monkeypatch.setattr(evaluation, "BUDGET", 3 * 2**layer.n_qubits * 8)
+    monkeypatch.setattr(compiled, "BUDGET", 3 * 2**layer.n_qubits * 8)
     for part, expected in zip(everything(), whole, strict=True):
         assert torch.allclose(part, expected, atol=1e-6)
 
@@ -501,8 +502,8 @@ def test_a_batch_cut_into_parts_gives_the_same(name, frozen, monkeypatch):
 def test_one_way_back_serves_inputs_and_weights(monkeypatch):
     layer = layer_of("default")
     count = []
-    original = evaluation.adjoint_vjp
-    monkeypatch.setattr(evaluation, "adjoint_vjp", lambda *args: count.append(1) or original(*args))
+    original = AdjointRun.vjp
+    monkeypatch.setattr(AdjointRun, "vjp", lambda *args: count.append(1) or original(*args))
     x = torch.rand(3, 7, requires_grad=True)
     layer(x).sum().backward()
     assert len(count) == 1

@@ -18,7 +18,7 @@ from captum_quantum.simulate import (
     FusedSimulator,
     Simulator,
     TorchQuantumSimulator,
-    evaluation,
+    compiled,
     fused,
     register_simulator,
 )
@@ -173,7 +173,7 @@ def test_probabilities_of_a_batch_cut_into_parts(monkeypatch):
     circuit, simulator = VQCLayer(5, reupload=True).circuit, FusedSimulator()
     _, _, inputs, weights, _ = arguments_of(circuit, 7)
     whole = simulator.probabilities(circuit, inputs, weights[0], torch.complex128)
-    monkeypatch.setattr(evaluation, "BUDGET", 3 * 2**5 * 16)
+    monkeypatch.setattr(compiled, "BUDGET", 3 * 2**5 * 16)
     parts = simulator.probabilities(circuit, inputs, weights[0], torch.complex128)
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-13)
 

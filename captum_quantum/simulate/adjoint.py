@@ -23,94 +23,107 @@ from captum_quantum.simulate.preparation import Prepared
 from captum_quantum.simulate.program import Program
 
 
-@torch.no_grad()
-def adjoint_vjp(
-    program: Program,
-    matrices: Matrices,
-    prepared: Prepared,
-    state: Tensor,
-    cotangent: Tensor,
-    needs: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """The vector-Jacobian product of expectation values.
+class AdjointRun:
+    """Values of a program, and their vector-Jacobian product.
 
     Args:
-        program (Program): What has run.
+        program (Program): The program.
         matrices (Matrices): What depends on weights alone.
-        prepared (Prepared): What depends on the sample.
-        state (Tensor): The last state; not modified.
-        cotangent (Tensor): Of the values, ``(batch, n_observables)``.
-        needs (tuple[bool, bool]): Whether to differentiate by what was given (input angles or
+        needs (tuple[bool, bool]): Whether to differentiate by what is given (input angles or
             amplitudes) and by weights.
-
-    Returns:
-        tuple[Tensor | None, Tensor | None]: ``(batch, n)`` and ``(m,)``; None where not needed.
     """
-    cotangents = MatrixCotangents()
-    of_angles = state.real.new_zeros(prepared.angles.shape)
-    if program.in_reals:
-        of_state = program.measurement.vjp_of_parts(state, cotangent)
-        if needs[1]:
-            real, imaginary = (of_state @ prepared.state.T).chunk(2)
-            cotangents.dense[0] = torch.complex(real, -imaginary)
-        of_state = matrices.dense[0].T @ of_state
-    else:
+
+    def __init__(self, program: Program, matrices: Matrices, needs: tuple[bool, bool]) -> None:
+        self._program, self._matrices, self._needs = program, matrices, needs
+
+    def forward(self, given: Tensor, derivatives: bool = True) -> tuple[Prepared, Tensor]:
+        """Runs the program.
+
+        Args:
+            given (Tensor): Input angles or amplitudes, ``(batch, n)``.
+            derivatives (bool): Not used: the last state is all that `vjp` takes.
+
+        Returns:
+            tuple[Prepared, Tensor]: What depends on the samples, and the last state.
+        """
+        prepared = self._program.preparation.forward(given, self._matrices)
+        state = self._program.evolve(prepared.state, self._matrices, prepared)
+        return prepared, state.detach()
+
+    def values(self, run: tuple[Prepared, Tensor]) -> Tensor:
+        """Expectation values, ``(batch, n_observables)``, from what `forward` returned."""
+        return self._program.measurement.values(run[1])
+
+    def vjp(
+        self, run: tuple[Prepared, Tensor], cotangent: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The vector-Jacobian product.
+
+        Args:
+            run (tuple[Prepared, Tensor]): What `forward` returned; not modified.
+            cotangent (Tensor): Of the values, ``(batch, n_observables)``.
+
+        Returns:
+            tuple[Tensor | None, Tensor | None]: Of what was given, ``(batch, n)``, and of the
+            weights, ``(m,)``; None where not needed.
+        """
+        program, matrices, (prepared, state) = self._program, self._matrices, run
+        cotangents = MatrixCotangents()
+        of_angles = state.real.new_zeros(prepared.angles.shape)
         of_state = program.measurement.vjp(state, cotangent)
-        of_state = _steps_vjp(
-            program, matrices, prepared, state, of_state, cotangents, of_angles, needs
+        if program.in_reals:
+            if self._needs[1]:
+                real, imaginary = (of_state @ prepared.state.T).chunk(2)
+                cotangents.dense[0] = torch.complex(real, -imaginary)
+            of_state = matrices.dense[0].T @ of_state
+        else:
+            of_state = self._steps_vjp(prepared, state, of_state, cotangents, of_angles)
+        of_given = program.preparation.vjp(prepared, of_state, cotangents, of_angles, self._needs)
+        return (
+            of_given.T if self._needs[0] else None,
+            matrices_vjp(program.tables, matrices, cotangents) if self._needs[1] else None,
         )
-    of_given = program.preparation.vjp(prepared, of_state, cotangents, of_angles, needs)
-    return (
-        of_given.T if needs[0] else None,
-        matrices_vjp(program.tables, matrices, cotangents) if needs[1] else None,
-    )
 
+    def _steps_vjp(
+        self,
+        prepared: Prepared,
+        state: Tensor,
+        cotangent: Tensor,
+        cotangents: MatrixCotangents,
+        of_angles: Tensor,
+    ) -> Tensor:
+        """From the cotangent of the last state to that of the first.
 
-def _steps_vjp(
-    program: Program,
-    matrices: Matrices,
-    prepared: Prepared,
-    state: Tensor,
-    cotangent: Tensor,
-    cotangents: MatrixCotangents,
-    of_angles: Tensor,
-    needs: tuple[bool, bool],
-) -> Tensor:
-    """From the cotangent of the last state to that of the first.
-
-    Args:
-        program (Program): What has run.
-        matrices (Matrices): What depends on weights alone.
-        prepared (Prepared): What depends on the sample.
-        state (Tensor): The last state; not modified.
-        cotangent (Tensor): Its cotangent; overwritten.
-        cotangents (MatrixCotangents): Receives those of dense steps and of phases.
-        of_angles (Tensor): Receives what steps add to the cotangent of the input angles.
-        needs (tuple[bool, bool]): Whether to differentiate by inputs and by weights.
-    """
-    steps = program.plan.steps
-    needed = [needs[0] if isinstance(step, InputPhases) else needs[1] for step in steps]
-    first = needed.index(True) if any(needed) else len(steps)
-    # The state and its cotangent have buffers of their own: so a thread finds rows of both where it
-    # wrote them.
-    state_buffers, buffers = Buffers(state), Buffers(cotangent, cotangent)
-    for number in range(len(steps) - 1, -1, -1):
-        step, after = steps[number], cotangent
-        if needed[number] and isinstance(step, InputPhases):
-            program.tables.phases.vjp(number, after * state, of_angles)
-        elif needed[number] and isinstance(step, Monomial) and step.phases:
-            products = split_rows(after * state, program.lanes).sum(dim=(0, 2))[:, None]
-            cotangents.phases[number] = products * matrices.phases[number].conj()
-        cotangent = program.transpose(number, after, matrices, prepared, buffers, False)
-        is_needed_dense = needed[number] and isinstance(step, Dense)
-        if number and (number > first or is_needed_dense):
-            state = program.transpose(number, state, matrices, prepared, state_buffers, True)
-        if is_needed_dense and isinstance(step, Dense):
-            before = state if number else prepared.state
-            cotangents.dense[number] = _outer(
-                after, before, program.lanes * step.left, matrices.dense[number]
-            ).to(program.dtype)
-    return cotangent
+        Args:
+            prepared (Prepared): What depends on the samples.
+            state (Tensor): The last state; not modified.
+            cotangent (Tensor): Its cotangent; overwritten.
+            cotangents (MatrixCotangents): Receives those of dense steps and of phases.
+            of_angles (Tensor): Receives what steps add to the cotangent of the input angles.
+        """
+        program, matrices = self._program, self._matrices
+        steps = program.plan.steps
+        needed = [self._needs[0 if isinstance(step, InputPhases) else 1] for step in steps]
+        first = needed.index(True) if any(needed) else len(steps)
+        # The state and its cotangent have buffers of their own: so a thread finds rows of both
+        # where it wrote them.
+        state_buffers, buffers = Buffers(state), Buffers(cotangent, cotangent)
+        for number in range(len(steps) - 1, -1, -1):
+            step, after = steps[number], cotangent
+            if needed[number] and isinstance(step, InputPhases):
+                program.tables.phases.vjp(number, after * state, of_angles)
+            elif needed[number] and isinstance(step, Monomial) and step.phases:
+                products = split_rows(after * state, program.lanes).sum(dim=(0, 2))[:, None]
+                cotangents.phases[number] = products * matrices.phases[number].conj()
+            cotangent = program.apply(number, after, matrices, prepared, buffers, True)
+            is_dense = isinstance(step, Dense)
+            if number and (number > first or (number == first and is_dense)):
+                state = program.apply(number, state, matrices, prepared, state_buffers, True, True)
+            if needed[number] and isinstance(step, Dense):
+                before, left = state if number else prepared.state, program.lanes * step.left
+                of_matrix = _outer(after, before, left, matrices.dense[number])
+                cotangents.dense[number] = of_matrix.to(program.dtype)
+        return cotangent
 
 
 def _outer(cotangent: Tensor, state: Tensor, left: int, matrix: Tensor) -> Tensor:

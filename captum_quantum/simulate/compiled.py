@@ -1,28 +1,91 @@
-"""One circuit, compiled: its plans, and its programs by device, precision and number of lanes."""
+"""One circuit, compiled; and one evaluation of a batch, with its vector-Jacobian product."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
+from captum_quantum import _compat
 from captum_quantum.circuit import Circuit
-from captum_quantum.simulate.evaluation import Evaluation, split
+from captum_quantum.simulate.adjoint import AdjointRun
 from captum_quantum.simulate.plan import Plan
 from captum_quantum.simulate.planner import FRONT, WHOLE, make_plan
+from captum_quantum.simulate.polynomial import Polynomial
 from captum_quantum.simulate.program import Program
 
+BUDGET = 2**26
+"""Bytes that one state of a batch may take; larger batches are cut into parts."""
 LANES, LANE = 4, 32
-"""On a CPU a batch runs in so many lanes, if that leaves at least so many samples for each."""
+"""Number of lanes on a CPU, and the fewest samples in one; smaller batches have a single lane."""
 
 
-@contextmanager
-def _to_keep() -> Iterator[None]:
-    """What is made here must serve later calls: outside inference mode and ``torch.func``."""
-    with torch.inference_mode(False), temporarily_clear_interpreter_stack():
-        yield
+def split(given: Tensor, program: Program) -> tuple[Tensor, ...]:
+    """Cuts a batch into parts whose states fit into `BUDGET`, whole lanes each."""
+    size = program.lanes * max(1, BUDGET // program.row_bytes // program.lanes)
+    return given.split(size) if len(given) > size else (given,)
+
+
+class Evaluation:
+    """One evaluation of a batch, cut into parts where memory asks for it.
+
+    Args:
+        program (Program): What runs.
+        given (Tensor): Input angles or amplitudes, ``(batch, n)``.
+        weights (Tensor): Weight angles, ``(m,)``.
+        needs (tuple[bool, bool]): Whether derivatives by ``given`` and ``weights`` will be wanted.
+    """
+
+    def __init__(
+        self, program: Program, given: Tensor, weights: Tensor, needs: tuple[bool, bool]
+    ) -> None:
+        self._needs = needs
+        matrices = program.matrices(weights.detach())
+        self._run: Polynomial | AdjointRun
+        if program.has_polynomial and not needs[1]:
+            self._run = program.polynomial(matrices)
+        else:
+            self._run = AdjointRun(program, matrices, needs)
+        self._parts = split(given.detach(), program)
+        # A batch in one part keeps this for the pullback; else each part runs once more.
+        self._kept: Any = None
+
+    def values(self) -> Tensor:
+        """Expectation values, ``(batch, n_observables)``; not held here."""
+        values = []
+        with torch.no_grad():
+            for part in self._parts:
+                kept: Any = self._run.forward(part, self._needs[0])
+                values.append(self._run.values(kept))
+        if len(values) > 1:
+            return torch.cat(values)
+        if any(self._needs):
+            self._kept = kept
+        return values[0]
+
+    def pullback(self, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The vector-Jacobian product.
+
+        Args:
+            cotangent (Tensor): ``(batch, n_observables)``.
+
+        Returns:
+            tuple: Derivatives by ``given``, ``(batch, n)``, and by ``weights``, ``(m,)``; None
+            where not wanted.
+        """
+        with torch.no_grad():
+            if self._kept is not None:
+                return self._run.vjp(self._kept, cotangent)
+            cotangents = cotangent.split([len(part) for part in self._parts])
+            derivatives = []
+            for given, of_part in zip(self._parts, cotangents, strict=True):
+                kept: Any = self._run.forward(given)
+                derivatives.append(self._run.vjp(kept, of_part))
+        of_given, of_weights = zip(*derivatives, strict=True)
+        return (
+            torch.cat(of_given) if self._needs[0] else None,
+            sum(of_weights) if self._needs[1] else None,
+        )
 
 
 class CompiledCircuit:
@@ -43,14 +106,14 @@ class CompiledCircuit:
 
     @cached_property
     def _plan(self) -> Plan:
-        with _to_keep():
+        with _compat.outside_functorch():
             return make_plan(self.circuit)
 
     @cached_property
     def _plan_in_lanes(self) -> Plan:
         # A batch in lanes is many small products as it is; so its plan need not keep as many wires
         # in front of a dense step's own, and has fewer reorderings.
-        with _to_keep():
+        with _compat.outside_functorch():
             return make_plan(self.circuit, FRONT - (LANES.bit_length() - 1))
 
     def plan(self, batch: int, device: torch.device) -> Plan:
@@ -68,7 +131,8 @@ class CompiledCircuit:
         key = (device, dtype, lanes)
         program = self.programs.get(key)
         if program is None:
-            with _to_keep():
+            # It must serve later calls, training too.
+            with torch.inference_mode(False), _compat.outside_functorch():
                 program = Program(self.plan(batch, device), device, dtype, lanes)
             self.programs[key] = program
         return program
@@ -108,5 +172,5 @@ class CompiledCircuit:
         for part in split(given, program):
             prepared = program.preparation.forward(part, matrices)
             state = program.evolve(prepared.state, matrices, prepared)
-            parts.append(program.probabilities(state))
+            parts.append(program.measurement.probabilities(state))
         return torch.cat(parts)

@@ -15,20 +15,21 @@ class Factor:
         name (str): The gate's name.
         primitive (Primitive): The matrix as a function of the angle.
         wires (tuple[int, ...]): Where it acts, the most significant first.
-        column (int): The angle's column in the angle table; -1 for a fixed matrix.
-        of_input (bool): Whether the angle is an input.
+        angle (int): Which angle: of those that come from inputs, or of those from weights, then
+            constants; -1 for a fixed matrix.
+        of_input (bool): Whether the angle comes from an input.
     """
 
     name: str
     primitive: Primitive
     wires: tuple[int, ...]
-    column: int = -1
+    angle: int = -1
     of_input: bool = False
 
     @property
     def is_fixed(self) -> bool:
         """Whether it has no angle."""
-        return self.column < 0
+        return self.angle < 0
 
     @property
     def is_rotation(self) -> bool:
@@ -65,13 +66,16 @@ def relevant_factors(circuit: Circuit) -> list[Factor]:
 
 def _factors(circuit: Circuit) -> list[Factor]:
     factors, first = [], 0
+    sources = circuit.columns("input"), circuit.columns("weight") + circuit.columns("constant")
+    index = {column: k for columns in sources for k, column in enumerate(columns)}
     for gate in circuit.gates:
         for primitive in gate.type.primitives(len(gate.wires), gate.inverse):
             wires = tuple(gate.wires[k] for k in primitive.wires)
-            has_angle = primitive.angle >= 0
-            of_input = has_angle and gate.angles[primitive.angle].source == "input"
-            column = first + primitive.angle if has_angle else -1
-            factors.append(Factor(gate.name, primitive, wires, column, of_input))
+            factor = Factor(gate.name, primitive, wires)
+            if primitive.angle >= 0:
+                of_input = gate.angles[primitive.angle].source == "input"
+                factor = replace(factor, angle=index[first + primitive.angle], of_input=of_input)
+            factors.append(factor)
         first += len(gate.angles)
     return factors
 

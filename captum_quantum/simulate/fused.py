@@ -51,14 +51,19 @@ class FusedSimulator:
     dtypes = (torch.complex64, torch.complex128)
 
     def __init__(self) -> None:
+        self.__setstate__({})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles start with nothing compiled."""
+        return {name: v for name, v in vars(self).items() if name not in ("_cache", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores what a subclass keeps beside the compiled circuits."""
+        vars(self).update(state)
         self._cache: OrderedDict[tuple[int, str, bool], tuple[Circuit, CompiledCircuit]] = (
             OrderedDict()
         )
         self._lock = Lock()
-
-    def __reduce__(self) -> Any:
-        """Copies and pickles start with nothing compiled."""
-        return (type(self), ())
 
     def plan(self, circuit: Circuit, batch: int = 1) -> Plan:
         """What runs for a circuit on a CPU, unless derivatives of gradients are wanted.
@@ -201,39 +206,23 @@ class FusedSimulator:
         if by_sample and not weights.shape[1]:
             by_sample, weights = False, weights.new_zeros(0)
         if by_sample and initial is not None:
-            return self._by_groups(circuit, bases, inputs, weights, dtype, initial)
+            # Samples of the same weights run together; each by itself where these get a gradient.
+            group = torch.arange(len(weights), device=weights.device)
+            if not (weights.requires_grad and torch.is_grad_enabled()):
+                group = torch.unique(weights, dim=0, return_inverse=True)[1]
+            order = torch.argsort(group)
+            parts = [
+                self._run(circuit, bases, inputs[part], weights[part[0]], dtype, initial[part])
+                for part in order.split(torch.bincount(group).tolist())
+            ]
+            return torch.cat(parts)[torch.argsort(order)]
         compiled = self._compiled(circuit, bases, by_sample)
         given = inputs if initial is None else initial
         if by_sample:
             columns = circuit.columns("input") + circuit.columns("weight")
-            order = sorted(range(len(columns)), key=columns.__getitem__)
+            order = torch.argsort(torch.tensor(columns, device=weights.device))
             given, weights = torch.cat([inputs, weights], dim=1)[:, order], weights.new_zeros(0)
-        run = compiled.probabilities if bases else compiled.expectations
-        return run(given, weights, dtype)
-
-    def _by_groups(
-        self,
-        circuit: Circuit,
-        bases: str,
-        inputs: Tensor,
-        weights: Tensor,
-        dtype: torch.dtype,
-        initial: Tensor,
-    ) -> Tensor:
-        """The same where samples start from amplitudes and differ in weights.
-
-        Samples of the same weights run together; each by itself where the weights get a gradient.
-        """
-        if weights.requires_grad and torch.is_grad_enabled():
-            group = torch.arange(len(weights), device=weights.device)
-        else:
-            _, group = torch.unique(weights, dim=0, return_inverse=True)
-        order = torch.argsort(group)
-        parts = [
-            self._run(circuit, bases, inputs[part], weights[part[0]], dtype, initial[part])
-            for part in order.split(torch.bincount(group).tolist())
-        ]
-        return torch.cat(parts)[torch.argsort(order)]
+        return (compiled.probabilities if bases else compiled.expectations)(given, weights, dtype)
 
     def _compiled(
         self, circuit: Circuit, bases: str = "", by_sample: bool = False

@@ -22,12 +22,20 @@ class Measurement:
         device (torch.device): Where.
         dtype (torch.dtype): Of the states.
         lanes (int): Number of lanes.
+        in_reals (bool): Whether states are ``(2 * 2**n, batch)``, real parts above imaginary ones.
     """
 
     def __init__(
-        self, readout: Readout, n: int, device: torch.device, dtype: torch.dtype, lanes: int
+        self,
+        readout: Readout,
+        n: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        lanes: int,
+        in_reals: bool,
     ) -> None:
         self._lanes, self._dtype, self._real = lanes, dtype, dtype.to_real()
+        self._in_reals = in_reals
         self._rows = readout.rows.to(device)
         self.signs = None if readout.signs is None else readout.signs.to(device, self._real)
         self._parities: tuple[Tensor, list[Tensor], Tensor] | None = None
@@ -50,6 +58,9 @@ class Measurement:
     def values(self, state: Tensor) -> Tensor:
         """Expectation values of a state: ``(lanes * 2**n, ...)`` to ``(batch, n_observables)``."""
         values: Tensor | None = None
+        if self._in_reals and self.signs is not None:
+            real, imaginary = state.square().chunk(2)
+            return (self.signs @ (real + imaginary)).T
         squares = as_reals(state.resolve_conj()).square()
         parts = squares.shape[1] // state.shape[1]
         if self.signs is not None:
@@ -75,6 +86,9 @@ class Measurement:
             state (Tensor): The last state psi, ``(lanes * 2**n, batch / lanes)``.
             cotangent (Tensor): The numbers c_k, ``(batch, n_observables)``.
         """
+        if self._in_reals and self.signs is not None:
+            of_squares = self.signs.T @ (2 * cotangent.T.to(self._real))
+            return (state.view(2, *of_squares.shape) * of_squares).view(state.shape)
         doubled = split_samples(2 * cotangent.T.to(self._real), self._lanes)
         # Both parts of a number at once: of the conjugate, the imaginary part with a minus.
         of_parts = doubled
@@ -98,19 +112,9 @@ class Measurement:
 
     def probabilities(self, state: Tensor) -> Tensor:
         """The probability of each basis state: ``(2**n, batch)`` to ``(batch, 2**n)``; one lane."""
+        if self._in_reals:
+            state = torch.complex(*state.chunk(2))
         squares = state.real.square()
         if state.is_complex():
             squares = squares + state.imag.square()
         return squares.index_select(0, self._rows).T.contiguous()
-
-    def values_of_parts(self, state: Tensor) -> Tensor:
-        """Like `values`, of a state whose real parts stand above its imaginary parts."""
-        assert self.signs is not None
-        real, imaginary = state.square().chunk(2)
-        return (self.signs @ (real + imaginary)).T
-
-    def vjp_of_parts(self, state: Tensor, cotangent: Tensor) -> Tensor:
-        """Like `vjp`, of a state whose real parts stand above its imaginary parts."""
-        assert self.signs is not None
-        of_squares = 2 * (self.signs.T @ cotangent.T.to(self._real))
-        return (state.view(2, *of_squares.shape) * of_squares).view(state.shape)

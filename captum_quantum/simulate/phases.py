@@ -21,13 +21,17 @@ class PhaseTable:
         device (torch.device): Where.
         dtype (torch.dtype): Of the states.
         lanes (int): Number of lanes.
+
+    Attributes:
+        shape (tuple[int, int, int]): ``(lanes, 2**n_first, 2**n_last)``, for the first and the last
+            half of the bits of rows.
     """
 
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype, lanes: int) -> None:
         n, real = plan.circuit.n_qubits, dtype.to_real()
-        inputs = {column: k for k, column in enumerate(plan.circuit.columns("input"))}
+        n_inputs = len(plan.circuit.columns("input"))
         self._sizes = [size for size in (n - n // 2, n // 2) if size]
-        self._shape = lanes, 2 ** (n - n // 2), 2 ** (n // 2)
+        self.shape = lanes, 2 ** (n - n // 2), 2 ** (n // 2)
         # They sum up the rows in which a bit is 0, or 1, for either half of the bits.
         self._bits = [_bits(size).to(device, real) for size in (n - n // 2, n // 2)]
         self._single: dict[int, int] = {}
@@ -37,10 +41,10 @@ class PhaseTable:
             if not isinstance(step, InputPhases):
                 continue
             if step.single:
-                of_step = torch.zeros(n, 2, len(inputs), dtype=torch.float64)
+                of_step = torch.zeros(n, 2, n_inputs, dtype=torch.float64)
                 for position, bit in step.single:
                     factor = plan.factors[position]
-                    of_step[bit, :, inputs[factor.column]] += factor.primitive.exponents()
+                    of_step[bit, :, factor.angle] += factor.primitive.exponents()
                 self._single[number] = len(exponents)
                 exponents.append(of_step.flatten(0, 1).to(device, real))
             self._multi[number] = []
@@ -48,7 +52,7 @@ class PhaseTable:
                 factor = plan.factors[position]
                 of_entries = factor.primitive.exponents()[:, None].to(device, real)
                 rows = repeat_index(diagonal, len(of_entries), lanes).to(device)
-                self._multi[number].append((inputs[factor.column], of_entries, rows))
+                self._multi[number].append((factor.angle, of_entries, rows))
         # For each step with gates on single wires what inputs add for each wire's 0 and 1.
         self._exponents = torch.stack(exponents) if exponents else None
 
@@ -64,7 +68,7 @@ class PhaseTable:
         """
         if self._exponents is None:
             return []
-        steps, lanes = len(self._exponents), self._shape[0]
+        steps, lanes = len(self._exponents), self.shape[0]
         phases = _exp_i(self._exponents.flatten(0, 1) @ angles)
         phases = phases.view(steps, sum(self._sizes), 2, -1)
         vectors = (split_samples(half, lanes) for half in phases.split(self._sizes, dim=1))
@@ -82,20 +86,17 @@ class PhaseTable:
             angles (Tensor): Input angles, ``(n_inputs, b)``.
 
         Returns:
-            list[Tensor]: For rows in the shape of `by_halves`.
+            list[Tensor]: For rows seen as ``(lanes, 2**n_first, 2**n_last, b / lanes)``.
         """
         factors: list[Tensor] = []
         if number in self._single:
             first, *last = (half[:, self._single[number]] for half in halves)
             factors += [first[:, :, None], *(half[:, None] for half in last)]
-        for column, exponents, rows in self._multi[number]:
-            entries = split_samples(_exp_i(exponents * angles[column]), self._shape[0])
-            factors.append(self.by_halves(entries.flatten(0, 1).index_select(0, rows)))
+        for angle, exponents, rows in self._multi[number]:
+            entries = split_samples(_exp_i(exponents * angles[angle]), self.shape[0])
+            of_rows = entries.flatten(0, 1).index_select(0, rows)
+            factors.append(of_rows.view(*self.shape, -1))
         return factors
-
-    def by_halves(self, rows: Tensor) -> Tensor:
-        """``(lanes * 2**n, b / lanes)`` to ``(lanes, 2**n_first, 2**n_last, b / lanes)``."""
-        return rows.view(*self._shape, rows.shape[1])
 
     def vjp(self, number: int, products: Tensor, of_angles: Tensor) -> None:
         """Adds a step's part to the cotangent of the input angles.
@@ -110,15 +111,15 @@ class PhaseTable:
         """
         if number in self._single:
             assert self._exponents is not None
-            halves = self.by_halves(products)
+            halves = products.view(*self.shape, -1)
             sums = zip(self._bits, (halves.sum(dim=2), halves.sum(dim=1)), strict=True)
             of_bits = torch.cat([bits @ -part.imag for bits, part in sums], dim=1)
             of_angles += self._exponents[self._single[number]].T @ join_samples(of_bits)
-        for column, exponents, rows in self._multi[number]:
-            shape = self._shape[0], len(exponents)
+        for angle, exponents, rows in self._multi[number]:
+            shape = self.shape[0], len(exponents)
             zeros = products.new_zeros(shape[0] * shape[1], products.shape[1])
             of_entries = zeros.index_add_(0, rows, products).imag.unflatten(0, shape)
-            of_angles[column] -= (exponents * join_samples(of_entries)).sum(dim=0)
+            of_angles[angle] -= (exponents * join_samples(of_entries)).sum(dim=0)
 
 
 def _exp_i(theta: Tensor) -> Tensor:

@@ -197,16 +197,14 @@ class Plan:
             for wire, chain in enumerate(self.preparation):
                 names = " ".join(self.factors[f].name for f in chain)
                 lines.append(f"  wire {wire}: {names or 'stays |0>'}")
-        lines += [
-            f"step {number}: {self._describe(step)}" for number, step in enumerate(self.steps)
-        ]
-        parts = []
+        lines += [f"step {k}: {self._describe(step)}" for k, step in enumerate(self.steps)]
+        readout = []
         if self.readout.signs is not None or self.readout.parities is not None:
-            parts.append("squared moduli of the rows, weighted")
+            readout.append("squared moduli of the rows, weighted")
         if self.readout.pairs:
-            parts.append(f"{len(self.readout.pairs)} products of rows with their partners")
+            readout.append(f"{len(self.readout.pairs)} products of rows with their partners")
         n_values = len(self.circuit.observables)
-        lines.append(f"readout: {' and '.join(parts)}: {n_values} values")
+        lines.append(f"readout: {' and '.join(readout)}: {n_values} values")
         if self.is_polynomial:
             lines.append(
                 f"while no weight gets a gradient, on a CPU, instead of all this: {n_values} "
@@ -214,19 +212,14 @@ class Plan:
             )
         return "\n".join(lines)
 
-    def _describe(self, step: Step) -> str:
+    @staticmethod
+    def _describe(step: Step) -> str:
         if isinstance(step, Dense):
-            size = 2 ** len(step.wires)
-            count = sum(
-                1 if isinstance(layer, int) else sum(map(len, layer)) for layer in step.layers
-            )
-            return (
-                f"{'real ' * step.real}{size} x {size} matrix on wires "
-                f"{', '.join(map(str, step.wires))} from {count} factors"
-            )
+            size, wires = 2 ** len(step.wires), ", ".join(map(str, step.wires))
+            return f"multiply by a {'real ' * step.real}{size} x {size} matrix on wires {wires}"
         if isinstance(step, InputPhases):
-            what = ["multiply the rows by phases, one for each sample"]
+            what = "multiply the rows by phases, one for each sample"
         else:
-            what = ["reorder the rows"] if step.rows is not None else []
-            what += ["multiply them by phases"] if step.phases else []
-        return f"{' and '.join(what)} ({', '.join(step.names)})"
+            parts = "reorder the rows" * (step.rows is not None), "multiply them by phases"
+            what = " and ".join(parts[: 1 + bool(step.phases)]).removeprefix(" and ")
+        return f"{what} ({', '.join(step.names)})"

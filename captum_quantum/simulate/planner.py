@@ -8,9 +8,9 @@ from torch import Tensor
 from captum_quantum.circuit import Circuit
 from captum_quantum.circuit.primitives import extended_index
 from captum_quantum.simulate.blocks import Block, in_rounds, side_by_side
-from captum_quantum.simulate.factors import arrange, relevant_factors
-from captum_quantum.simulate.folding import fold_readout
+from captum_quantum.simulate.factors import Factor, arrange, relevant_factors
 from captum_quantum.simulate.plan import Dense, InputPhases, Monomial, Plan, Step
+from captum_quantum.simulate.readout import fold_readout
 
 WHOLE = 6
 """Up to this many qubits, all that is between two steps of input phases is one dense step."""
@@ -29,6 +29,7 @@ MANY, NARROW = 12, 6
 wires forward."""
 
 
+@torch.inference_mode(False)  # what is kept must serve training later
 def make_plan(circuit: Circuit, front: int = FRONT) -> Plan:
     """Makes the plan of a circuit, on the CPU, without values of weights or inputs.
 
@@ -97,19 +98,28 @@ class _Planner:
         self.monomial: list[int] = []
         self.input_phases: list[int] = []
         self.kept: dict[bytes, Tensor] = {}
+        self.is_monomial = [self._is_monomial(factor) for factor in self.factors]
         # From here on there are only reorderings, which the readout takes.
         self.tail = len(self.factors)
         while self.tail > 0 and self.factors[self.tail - 1].primitive.is_permutation:
             self.tail -= 1
 
+    @staticmethod
+    def _is_monomial(factor: Factor) -> bool:
+        is_monomial = factor.primitive.is_permutation or factor.primitive.is_diagonal
+        return is_monomial and len(factor.wires) > 1 and not factor.of_input
+
     def plan(self) -> Plan:
         for position in self.rest:
             if self.factors[position].of_input:
-                self._add_input_phases(position)
+                self._make_way(position, self.input_phases)
+                self.input_phases.append(position)
             elif self._goes_monomial(position):
-                self._add_monomial(position)
+                self._make_way(position, self.monomial)
+                self.monomial.append(position)
             else:
-                self._add_dense(position)
+                self._make_way(position, None)
+                self._add_to_block(position)
         self._close_monomial()
         self._close_input_phases()
         self._close_blocks()
@@ -122,59 +132,38 @@ class _Planner:
         readout = fold_readout(self.circuit, rows)
         return Plan(self.circuit, self.factors, preparation, tuple(self.steps), readout)
 
-    def _is_monomial(self, position: int) -> bool:
-        if not 0 <= position < len(self.factors):
-            return False
-        factor = self.factors[position]
-        is_monomial = factor.primitive.is_permutation or factor.primitive.is_diagonal
-        return is_monomial and len(factor.wires) > 1 and not factor.of_input
-
     def _goes_monomial(self, position: int) -> bool:
         """Whether a gate is worth a step over all rows: in a run of such, or too wide for a matrix.
 
         A single one costs less as a factor of a matrix that is multiplied anyway.
         """
-        if not self._is_monomial(position):
-            return False
-        if position >= self.tail:
-            return True
         wires = self.factors[position].wires
+        if not self.is_monomial[position] or position >= self.tail:
+            return self.is_monomial[position]
         if self.is_whole:
             return not self.blocks  # before the matrix
         if self._block_of(wires) is not None:
             return False
-        if len(wires) > self.most_wires:
-            return True
-        in_run = self._is_monomial(position - 1) or self._is_monomial(position + 1)
-        return in_run and not self.staircases
+        around = self.is_monomial[max(position - 1, 0) : position + 2]
+        in_run = sum(around) > 1  # beside itself
+        return len(wires) > self.most_wires or (in_run and not self.staircases)
 
     def _meets(self, position: int, others: Iterable[int]) -> bool:
         wires = set(self.factors[position].wires)
         return any(wires & set(self.factors[other].wires) for other in others)
 
-    def _make_room(self, position: int) -> None:
-        """Closes what must come before a factor that joins the monomial or the input phases."""
-        if any(self._meets(position, block.factors) for block in self.blocks):
+    def _make_way(self, position: int, joins: list[int] | None) -> None:
+        """Closes what a factor must come after, but not what it joins; None stands for a block."""
+        of_blocks = [other for block in self.blocks for other in block.factors]
+        if joins is not None and self._meets(position, of_blocks):
             self._close_monomial()
             self._close_blocks()
-
-    def _add_monomial(self, position: int) -> None:
-        self._make_room(position)
-        if self._meets(position, self.input_phases):
-            self._close_input_phases()
-        self.monomial.append(position)
-
-    def _add_input_phases(self, position: int) -> None:
-        if self._meets(position, self.monomial):
+        if joins is not self.monomial and self._meets(position, self.monomial):
             self._close_monomial()
-        self._make_room(position)
-        self.input_phases.append(position)
-
-    def _add_dense(self, position: int) -> None:
-        if self._meets(position, self.monomial):
-            self._close_monomial()
-        if self._meets(position, self.input_phases):
+        if joins is not self.input_phases and self._meets(position, self.input_phases):
             self._close_input_phases()
+
+    def _add_to_block(self, position: int) -> None:
         block = self._block_of(self.factors[position].wires)
         if block is None:
             block = Block(sorted(self.factors[position].wires))
@@ -258,6 +247,9 @@ class _Planner:
             present |= value << (self.n - 1 - self.layout.index(wire))
         return present
 
+    def _names_of(self, positions: Iterable[int]) -> tuple[str, ...]:
+        return tuple(self.factors[position].name for position in positions)
+
     def _close_monomial(self) -> None:
         if not self.monomial:
             return
@@ -277,7 +269,7 @@ class _Planner:
                 moved = moved | value << (self.n - 1 - bit)
             rows = rows[moved]
             phases = [(before, diagonal[moved]) for before, diagonal in phases]
-        names = tuple(self.factors[position].name for position in self.monomial)
+        names = self._names_of(self.monomial)
         self.monomial = []
         if torch.equal(rows, torch.arange(2**self.n)):
             self._append_monomial(None, phases, names)
@@ -299,7 +291,7 @@ class _Planner:
                 single.append((position, bits[0]))
             else:
                 multi.append((position, self._keep(extended_index(bits, self.n)[0])))
-        names = tuple(self.factors[position].name for position in self.input_phases)
+        names = self._names_of(self.input_phases)
         self.steps.append(InputPhases(tuple(single), tuple(multi), names))
         self.input_phases = []
 

@@ -6,7 +6,7 @@ the same for all samples:
 
     psi = V (v_1 x ... x v_n),    E_k = <psi| O_k |psi> = sum_rc M_k,rc prod_i v_i,r_i v_i,c_i
 
-with ``M_k = Re(V^+ O_k V)``. The products of the entries of v_i are sums of 1, cos 2 t_i and
+with ``M_k = Re(V^H O_k V)``. The products of the entries of v_i are sums of 1, cos 2 t_i and
 sin 2 t_i; so E_k is a polynomial with ``3**n`` coefficients in these three of every wire
 (arXiv:2008.08605). Once the coefficients are known, the depth of the circuit costs nothing.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from captum_quantum.simulate.entries import AngleMap
 from captum_quantum.simulate.products import KroneckerProduct
 
 
@@ -48,21 +49,25 @@ class Polynomial:
             its real part above its imaginary one, ``(2 * 2**n, 2**n)``.
         signs (Tensor): The observables' eigenvalues, ``(n_observables, 2**n)``, real: all are
             products of Z.
+        angles (AngleMap): From input angles to ``2 t_i`` of every wire; n even.
 
     Examples:
         >>> import torch
+        >>> from captum_quantum.simulate.entries import AngleMap
         >>> V, z = torch.eye(4, dtype=torch.complex64), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
-        >>> polynomial = Polynomial(V, z)  # Z of the first of two rotations: cos(2 t_1)
-        >>> terms = polynomial.terms(torch.tensor([[0.0, torch.pi / 2], [3.0, 3.0]]))
+        >>> angles = AngleMap([0, 1], [1.0, 1.0], 2, V.device, torch.float32)
+        >>> polynomial = Polynomial(V, z, angles)  # Z of the first of two rotations: cos(2 t_1)
+        >>> terms = polynomial.forward(torch.tensor([[0.0, 3.0], [torch.pi / 2, 3.0]]))
         >>> polynomial.values(terms).abs().round(decimals=3)
         tensor([[1.],
                 [0.]])
-        >>> polynomial.vjp(terms, torch.ones(2, 1)).abs().round(decimals=3)
-        tensor([[0., 1.],
-                [0., 0.]])
+        >>> polynomial.vjp(terms, torch.ones(2, 1))[0].abs().round(decimals=3)
+        tensor([[0., 0.],
+                [1., 0.]])
     """
 
-    def __init__(self, V: Tensor, signs: Tensor) -> None:
+    def __init__(self, V: Tensor, signs: Tensor, angles: AngleMap) -> None:
+        self._angles = angles
         if V.is_complex():
             V = torch.cat([V.real, V.imag])
         n = (V.shape[1] - 1).bit_length()
@@ -91,13 +96,14 @@ class Polynomial:
             M = torch.stack([cc + ss, cc - ss, cs + sc], dim=1) / 2
         return M.reshape(len(signs), -1)
 
-    def terms(self, angles: Tensor, derivatives: bool = True) -> Terms:
+    def forward(self, given: Tensor, derivatives: bool = True) -> Terms:
         """What values and derivatives are made of.
 
         Args:
-            angles (Tensor): Every wire's ``2 t_i``, radians, ``(n, b)``, n even.
+            given (Tensor): Input angles, radians, ``(b, n_inputs)``.
             derivatives (bool): Whether `vjp` will be called.
         """
+        angles = self._angles.forward(given.to(self._one.dtype).T)
         cosine, sine = torch.cos(angles), torch.sin(angles)
         vectors = torch.stack([self._one.expand_as(angles), cosine, sine], dim=1)
         halves = KroneckerProduct(vectors.unflatten(0, (2, self._half)))
@@ -110,8 +116,13 @@ class Polynomial:
         """The values, ``(b, n_observables)``."""
         return (terms.halves.value[0][:, None] * terms.derivatives[0]).sum(dim=0).T
 
-    def vjp(self, terms: Terms, cotangent: Tensor) -> Tensor:
-        """From the cotangent of the values, ``(b, n_observables)``, to the angles', ``(n, b)``."""
-        of_halves = (terms.derivatives * cotangent.T).sum(dim=2)
+    def vjp(self, terms: Terms, cotangent: Tensor) -> tuple[Tensor, None]:
+        """From the cotangent of the values, ``(b, n_observables)``, to that of the input angles.
+
+        Returns:
+            tuple[Tensor, None]: ``(b, n_inputs)``; and none of weights, as they stay the same.
+        """
+        of_halves = (terms.derivatives * cotangent.T.to(self._one.dtype)).sum(dim=2)
         of_vectors = terms.halves.vjp(of_halves).flatten(0, 1)
-        return terms.cosine * of_vectors[:, 2] - terms.sine * of_vectors[:, 1]
+        of_angles = terms.cosine * of_vectors[:, 2] - terms.sine * of_vectors[:, 1]
+        return self._angles.vjp(of_angles).T, None

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from captum_quantum.simulate.lanes import split_rows
 from captum_quantum.simulate.matrices import Matrices, make_matrices
 from captum_quantum.simulate.measurement import Measurement
 from captum_quantum.simulate.memory import Buffers, keep_freed_memory
@@ -43,7 +42,6 @@ class Program:
         self.n = plan.circuit.n_qubits
         self.row_bytes = 2**self.n * self.dtype.itemsize
         self.tables = Tables(plan, device, self.dtype, lanes)
-        self.measurement = Measurement(plan.readout, self.n, device, self.dtype, lanes)
         self.in_reals = (
             self.dtype.is_complex
             and len(plan.steps) == 1
@@ -53,6 +51,9 @@ class Program:
             and plan.readout.signs is not None
         )
         self.preparation = Preparation(self.tables, self.in_reals)
+        self.measurement = Measurement(
+            plan.readout, self.n, device, self.dtype, lanes, self.in_reals
+        )
         # Its coefficients pay where they are used again: on a CPU, where weights are compared.
         self.has_polynomial = plan.is_polynomial and device.type == "cpu"
         self._matrices: tuple[Tensor, Matrices] | None = None
@@ -95,7 +96,8 @@ class Program:
                     device = self.measurement.signs.device
                     start = torch.eye(2**self.n, dtype=dtype, device=device)
                 whole = self.evolve(start, matrices, None)
-                cached = (matrices, Polynomial(whole, self.measurement.signs))
+                angles = self.tables.whole_angles
+                cached = (matrices, Polynomial(whole, self.measurement.signs, angles))
             self._polynomial = cached
         return cached[1]
 
@@ -103,7 +105,7 @@ class Program:
         """Expectation values, recorded by autograd step by step: derivatives of any order."""
         matrices = self.make_matrices(weights)
         prepared = self.preparation.forward(given, matrices)
-        return self.values(self.evolve(prepared.state, matrices, prepared))
+        return self.measurement.values(self.evolve(prepared.state, matrices, prepared))
 
     def evolve(self, state: Tensor, matrices: Matrices, prepared: Prepared | None) -> Tensor:
         """Applies all steps to a state.
@@ -116,71 +118,71 @@ class Program:
         if self.in_reals:
             return matrices.dense[0] @ state
         buffers = Buffers(state)
-        for number, step in enumerate(self.plan.steps):
-            if isinstance(step, Dense):
-                state = self._dense(matrices.dense[number], state, step.left, buffers.next())
-            elif isinstance(step, InputPhases):
-                assert prepared is not None
-                state = self._multiply(self._phases(number, prepared), state, buffers.next())
-            else:
-                if number in self.tables.rows:
-                    index, _ = self.tables.rows[number]
-                    state = torch.index_select(state, 0, index, out=buffers.next())
-                if step.phases:
-                    state = self._times(matrices.phases[number], state, buffers.next())
+        for number in range(len(self.plan.steps)):
+            state = self.apply(number, state, matrices, prepared, buffers)
         return state
 
-    def transpose(
+    def apply(
         self,
         number: int,
         state: Tensor,
         matrices: Matrices,
-        prepared: Prepared,
+        prepared: Prepared | None,
         buffers: Buffers,
-        conjugate: bool,
+        transpose: bool = False,
+        conjugate: bool = False,
     ) -> Tensor:
-        """Applies ``U^T`` to a state, or ``U^H`` with ``conjugate``, for a step ``U``."""
+        """Applies a step ``U`` to a state, or ``U^T``, or with both flags ``U^H``.
+
+        Args:
+            number (int): The step.
+            state (Tensor): ``(lanes * 2**n, batch / lanes)``; not modified.
+            matrices (Matrices): What depends on weights alone.
+            prepared (Prepared or None): What depends on the sample.
+            buffers (Buffers): Memory for the result.
+            transpose (bool): Whether to transpose ``U``.
+            conjugate (bool): Whether to conjugate ``U``.
+        """
         step = self.plan.steps[number]
-
-        def conj(numbers: Tensor) -> Tensor:
-            return numbers.conj_physical() if conjugate else numbers
-
         if isinstance(step, Dense):
-            matrix = conj(matrices.dense[number]).mT
-            return self._dense(matrix, state, step.left, buffers.next())
+            matrix = matrices.dense[number]
+            matrix = matrix.conj_physical() if conjugate else matrix
+            matrix = matrix.mT if transpose else matrix
+            return self._dense(matrix, state, self.lanes * step.left, buffers.next())
         if isinstance(step, InputPhases):
-            phases = [conj(factor) for factor in self._phases(number, prepared)]
-            return self._multiply(phases, state, buffers.next())
+            assert prepared is not None
+            factors = self.tables.phases.factors(number, prepared.halves, prepared.angles)
+            if conjugate:
+                factors = [factor.conj_physical() for factor in factors]
+            return self._multiply(factors, state, buffers.next(), self.tables.phases.shape)
+        index = self.tables.rows[number][transpose] if number in self.tables.rows else None
+        if index is not None and not transpose:
+            state = torch.index_select(state, 0, index, out=buffers.next())
         if step.phases:
-            state = self._times(conj(matrices.phases[number]), state, buffers.next())
-        if number in self.tables.rows:
-            _, inverse = self.tables.rows[number]
-            state = torch.index_select(state, 0, inverse, out=buffers.next())
+            phases = matrices.phases[number]
+            phases = phases.conj_physical() if conjugate else phases
+            state = self._multiply([phases], state, buffers.next(), (self.lanes, -1))
+        if index is not None and transpose:
+            state = torch.index_select(state, 0, index, out=buffers.next())
         return state
 
-    def _phases(self, number: int, prepared: Prepared) -> list[Tensor]:
-        return self.tables.phases.factors(number, prepared.halves, prepared.angles)
-
-    def _times(self, phases: Tensor, state: Tensor, out: Tensor | None) -> Tensor:
-        """Multiplies every lane's rows by phases ``(2**n, 1)``."""
-        target = None if out is None else split_rows(out, self.lanes)
-        result = torch.mul(split_rows(state, self.lanes), phases, out=target)
-        return result.flatten(0, 1) if out is None else out
-
-    def _multiply(self, factors: list[Tensor], state: Tensor, out: Tensor | None) -> Tensor:
-        """Multiplies the rows by what `PhaseTable.factors` returned."""
-        by_halves = self.tables.phases.by_halves
-        result, target = by_halves(state), None if out is None else by_halves(out)
+    @staticmethod
+    def _multiply(
+        factors: list[Tensor], state: Tensor, out: Tensor | None, shape: tuple[int, ...]
+    ) -> Tensor:
+        """Multiplies rows, seen in a shape, by factors."""
+        target = None if out is None else out.view(*shape, out.shape[1])
+        result = state.view(*shape, state.shape[1])
         for factor in factors:
             result = torch.mul(result, factor, out=target)
-        return result.flatten(0, 2) if out is None else out
+        return result.view(state.shape) if out is None else out
 
-    def _dense(self, matrix: Tensor, state: Tensor, left: int, out: Tensor | None) -> Tensor:
-        """Multiplies rows, seen as ``(lanes * left, d, ...)``, by a matrix ``(d, d)``."""
+    @staticmethod
+    def _dense(matrix: Tensor, state: Tensor, left: int, out: Tensor | None) -> Tensor:
+        """Multiplies rows, seen as ``(left, d, ...)``, by a matrix ``(d, d)``."""
         # A real matrix acts on real and imaginary parts alike.
         by_parts = state.is_complex() and not matrix.is_complex()
-        left, size = self.lanes * left, len(matrix)
-        seen = (torch.view_as_real(state) if by_parts else state).reshape(left, size, -1)
+        seen = (torch.view_as_real(state) if by_parts else state).reshape(left, len(matrix), -1)
         target = None
         if out is not None:
             target = (torch.view_as_real(out) if by_parts else out).view(seen.shape)
@@ -196,14 +198,3 @@ class Program:
         if by_parts:
             return torch.view_as_complex(result.view(*state.shape, 2))
         return result.view(state.shape)
-
-    def values(self, state: Tensor) -> Tensor:
-        """Expectation values of the last state, ``(batch, n_observables)``."""
-        measurement = self.measurement
-        return (measurement.values_of_parts if self.in_reals else measurement.values)(state)
-
-    def probabilities(self, state: Tensor) -> Tensor:
-        """The probability of each basis state in the last state, ``(batch, 2**n)``."""
-        if self.in_reals:
-            state = torch.complex(*state.chunk(2))
-        return self.measurement.probabilities(state)

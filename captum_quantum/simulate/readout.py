@@ -1,12 +1,19 @@
-"""From states to expectation values, without touching the states."""
+"""From observables to weights of products of a state's rows; expectation values of states.
+
+A Pauli string sends the basis state ``|c>`` to ``i^n_y (-1)^parity(c & sign) |c ^ flip>``, where
+n_y counts its letters Y, ``flip`` has the bits of its X and Y, and ``sign`` those of its Y and Z.
+"""
 
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from captum_quantum.circuit import Observable
-from captum_quantum.simulate.observables import weights_by_flips
+from captum_quantum.circuit import Circuit, Observable
+from captum_quantum.simulate.plan import Parities, Readout
+
+FACTORED = 10
+"""From this many qubits on, signs of observables are products of those of half of the bits."""
 
 
 @lru_cache(maxsize=64)
@@ -20,7 +27,7 @@ def _groups(
         ((basis ^ flip).to(device), weights.T.to(device, dtype))
         if flip
         else (None, weights.T.real.to(device, dtype.to_real()))
-        for flip, weights in weights_by_flips(observables, n_qubits).items()
+        for flip, weights in _weights_by_flips(observables, n_qubits).items()
     )
 
 
@@ -53,3 +60,89 @@ def expectation_values(
         else:
             values = values + ((states[:, permutation].conj() * states) @ weights).real
     return values
+
+
+def fold_readout(circuit: Circuit, rows: Tensor) -> Readout:
+    """Makes the readout of a circuit.
+
+    Args:
+        circuit (Circuit): The circuit.
+        rows (Tensor): The row of each basis state's amplitude, ``(2**n,)``.
+    """
+    n = circuit.n_qubits
+    basis_states = torch.argsort(rows)
+    parities = _parities(circuit, basis_states) if n >= FACTORED else None
+    if parities is not None:
+        return Readout(rows, None, parities, ())
+    groups = _weights_by_flips(circuit.observables, n)
+    signs = groups.pop(0)[:, basis_states].real.contiguous() if 0 in groups else None
+    pairs = tuple(
+        (rows[basis_states ^ flip], weights[:, basis_states].contiguous())
+        for flip, weights in groups.items()
+    )
+    return Readout(rows, signs, None, pairs)
+
+
+def _parities(circuit: Circuit, basis_states: Tensor) -> Parities | None:
+    """Products of Z as parities of bits of the row; None if one of them is not that."""
+    n = circuit.n_qubits
+    n_last = n // 2
+    products: list[tuple[int, int, float]] = []  # observable, mask of bits, weight
+    for k, observable in enumerate(circuit.observables):
+        for term in observable.terms:
+            flip, sign, _ = _masks(term.factors, n)
+            signs = _parity(basis_states & sign, n)
+            mask = sum(1 << j for j in range(n) if signs[1 << j] != signs[0])
+            if flip or not torch.equal(signs, _parity(torch.arange(2**n) & mask, n) ^ signs[0]):
+                return None
+            products.append((k, mask, term.coefficient * (1 - 2 * int(signs[0]))))
+    firsts = sorted({mask >> n_last for _, mask, _ in products})
+    lasts = sorted({mask & (2**n_last - 1) for _, mask, _ in products})
+    weights = torch.zeros(len(circuit.observables), len(firsts), len(lasts)).double()
+    for k, mask, weight in products:
+        weights[k, firsts.index(mask >> n_last), lasts.index(mask & (2**n_last - 1))] += weight
+
+    def table(masks: list[int], bits: int) -> Tensor:
+        rows = torch.arange(2**bits)
+        return torch.stack([1 - 2 * _parity(rows & mask, bits).double() for mask in masks])
+
+    return Parities(table(firsts, n - n_last), table(lasts, n_last), weights.flatten(1))
+
+
+def _masks(factors: tuple[tuple[int, str], ...], n_qubits: int) -> tuple[int, int, int]:
+    """Returns (bits flipped, bits that give a sign, number of Y) of a Pauli string."""
+    flip = sign = n_y = 0
+    for wire, letter in factors:
+        bit = 1 << (n_qubits - 1 - wire)
+        flip |= bit * (letter != "Z")
+        sign |= bit * (letter != "X")
+        n_y += letter == "Y"
+    return flip, sign, n_y
+
+
+def _parity(numbers: Tensor, bits: int) -> Tensor:
+    """The parity of each number's bits: 0 or 1."""
+    result = torch.zeros_like(numbers)
+    for bit in range(bits):
+        result ^= numbers >> bit & 1
+    return result
+
+
+def _weights_by_flips(observables: tuple[Observable, ...], n_qubits: int) -> dict[int, Tensor]:
+    """Groups Pauli strings by ``flip``: they share a product of the state with its permuted self.
+
+    Returns:
+        dict[int, Tensor]: For each flip the weights of the products, complex128,
+        ``(n_observables, 2**n)``.
+    """
+    basis = torch.arange(2**n_qubits)
+    groups: dict[int, Tensor] = {}
+    for k, observable in enumerate(observables):
+        for term in observable.terms:
+            flip, sign, n_y = _masks(term.factors, n_qubits)
+            if flip not in groups:
+                shape = len(observables), len(basis)
+                groups[flip] = torch.zeros(shape, dtype=torch.complex128)
+            signs = 1 - 2 * _parity(basis & sign, n_qubits).double()
+            groups[flip][k] += term.coefficient * 1j**n_y * signs
+    return groups

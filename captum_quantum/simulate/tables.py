@@ -65,6 +65,7 @@ class Tables:
         self.plan, self.device, self.dtype, self.lanes = plan, device, dtype, lanes
         self.real = dtype.to_real()
         self.n = plan.circuit.n_qubits
+        self.n_inputs = len(plan.circuit.columns("input"))
         self._make_entries(self._first_rotations())
         self._chains: list[list[int]] = []
         self._make_levels()
@@ -78,7 +79,6 @@ class Tables:
         A rotation by an input turns ``|0>`` into ``cos t C |0> + sin t S |0>``: the fixed matrix
         with the columns ``C |0>`` and ``S |0>``, applied to ``(cos t, sin t)``.
         """
-        inputs = {column: k for k, column in enumerate(self.plan.circuit.columns("input"))}
         columns, frequencies = [0] * self.n, [0.0] * self.n
         replaced: dict[int, Primitive | None] = {}
         for wire, chain in enumerate(self.plan.preparation):
@@ -88,40 +88,36 @@ class Tables:
             cosine, sine = factor.primitive.cosine, factor.primitive.sine
             assert cosine is not None
             assert sine is not None
-            columns[wire], frequencies[wire] = inputs[factor.column], factor.primitive.frequency
+            columns[wire], frequencies[wire] = factor.angle, factor.primitive.frequency
             both = torch.stack([cosine[:, 0], sine[:, 0]], dim=1)
             is_identity = torch.equal(both, torch.eye(2, dtype=both.dtype))
             replaced[chain[0]] = None if is_identity else Primitive((0,), both)
         self.rotates = bool(replaced)
-        place = len(inputs), self.device, self.real
+        place = self.n_inputs, self.device, self.real
         self.half_angles = AngleMap(columns, frequencies, *place)
         odd, doubled = self.n % 2, [2 * frequency for frequency in frequencies]
         self.whole_angles = AngleMap(columns + [0] * odd, doubled + [0.0] * odd, *place)
         return replaced
 
     def _make_entries(self, replaced: dict[int, Primitive | None]) -> None:
-        circuit, factors = self.plan.circuit, self.plan.factors
-        sources = circuit.columns("weight") + circuit.columns("constant")
-        shared: dict[int, tuple[Primitive, int]] = {
-            position: (primitive, -1) for position, primitive in replaced.items() if primitive
-        }
+        circuit = self.plan.circuit
+        constants = circuit.columns("constant")
+        shared = {position: (matrix, -1) for position, matrix in replaced.items() if matrix}
         of_inputs: dict[int, tuple[Primitive, int]] = {}
         prepared = {position for chain in self.plan.preparation for position in chain}
-        for position, factor in enumerate(factors):
-            primitive, column = factor.primitive, factor.column
-            if factor.of_input:
-                if position in prepared and position not in replaced:
-                    angle = circuit.columns("input").index(column)
-                    of_inputs[position] = primitive, angle
-            elif len(factor.wires) == 1 or not primitive.is_permutation:
-                shared[position] = primitive, -1 if factor.is_fixed else sources.index(column)
+        for position, factor in enumerate(self.plan.factors):
+            if factor.of_input and position in prepared and position not in replaced:
+                of_inputs[position] = factor.primitive, factor.angle
+            is_reordering = len(factor.wires) > 1 and factor.primitive.is_permutation
+            if not (factor.of_input or is_reordering):
+                shared[position] = factor.primitive, factor.angle
         place = self.device, self.dtype
-        self.shared = Entries(list(shared.values()), len(sources), *place)
-        n_inputs = len(circuit.columns("input"))
-        self.of_inputs = Entries(list(of_inputs.values()), n_inputs, *place)
+        n_angles = len(circuit.columns("weight")) + len(constants)
+        self.shared = Entries(list(shared.values()), n_angles, *place)
+        self.of_inputs = Entries(list(of_inputs.values()), self.n_inputs, *place)
         self._starts = dict(zip(shared, self.shared.starts, strict=True))
         self._input_starts = dict(zip(of_inputs, self.of_inputs.starts, strict=True))
-        values = [circuit.angles[column][2].value for column in circuit.columns("constant")]
+        values = [circuit.angles[column][2].value for column in constants]
         self.constants = torch.tensor(values, device=self.device, dtype=self.real)
 
     def _segments(self, chain: Sequence[int]) -> list[list[int]]:

@@ -9,7 +9,7 @@ from captum.attr import visualization as viz
 from torch import nn
 
 from captum_quantum import GradientPathError, GradientRuleError, QuantumLayerGradCam, VQCLayer
-from captum_quantum.simulate.evaluation import Evaluation
+from captum_quantum.simulate.compiled import Evaluation
 
 
 def hybrid(seed=0, activation=None, **kwargs):
