@@ -82,9 +82,9 @@ class VQCLayer(nn.Module):
             :class:`captum_quantum.simulate.Simulator`.
         gradient (str, optional): The derivative rule: ``"adjoint"``, ``"backprop"``,
             ``"parameter-shift"``, ``"commutator"`` or ``"finite-difference"``; see
-            :func:`quantum_gradient`. Default: ``"adjoint"`` if the simulator has a vjp, as the
-            fused one; else ``"backprop"``, which gives derivatives of any order, if the simulator
-            is exact; else ``"parameter-shift"``.
+            :func:`quantum_gradient`. Default: ``"adjoint"`` if the simulator has a vjp, like the
+            fused one; ``"backprop"``, which gives derivatives of any order, if it has none and is
+            exact; ``"parameter-shift"`` if its values carry noise.
         dtype (torch.dtype): torch.complex64 or torch.complex128: the least precision of the
             simulation; for float64 inputs the fused simulator takes complex128 in any case.
 
@@ -287,8 +287,8 @@ class VQCLayer(nn.Module):
         Args:
             angles (Tensor): Shape ``(batch, n_angles)``, radians, as `angle_table` gives them.
             amplitudes (Tensor, optional): Initial states, shape ``(batch, 2**n)``.
-            own_weights (bool): Promises that the columns that come from weights hold the layer's
-                own weights in every row, so that the batch can share matrices.
+            own_weights (bool): Whether to use the layer's own weights, whatever the columns that
+                come from weights hold; then the batch shares its matrices.
 
         Returns:
             Tensor: Shape ``(batch, n_observables)``, differentiable by autograd if the simulator

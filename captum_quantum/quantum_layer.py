@@ -57,8 +57,8 @@ class QuantumLayer(Protocol):
     ) -> Tensor:
         """Angles ``(batch, n_angles)`` to expectation values ``(batch, n_observables)``.
 
-        With ``own_weights``, the columns that come from weights hold the layer's own weights in
-        every row.
+        With ``own_weights``, the layer's own weights are used, whatever the columns that come from
+        weights hold.
         """
 
 

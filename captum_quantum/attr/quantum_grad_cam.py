@@ -52,8 +52,9 @@ class QuantumLayerGradCam(LayerExplainer):
             of forward_func that has a :class:`~captum_quantum.Circuit`, such as ``VQCLayer``;
             without any, this is plain Grad-CAM. Any other module, tensor in and tensor out, can be
             given.
-        gradient (str, optional): The rule for them, as in :func:`captum_quantum.quantum_gradient`.
-            Default: each layer's own.
+        gradient (str, optional): The gradient rule for them: ``"adjoint"``, ``"backprop"``,
+            ``"parameter-shift"``, ``"commutator"``, ``"finite-difference"`` or a registered one;
+            :func:`captum_quantum.quantum_gradient` describes them. Default: each layer's own rule.
         path_steps (int, optional): Number m of points over which the importance is averaged, for a
             layer that is called once in a forward pass. Default: the activations alone, Grad-CAM.
 

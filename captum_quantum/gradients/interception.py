@@ -191,8 +191,11 @@ def quantum_gradient(
     Inside the block, autograd goes through the modules by the given rule, whatever they are and
     whatever the rest of the model is, so that every gradient method of Captum works on layers that
     autograd cannot differentiate. Values are the modules' own, and so are derivatives by their
-    weights. A module may be called several times, in series and beside skip connections. Blocks
-    nest: the innermost rule holds. Other threads are not affected. First derivatives only.
+    weights. A module may be called several times, in series and beside skip connections.
+
+    In nested blocks the innermost rule holds. Calls in other threads are not affected. Only first
+    derivatives exist. Weights must not change between the forward and the backward pass. A layer
+    that shows its circuit must return the circuit's expectation values.
 
     - ``"parameter-shift"``: :math:`\partial_t f = (f(t + \pi/2) - f(t - \pi/2)) / 2` for every gate
       that takes an input, all shifted circuits in one batch; four terms for controlled rotations

@@ -25,7 +25,8 @@ class Simulator(Protocol):
       whether derivatives by inputs, weights and initial states are wanted; the weights are shared
       by the batch. ``pullback(cotangent)`` maps ``(batch, n_observables)`` to
       ``(by_inputs, by_weights, by_initial)``, None where not wanted. It must not hold the returned
-      values: a node of a graph that holds its own result is never freed.
+      values, or their memory would never be freed. A subclass that overrides ``expectations`` must
+      override ``vjp`` too; an inherited one is ignored.
     - ``probabilities(circuit, inputs, weights, dtype, *, initial=None, bases=None)``: The
       probabilities ``(batch, 2**n)`` of the outcomes, wire 0 most significant, when wire q is
       measured in the basis ``bases[q]`` of a string over ``"XYZ"``; by default all in Z.
@@ -34,8 +35,8 @@ class Simulator(Protocol):
       ``(batch, n_inputs)``.
 
     Attributes:
-        exact (bool): Whether values are exact. If not, they carry noise, and derivative rules and
-            error bars take it into account.
+        exact (bool): Whether values are exact. If not, they carry noise; layers then follow the
+            parameter-shift rule by default.
     """
 
     exact: bool
