@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks, _compat, gradients
+from captum_quantum import _checks, _compat
 from captum_quantum.circuit import Circuit, Observable, read_observables
-from captum_quantum.gradients import RULES, Pullback
-from captum_quantum.simulate import Simulator, has_vjp, normalize, read_simulator
+from captum_quantum.gradients import function, nodes, table
+from captum_quantum.simulate import Simulator, amplitudes, protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,9 +47,7 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cotangents = (
-            None if c is None else gradients.first_derivative(c) for c in ctx.pullback(grad)
-        )
+        cotangents = (None if c is None else nodes.first_derivative(c) for c in ctx.pullback(grad))
         return (*cotangents, None, None, None)
 
 
@@ -227,7 +225,7 @@ class VQCLayer(nn.Module):
                 gradient = "adjoint"
             else:
                 gradient = "backprop" if self.exact else "parameter-shift"
-        self.gradient = _checks.check_choice("gradient", gradient, RULES)
+        self.gradient = _checks.check_choice("gradient", gradient, table.RULES)
         if gradient == "adjoint" and self.vjp is None:
             _checks.wrong_value(
                 "gradient", f"another than 'adjoint' for simulator {name}, without a vjp", gradient
@@ -246,7 +244,7 @@ class VQCLayer(nn.Module):
     @simulator.setter
     def simulator(self, simulator: str | Simulator) -> None:
         self._given_simulator = simulator
-        self._simulator: Any = read_simulator(simulator)
+        self._simulator: Any = protocol.read_simulator(simulator)
 
     @property
     def n_qubits(self) -> int:
@@ -277,7 +275,7 @@ class VQCLayer(nn.Module):
 
     def amplitudes(self, inputs: Tensor) -> Tensor | None:
         """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
-        return normalize(inputs) if self.circuit.amplitude_encoding else None
+        return amplitudes.normalize(inputs) if self.circuit.amplitude_encoding else None
 
     def run(
         self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
@@ -314,7 +312,7 @@ class VQCLayer(nn.Module):
         wanted = torch.is_grad_enabled() and any(t.requires_grad and t.numel() for t in given)
         # The values of a simulator with a vjp may be constants, without a graph.
         if wanted and not values.requires_grad and self.vjp is None:
-            raise gradients.GradientRuleError(
+            raise nodes.GradientRuleError(
                 f"rule 'backprop' does not apply to {_checks.describe(self)}: autograd does not "
                 "record what its simulator computes; use 'parameter-shift' or 'finite-difference'"
             )
@@ -331,16 +329,16 @@ class VQCLayer(nn.Module):
         return type(self).forward is VQCLayer.forward and "forward" not in vars(self)
 
     @property
-    def vjp(self) -> Callable[[Tensor], Pullback] | None:
+    def vjp(self) -> Callable[[Tensor], nodes.Pullback] | None:
         """Adjoint differentiation by inputs; None where the simulator has no vjp.
 
         From input angles ``(batch, n)``, one column for each gate angle that comes from an input
         (under amplitude encoding: from the inputs ``(batch, 2**n_qubits)``), to the function that
         turns cotangents ``(batch, n_observables)`` into those of its argument.
         """
-        return self._vjp if has_vjp(self._simulator) else None
+        return self._vjp if protocol.has_vjp(self._simulator) else None
 
-    def _vjp(self, inputs: Tensor) -> Pullback:
+    def _vjp(self, inputs: Tensor) -> nodes.Pullback:
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
             initial = self.amplitudes(leaf)
@@ -380,7 +378,7 @@ class VQCLayer(nn.Module):
     def _weight_angles(self) -> Tensor:
         weights = self.weights
         # Weights that the model itself has computed may depend on what is explained.
-        if gradients.is_inputs_only() and all(read(self).is_leaf for read in self._weights):
+        if nodes.is_inputs_only() and all(read(self).is_leaf for read in self._weights):
             weights = weights.detach()
         return _columns(weights, self.circuit.indices("weight"), 0)
 
@@ -410,17 +408,16 @@ class VQCLayer(nn.Module):
         with torch.no_grad():
             values = self._undifferentiated(rows)
         initial = self.amplitudes(rows)
-        table = self.angle_table(rows)
+        angles = self.angle_table(rows)
         if initial is not None and rows.requires_grad:
-            function = gradients.function_of_inputs(self, self, rows, self._undifferentiated)
-            values = gradients.attach(values, rows, gradients.vjp_of(self.gradient, function))
+            of_inputs = function.function_of_inputs(self, self, rows, self._undifferentiated)
+            values = nodes.attach(values, rows, table.vjp_of(self.gradient, of_inputs))
         for source in ("input", "weight"):
             columns = self.circuit.columns(source)
-            if columns and table.requires_grad:
-                function = gradients.function_of_angles(self, self, table, source, initial)
-                values = gradients.attach(
-                    values, table[:, columns], gradients.vjp_of(self.gradient, function)
-                )
+            if columns and angles.requires_grad:
+                of_angles = function.function_of_angles(self, self, angles, source, initial)
+                pullback = table.vjp_of(self.gradient, of_angles)
+                values = nodes.attach(values, angles[:, columns], pullback)
         return values
 
     def _undifferentiated(self, rows: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from captum_quantum import _checks, _compat
 from captum_quantum.attr._broken_path import explain_broken_path
 from captum_quantum.attr._recording import Grads, RecordedGraph, Recorder
-from captum_quantum.gradients import RULES, GradientPathError, inputs_only, intercept
+from captum_quantum.gradients import RULES, GradientPathError
+from captum_quantum.gradients.interception import intercept
+from captum_quantum.gradients.nodes import inputs_only
 from captum_quantum.quantum_layer import check_part, find_quantum_layers, follows_own_rule
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
-from captum_quantum.gradients import QuantumCall
+from captum_quantum.gradients.interception import QuantumCall
 
 Grads = tuple[Tensor, ...]
 

@@ -11,7 +11,8 @@ from captum_quantum import _checks
 from captum_quantum.attr._explainer import LayerExplainer
 from captum_quantum.attr._maps import channel_weights, membership, one_at_a_time, weighted_sum
 from captum_quantum.attr._recording import Grads, RecordedGraph
-from captum_quantum.gradients import GradientPathError, QuantumCall
+from captum_quantum.gradients import GradientPathError
+from captum_quantum.gradients.interception import QuantumCall
 from captum_quantum.quantum_layer import as_quantum_layer
 
 

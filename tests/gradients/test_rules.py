@@ -5,15 +5,10 @@ import torch
 from torch import nn
 
 from captum_quantum import GradientRuleError, QuantumLayerGradCam, VQCLayer, quantum_gradient
-from captum_quantum.gradients import (
-    RULES,
-    JacobianRule,
-    attach,
-    function_of_inputs,
-    register_rule,
-    shifted_jacobian,
-    vjp_of,
-)
+from captum_quantum.gradients import RULES, JacobianRule, register_rule, shifted_jacobian
+from captum_quantum.gradients.function import function_of_inputs
+from captum_quantum.gradients.nodes import attach
+from captum_quantum.gradients.table import vjp_of
 
 
 class Tripled(JacobianRule):
