@@ -27,6 +27,7 @@ from captum_quantum import QuantumLayerGradCam, VQCLayer, compare
 from captum_quantum.evaluation import methods
 from captum_quantum.metrics import average_drop, registry
 from captum_quantum.models import HybridClassifier
+from captum_quantum.simulate import FusedSimulator
 
 
 @pytest.mark.parametrize(
@@ -252,6 +253,55 @@ def test_the_gradient_rule_of_a_quantum_method_is_part_of_the_configuration(tmp_
     other = QuantumLayerGradCam(hybrid, backbone, gradient="parameter-shift")
     with pytest.raises(FileExistsError, match=r"methods.q.options.gradient = "):
         compare({"q": other}, **arguments, progress=False)
+
+
+class Own(VQCLayer):
+    """The same weights and circuit, another forward."""
+
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+class Simulator:
+    exact = True
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def expectations(self, circuit, inputs, weights, dtype, *, initial=None):
+        values = FusedSimulator().expectations(circuit, inputs, weights, dtype, initial=initial)
+        return self.factor * values
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: VQCLayer(3), lambda: VQCLayer(3, encoder="rx")),
+        (lambda: VQCLayer(3), lambda: VQCLayer(3, observables=["X0", "X1", "Z0 Z1"])),
+        (lambda: VQCLayer(3), lambda: VQCLayer(3, reupload=True)),
+        (lambda: VQCLayer(3), lambda: Own(3)),
+        (
+            lambda: VQCLayer(3, simulator=Simulator(0.1)),
+            lambda: VQCLayer(3, simulator=Simulator(0.5)),
+        ),
+    ],
+    ids=["encoder", "observables", "reupload", "subclass", "simulator"],
+)
+def test_another_circuit_of_the_same_weights_is_another_configuration(one, other, tmp_path):
+    def explain(layer):
+        torch.manual_seed(0)
+        vqc = layer()
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), vqc, nn.Linear(3, 3)
+        )
+        cams = {"q": QuantumLayerGradCam(model, model[0])}
+        return compare(cams, batches(), ["sparseness"], output=tmp_path, progress=False)
+
+    explain(one)
+    explain(one)
+    with pytest.raises(FileExistsError, match=r"methods.q.model = "):
+        explain(other)
 
 
 def test_other_versions_are_another_configuration(tmp_path, monkeypatch):
