@@ -293,7 +293,7 @@ def test_another_circuit_of_the_same_weights_is_another_configuration(one, other
         vqc = layer()
         torch.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), vqc, nn.Linear(3, 3)
+            nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), vqc, nn.Linear(3, 10)
         )
         cams = {"q": QuantumLayerGradCam(model, model[0])}
         return compare(cams, batches(), ["sparseness"], output=tmp_path, progress=False)
