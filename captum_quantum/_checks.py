@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -30,14 +30,19 @@ def sentence(argument: str, must: str, got: str) -> str:
     return f"{argument} must be {must}; got {got}"
 
 
+def refuse(argument: str, must: str, got: str, error: type[Exception] = ValueError) -> NoReturn:
+    """Raises an error with that sentence."""
+    raise error(sentence(argument, must, got))
+
+
 def wrong_value(argument: str, must: str, value: Any) -> NoReturn:
     """Raises ValueError for a value of the right type."""
-    raise ValueError(sentence(argument, must, describe(value)))
+    refuse(argument, must, describe(value))
 
 
 def wrong_type(argument: str, must: str, value: Any) -> NoReturn:
     """Raises TypeError."""
-    raise TypeError(sentence(argument, must, describe(value)))
+    refuse(argument, must, describe(value), TypeError)
 
 
 def check_int(argument: str, value: Any, low: int, high: int | None = None) -> int:
@@ -48,6 +53,16 @@ def check_int(argument: str, value: Any, low: int, high: int | None = None) -> i
     if value < low or (high is not None and value > high):
         wrong_value(argument, must, value)
     return value
+
+
+def check_number(
+    argument: str, value: Any, must: str, valid: Callable[[int | float], bool]
+) -> None:
+    """Raises TypeError if a value is not a real number, ValueError if it is not a valid one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        wrong_type(argument, must, value)
+    if not valid(value):
+        wrong_value(argument, must, value)
 
 
 def check_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
@@ -84,13 +99,11 @@ def check_finite(argument: str, value: Tensor) -> None:
     if bool(finite.all()):
         return
     where = tuple(int(i) for i in (~finite).nonzero()[0])
-    raise ValueError(
-        sentence(
-            argument,
-            "finite everywhere",
-            f"{int((~finite).sum())} of {value.numel()} values NaN or infinite, "
-            f"the first, {float(value[where])}, at index {where}",
-        )
+    refuse(
+        argument,
+        "finite everywhere",
+        f"{int((~finite).sum())} of {value.numel()} values NaN or infinite, "
+        f"the first, {float(value[where])}, at index {where}",
     )
 
 
@@ -107,19 +120,15 @@ def check_target(target: Any, output: Tensor) -> None:
         TypeError: If it is none of these types, or not of integers.
     """
     if output.dim() == 0:
-        raise ValueError(
-            sentence(
-                "forward_func's output",
-                "a tensor with one row for each example",
-                "a tensor without dimensions",
-            )
+        refuse(
+            "forward_func's output",
+            "a tensor with one row for each example",
+            "a tensor without dimensions",
         )
     batch, rest = output.shape[0], tuple(output.shape[1:])
     if target is None:
         if output[0].numel() != 1:
-            raise ValueError(
-                sentence("target", f"given for an output of shape {tuple(output.shape)}", "None")
-            )
+            refuse("target", f"given for an output of shape {tuple(output.shape)}", "None")
         return
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
@@ -145,10 +154,8 @@ def check_target(target: Any, output: Tensor) -> None:
             )
         for i, size in zip(index, rest, strict=True):
             if not -size <= i < size:
-                raise ValueError(
-                    sentence(
-                        "target",
-                        f"an index in [0, {size - 1}] for an output of shape {tuple(output.shape)}",
-                        str(entry),
-                    )
+                refuse(
+                    "target",
+                    f"an index in [0, {size - 1}] for an output of shape {tuple(output.shape)}",
+                    str(entry),
                 )

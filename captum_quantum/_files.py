@@ -1,19 +1,16 @@
 """Files: atomic writes, JSON, locks."""
 
-import contextlib
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from captum_quantum import _checks
-
-_LOCK = ".lock"
 
 
 def replace(path: Path, content: str | bytes | Iterable[str]) -> None:
@@ -36,7 +33,7 @@ def replace(path: Path, content: str | bytes | Iterable[str]) -> None:
             os.fsync(file.fileno())
         new.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             new.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
@@ -99,18 +96,11 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     # Where the file system has no locks, filelock would take a file's existence for one, and that
     # would outlive a killed process.
-    lock = FileLock(folder / _LOCK, blocking=False, fallback_to_soft=False)
+    lock = FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise BlockingIOError(
-            _checks.sentence(
-                "output",
-                "a folder that no other process is writing to",
-                f"{str(folder)!r}, which one is",
-            )
-        ) from error
-    try:
+        acquired = lock.acquire()
+    except Timeout:
+        must = "a folder that no other process is writing to"
+        _checks.refuse("output", must, f"{str(folder)!r}, which one is", BlockingIOError)
+    with acquired:
         yield
-    finally:
-        lock.release()

@@ -4,7 +4,7 @@ Mode, seeds, ``.grad`` and the number of threads.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -13,18 +13,13 @@ from torch import Tensor, nn
 
 @contextmanager
 def _modes_restored(models: Iterable[Any]) -> Iterator[list[nn.Module]]:
-    """Yields all submodules of the models, each once, and restores their modes."""
-    modules = {
-        id(module): module
-        for model in models
-        if isinstance(model, nn.Module)
-        for module in model.modules()
-    }
-    before = [(module, module.training) for module in modules.values()]
+    """Yields all submodules of the models and restores their modes."""
+    modules = [m for model in models if isinstance(model, nn.Module) for m in model.modules()]
+    before = [module.training for module in modules]
     try:
-        yield list(modules.values())
+        yield modules
     finally:
-        for module, training in before:
+        for module, training in zip(modules, before, strict=True):
             module.training = training
 
 
@@ -33,7 +28,7 @@ def evaluation_mode(*models: Any) -> Iterator[None]:
     """Sets every submodule to evaluation mode and restores the mode of each.
 
     Args:
-        *models (Any): Modules; what is no module, such as a function, is ignored.
+        *models (Any): The models; functions and other objects that are no modules are ignored.
     """
     with _modes_restored(models) as modules:
         for module in modules:
@@ -54,54 +49,52 @@ def training_mode(model: nn.Module) -> Iterator[None]:
     with _modes_restored([model]) as modules:
         model.train()
         for module in modules:
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
+            trainable = [p.requires_grad for p in module.parameters()]
+            if trainable and not any(trainable):
                 module.eval()
         yield
 
 
-def seed_generators(seed: int, *places: Tensor | torch.device) -> None:
+def seed_generators(seed: int, *devices: Tensor | torch.device) -> None:
     """Seeds the generators of the CPU and of the CUDA devices among the given ones.
 
-    ``torch.manual_seed`` would seed all devices, also those whose state nobody restores.
+    ``torch.manual_seed`` would seed all devices, also those whose state is not restored.
 
     Args:
         seed (int): The seed, in [0, 2**64).
-        *places (Tensor or torch.device): Devices, or tensors on them.
+        *devices (Tensor or torch.device): Devices, or tensors on them.
     """
     torch.default_generator.manual_seed(seed)
-    for index in _cuda_indices(places):
+    for index in _cuda_indices(devices):
         with torch.cuda.device(index):
             torch.cuda.manual_seed(seed)
 
 
-@contextmanager
-def random_state_kept(*places: Tensor | torch.device) -> Iterator[None]:
+def random_state_kept(*devices: Tensor | torch.device) -> AbstractContextManager[None]:
     """Restores the generators of the CPU and of the CUDA devices among the given ones.
 
     Args:
-        *places (Tensor or torch.device): Devices, or tensors on them.
+        *devices (Tensor or torch.device): Devices, or tensors on them.
     """
-    with torch.random.fork_rng(devices=_cuda_indices(places)):
-        yield
+    return torch.random.fork_rng(devices=_cuda_indices(devices))
 
 
 @contextmanager
-def seeded(seed: int, *places: Tensor | torch.device) -> Iterator[None]:
+def seeded(seed: int, *devices: Tensor | torch.device) -> Iterator[None]:
     """Seeds the generators of the CPU and of the given CUDA devices, and restores them.
 
     Args:
         seed (int): The seed, in [0, 2**64).
-        *places (Tensor or torch.device): Devices, or tensors on them.
+        *devices (Tensor or torch.device): Devices, or tensors on them.
     """
-    with random_state_kept(*places):
-        seed_generators(seed, *places)
+    with random_state_kept(*devices):
+        seed_generators(seed, *devices)
         yield
 
 
-def _cuda_indices(places: Iterable[Tensor | torch.device]) -> list[int]:
-    devices = {place.device if isinstance(place, Tensor) else place for place in places}
-    cuda = [device.index for device in devices if device.type == "cuda"]
+def _cuda_indices(devices: Iterable[Tensor | torch.device]) -> list[int]:
+    unique = {device.device if isinstance(device, Tensor) else device for device in devices}
+    cuda = [device.index for device in unique if device.type == "cuda"]
     return sorted({torch.cuda.current_device() if index is None else index for index in cuda})
 
 

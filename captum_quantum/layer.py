@@ -10,17 +10,8 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
 from captum_quantum.circuit import Circuit, Observable, read_observables
-from captum_quantum.gradients import (
-    RULES,
-    Pullback,
-    attach,
-    first_derivative,
-    function_of_angles,
-    function_of_inputs,
-    is_inputs_only,
-    vjp_of,
-)
-from captum_quantum.simulate import Simulator, normalize, read_simulator
+from captum_quantum.gradients import function, nodes, table
+from captum_quantum.simulate import Simulator, amplitudes, protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +47,7 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cotangents = (None if c is None else first_derivative(c) for c in ctx.pullback(grad))
+        cotangents = (None if c is None else nodes.first_derivative(c) for c in ctx.pullback(grad))
         return (*cotangents, None, None, None)
 
 
@@ -89,9 +80,9 @@ class VQCLayer(nn.Module):
             :class:`captum_quantum.simulate.Simulator`.
         gradient (str, optional): The derivative rule: ``"adjoint"``, ``"backprop"``,
             ``"parameter-shift"``, ``"commutator"`` or ``"finite-difference"``; see
-            :func:`quantum_gradient`. Default: ``"adjoint"`` if the simulator has a vjp, as the
-            fused one; else ``"backprop"``, which gives derivatives of any order, if the simulator
-            is exact; else ``"parameter-shift"``.
+            :func:`quantum_gradient`. Default: ``"adjoint"`` if the simulator has a vjp, like the
+            fused one; ``"backprop"``, which gives derivatives of any order, if it has none and is
+            exact; ``"parameter-shift"`` if its values carry noise.
         dtype (torch.dtype): torch.complex64 or torch.complex128: the least precision of the
             simulation; for float64 inputs the fused simulator takes complex128 in any case.
 
@@ -176,11 +167,12 @@ class VQCLayer(nn.Module):
             weights (Tensor, optional): Its weights in radians, real, shape ``(n_weights,)``. An
                 ``nn.Parameter`` becomes the layer's own parameter, so that it may be shared; the
                 values of a tensor are copied. Default: uniform in [-pi, pi).
-            simulator (str or Simulator): ``"fused"``, ``"torchquantum"``, or an object of one's
-                own, as in :class:`VQCLayer`.
-            gradient (str, optional): The derivative rule, as in :class:`VQCLayer`. Default: the
-                simulator's own vjp ("adjoint") if it has one, else ``"backprop"`` if the simulator
-                is exact, else ``"parameter-shift"``.
+            simulator (str or Simulator): ``"fused"``; ``"torchquantum"``, which then runs the
+                gates one by one; or an object of one's own with ``exact`` and ``expectations``.
+            gradient (str, optional): The derivative rule: ``"adjoint"``, ``"backprop"``,
+                ``"parameter-shift"``, ``"commutator"``, ``"finite-difference"`` or a registered
+                one. Default: ``"adjoint"`` if the simulator has a vjp; else ``"backprop"`` if the
+                simulator is exact; else ``"parameter-shift"``.
             dtype (torch.dtype): torch.complex64 or torch.complex128: the least precision of the
                 simulation.
 
@@ -227,14 +219,13 @@ class VQCLayer(nn.Module):
     def _choose(self, simulator: str | Simulator, gradient: str | None, dtype: torch.dtype) -> None:
         """Reads the arguments that say how the circuit is run and differentiated."""
         self.simulator = simulator
-        self._simulator: Any = read_simulator(simulator)
         name = _checks.describe(simulator)
         if gradient is None:
             if self.vjp is not None:
                 gradient = "adjoint"
             else:
                 gradient = "backprop" if self.exact else "parameter-shift"
-        self.gradient = _checks.check_choice("gradient", gradient, RULES)
+        self.gradient = _checks.check_choice("gradient", gradient, table.RULES)
         if gradient == "adjoint" and self.vjp is None:
             _checks.wrong_value(
                 "gradient", f"another than 'adjoint' for simulator {name}, without a vjp", gradient
@@ -244,6 +235,16 @@ class VQCLayer(nn.Module):
         if dtype not in self._dtypes:
             _checks.wrong_value("dtype", f"{self._dtypes[0]} for simulator {name}", dtype)
         self.dtype = dtype
+
+    @property
+    def simulator(self) -> str | Simulator:
+        """The simulator as it was given: a name or an object; another one can be assigned."""
+        return self._given_simulator
+
+    @simulator.setter
+    def simulator(self, simulator: str | Simulator) -> None:
+        self._given_simulator = simulator
+        self._simulator: Any = protocol.read_simulator(simulator)
 
     @property
     def n_qubits(self) -> int:
@@ -274,7 +275,7 @@ class VQCLayer(nn.Module):
 
     def amplitudes(self, inputs: Tensor) -> Tensor | None:
         """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
-        return normalize(inputs) if self.circuit.amplitude_encoding else None
+        return amplitudes.normalize(inputs) if self.circuit.amplitude_encoding else None
 
     def run(
         self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
@@ -284,8 +285,8 @@ class VQCLayer(nn.Module):
         Args:
             angles (Tensor): Shape ``(batch, n_angles)``, radians, as `angle_table` gives them.
             amplitudes (Tensor, optional): Initial states, shape ``(batch, 2**n)``.
-            own_weights (bool): Promises that the columns that come from weights hold the layer's
-                own in every row, so that matrices can be shared by the batch.
+            own_weights (bool): Whether to use the layer's own weights, whatever the columns that
+                come from weights hold; then the batch shares its matrices.
 
         Returns:
             Tensor: Shape ``(batch, n_observables)``, differentiable by autograd if the simulator
@@ -304,6 +305,17 @@ class VQCLayer(nn.Module):
         values: Tensor = self._simulator.expectations(
             self.circuit, inputs, weights, self._complex(dtype), initial=initial
         )
+        argument, shape = "what the simulator returns", (len(inputs), self.n_observables)
+        if _checks.check_real(argument, values).shape != shape:
+            _checks.wrong_value(argument, f"of shape {shape}", values)
+        given = (inputs, weights, inputs if initial is None else initial)
+        wanted = torch.is_grad_enabled() and any(t.requires_grad and t.numel() for t in given)
+        # The values of a simulator with a vjp may be constants, without a graph.
+        if wanted and not values.requires_grad and self.vjp is None:
+            raise nodes.GradientRuleError(
+                f"rule 'backprop' does not apply to {_checks.describe(self)}: autograd does not "
+                "record what its simulator computes; use 'parameter-shift' or 'finite-difference'"
+            )
         return values
 
     @property
@@ -313,25 +325,25 @@ class VQCLayer(nn.Module):
 
     @property
     def applies_rule(self) -> bool:
-        """Whether autograd through the layer follows ``gradient``: not if a subclass computes."""
+        """Whether autograd through the layer follows ``gradient``: unless forward is overridden."""
         return type(self).forward is VQCLayer.forward and "forward" not in vars(self)
 
     @property
-    def vjp(self) -> Callable[[Tensor], Pullback] | None:
+    def vjp(self) -> Callable[[Tensor], nodes.Pullback] | None:
         """Adjoint differentiation by inputs; None where the simulator has no vjp.
 
         From input angles ``(batch, n)``, one column for each gate angle that comes from an input
         (under amplitude encoding: from the inputs ``(batch, 2**n_qubits)``), to the function that
         turns cotangents ``(batch, n_observables)`` into those of its argument.
         """
-        return None if getattr(self._simulator, "vjp", None) is None else self._vjp
+        return self._vjp if protocol.has_vjp(self._simulator) else None
 
-    def _vjp(self, inputs: Tensor) -> Pullback:
+    def _vjp(self, inputs: Tensor) -> nodes.Pullback:
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
             initial = self.amplitudes(leaf)
         no_angles = leaf.new_zeros(len(leaf), 0)
-        _, pullback = self._simulator.vjp(
+        _, simulators_pullback = self._simulator.vjp(
             self.circuit,
             leaf.detach() if initial is None else no_angles,
             self._weight_angles().detach(),
@@ -340,15 +352,15 @@ class VQCLayer(nn.Module):
             needs=(initial is None, False, initial is not None),
         )
 
-        def pull(cotangent: Tensor) -> Tensor:
-            by_inputs, _, by_initial = pullback(cotangent)
+        def pullback(cotangent: Tensor) -> Tensor:
+            by_inputs, _, by_initial = simulators_pullback(cotangent)
             if initial is None:
                 result: Tensor = by_inputs
                 return result
             cotangent = by_initial.to(initial.dtype)
             return torch.autograd.grad(initial, leaf, cotangent, retain_graph=True)[0]
 
-        return pull
+        return pullback
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """The real dtype in which values are computed for inputs of a dtype."""
@@ -366,21 +378,21 @@ class VQCLayer(nn.Module):
     def _weight_angles(self) -> Tensor:
         weights = self.weights
         # Weights that the model itself has computed may depend on what is explained.
-        if is_inputs_only() and all(read(self).is_leaf for read in self._weights):
+        if nodes.is_inputs_only() and all(read(self).is_leaf for read in self._weights):
             weights = weights.detach()
         return _columns(weights, self.circuit.indices("weight"), 0)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Expectation values ``(..., n_observables)`` for inputs ``(..., n_inputs)``."""
         self._check_inputs(inputs)
-        if inputs.dim() == 2:  # a reshape that changes nothing is one more node of the graph
-            return self._of_rows(inputs)
-        rows = inputs.reshape(math.prod(inputs.shape[:-1]), self.n_inputs)
-        return self._of_rows(rows).reshape(*inputs.shape[:-1], self.n_observables)
-
-    def _of_rows(self, rows: Tensor) -> Tensor:
-        values = self._values(rows) if len(rows) else self._no_values(rows)
-        return values.to(rows.dtype)
+        shape = inputs.shape[:-1]
+        is_table = len(shape) == 1  # a reshape that changes nothing is one more node of the graph
+        rows = inputs if is_table else inputs.reshape(math.prod(shape), self.n_inputs)
+        if len(rows):
+            values = self._values(rows).to(rows.dtype)
+        else:
+            values = rows.new_zeros(0, self.n_observables) + rows.sum() + self.weights.sum()
+        return values if is_table else values.reshape(*shape, self.n_observables)
 
     def _values(self, rows: Tensor) -> Tensor:
         if self.gradient == "backprop" or not torch.is_grad_enabled():
@@ -396,15 +408,16 @@ class VQCLayer(nn.Module):
         with torch.no_grad():
             values = self._undifferentiated(rows)
         initial = self.amplitudes(rows)
-        table = self.angle_table(rows)
+        angles = self.angle_table(rows)
         if initial is not None and rows.requires_grad:
-            function = function_of_inputs(self, self, rows, self._undifferentiated)
-            values = attach(values, rows, vjp_of(self.gradient, function))
+            of_inputs = function.function_of_inputs(self, self, rows, self._undifferentiated)
+            values = nodes.attach(values, rows, table.vjp_of(self.gradient, of_inputs))
         for source in ("input", "weight"):
             columns = self.circuit.columns(source)
-            if columns and table.requires_grad:
-                function = function_of_angles(self, self, table, source, initial)
-                values = attach(values, table[:, columns], vjp_of(self.gradient, function))
+            if columns and angles.requires_grad:
+                of_angles = function.function_of_angles(self, self, angles, source, initial)
+                pullback = table.vjp_of(self.gradient, of_angles)
+                values = nodes.attach(values, angles[:, columns], pullback)
         return values
 
     def _undifferentiated(self, rows: Tensor) -> Tensor:
@@ -422,9 +435,6 @@ class VQCLayer(nn.Module):
         """Input angles, one column for each gate angle from an input, and initial states."""
         return _columns(rows, self.circuit.indices("input"), 1), self.amplitudes(rows)
 
-    def _no_values(self, rows: Tensor) -> Tensor:
-        return rows.new_zeros(0, self.n_observables) + rows.sum() + self.weights.sum()
-
     def _check_inputs(self, inputs: Tensor) -> None:
         _checks.check_real("inputs", inputs)
         if inputs.dim() == 0 or inputs.shape[-1] != self.n_inputs:
@@ -435,10 +445,8 @@ class VQCLayer(nn.Module):
         if inputs.device.type == "cpu" and not _compat.is_functorch_tensor(inputs):
             _checks.check_finite("inputs", inputs.detach())
             if self.circuit.amplitude_encoding and bool((inputs == 0).all(dim=-1).any()):
-                raise ValueError(
-                    _checks.sentence(
-                        "inputs", "not all zero, to be normalized to amplitudes", "a row of zeros"
-                    )
+                _checks.refuse(
+                    "inputs", "not all zero, to be normalized to amplitudes", "a row of zeros"
                 )
 
     def draw(self, **kwargs: Any) -> "Figure":
@@ -463,4 +471,4 @@ class VQCLayer(nn.Module):
         )
 
     def __repr__(self) -> str:
-        return f"VQCLayer({self.extra_repr()})"
+        return f"{type(self).__name__}({self.extra_repr()})"

@@ -8,6 +8,16 @@ from torch import Tensor, nn
 from captum_quantum import _checks
 from captum_quantum.circuit import Circuit
 
+__all__ = [
+    "ADAPTERS",
+    "QuantumLayer",
+    "as_quantum_layer",
+    "find_quantum_layers",
+    "follows_own_rule",
+    "own_rule",
+    "register_adapter",
+]
+
 
 @runtime_checkable
 class QuantumLayer(Protocol):
@@ -18,8 +28,9 @@ class QuantumLayer(Protocol):
     looked for. These members are optional:
 
     - ``applies_rule`` (bool): Whether autograd through the module already follows the rule
-      ``gradient``. Default: False; the rule then replaces whatever derivative autograd would find.
-      It is read from the module itself, not from what an adapter shows of it.
+      ``gradient``. Default: False; the rule then applies where autograd finds no derivative. An
+      adapter cannot set it: it is an attribute of the module itself.
+    - ``exact`` (bool): Whether values carry no noise. Default: True.
     - ``vjp(inputs)``: Adjoint differentiation. From input angles ``(batch, n_angles)``, one column
       for each gate angle that comes from an input (under amplitude encoding: from the inputs), to
       the function that turns a cotangent ``(batch, n_observables)`` into one of the shape of its
@@ -46,8 +57,8 @@ class QuantumLayer(Protocol):
     ) -> Tensor:
         """Angles ``(batch, n_angles)`` to expectation values ``(batch, n_observables)``.
 
-        With ``own_weights``, the columns that come from weights hold the layer's own weights in
-        every row.
+        With ``own_weights``, the layer's own weights are used, whatever the columns that come from
+        weights hold.
         """
 
 
@@ -98,13 +109,12 @@ def as_quantum_layer(module: nn.Module) -> QuantumLayer | None:
         missing.append("gradient (the name of a gradient rule)")
     missing += [name for name in methods if not callable(getattr(candidate, name, None))]
     if missing:
-        raise TypeError(
-            _checks.sentence(
-                "a quantum layer",
-                "a module with circuit, gradient, angle_table, amplitudes and run, as "
-                "captum_quantum.quantum_layer.QuantumLayer describes them",
-                f"{_checks.describe(module)} without {', '.join(missing)}",
-            )
+        _checks.refuse(
+            "a quantum layer",
+            "a module with circuit, gradient, angle_table, amplitudes and run, as "
+            "captum_quantum.quantum_layer.QuantumLayer describes them",
+            f"{_checks.describe(module)} without {', '.join(missing)}",
+            TypeError,
         )
     layer: QuantumLayer = candidate
     return layer

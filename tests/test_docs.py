@@ -1,11 +1,17 @@
-"""The API pages: that they can be built, and that the build fails where a text is missing."""
+"""The pages: that they can be built, what makes the build fail, and that their examples run."""
 
 import re
+import subprocess
+import sys
 import textwrap
 from inspect import ismodule
+from pathlib import Path
 
+import examples
 import pages
 import pytest
+
+EXTENDING = Path(pages.__file__).with_name("extending.md")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +89,7 @@ GOOD = '''
         Args:
             x (float): An angle.
 
-                .. math:: x \\in [0, \\pi]
+                .. math:: 0 <x \\in [0, \\pi]
 
         Returns:
             float: The value.
@@ -112,7 +118,7 @@ def test_what_can_be_rendered(build, capsys):
         ('"""Largest number."""', "", "planted.room.LIMIT has no docstring"),
         ('r"""Measures', '""" """\n        r"""Measures', "planted.room.measure has no docstring"),
         ('r"""Room with :math:`a_1 \\le b`."""', "", "planted.room has no docstring"),
-        ("\\langle", "\\lanhle", "planted.room.measure: the formula"),
+        ("\\langle", "\\lanhle", 'cannot be rendered: Error: Unknown command "\\lanhle"'),
         (":math:`a_1 \\le b`", "a_1 \\le b", "planted.room: \\le is not rendered"),
         (":math:`a_1 \\le b`", "$$a_1$$", "planted.room: $$ is not rendered"),
         (":math:`a_1 \\le b`", ":maths:`a_1`", "planted.room: :maths: is not rendered"),
@@ -146,3 +152,33 @@ def __getattr__(name):
 '''
     assert build(GOOD, init)[0] == 1
     assert "planted.Lazy has no docstring" in capsys.readouterr().err
+
+
+def test_the_examples_of_extending_run():
+    """In a process of their own, as they add to the tables of the package."""
+    command = [sys.executable, examples.__file__, str(EXTENDING)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_extending_shows_everything_in_less_than_30_lines():
+    found = examples.read_examples(EXTENDING)
+    text = " ".join(code for _, code in found)
+    for name in ("simulator", "rule", "metric", "dataset", "method", "adapter"):
+        assert f"register_{name}(" in text or f"@register_{name}" in text, name
+    for heading, code in found:
+        lines = [line for line in code.splitlines() if line.strip()]
+        assert len(lines) < 30, heading
+        assert max(map(len, lines)) <= 100, heading
+
+
+def test_an_example_that_fails_names_its_line(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Good\n```python\nx = 1\n```\nand then\n```python\nassert x == 1\n```\n"
+        "# Bad\n```python\nassert 'x' in globals()\n```\n"
+    )
+    with pytest.raises(AssertionError) as error:
+        examples.run(page)
+    last = error.traceback[-1]
+    assert (last.path, last.lineno + 1) == (page, 11)

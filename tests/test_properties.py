@@ -3,16 +3,19 @@
 import inspect
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from captum.attr import InputXGradient
+from circuits import arguments, circuits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from captum_quantum import Angle, Circuit, Gate, Observable, QuantumLayerGradCam, VQCLayer, metrics
-from captum_quantum.circuit import GATE_TYPES, PauliString
+from captum_quantum import Observable, QuantumLayerGradCam, VQCLayer, metrics
+from captum_quantum.circuit import PauliString
+from captum_quantum.simulate import FusedSimulator
 
 SEEDS = st.integers(0, 2**16)
 TOLERANCE = {"fused": 1e-10, "torchquantum": 1e-4}  # complex128 and complex64
@@ -20,42 +23,29 @@ TOLERANCE = {"fused": 1e-10, "torchquantum": 1e-4}  # complex128 and complex64
 simulators = pytest.mark.parametrize("simulator", TOLERANCE)
 
 
-def words(n_qubits):
-    return st.text("IXYZ", min_size=n_qubits, max_size=n_qubits)
-
-
-def observables(n_qubits):
-    coefficients = st.sampled_from([1.0, -0.5, 2.0])
-    sums = st.dictionaries(words(n_qubits), coefficients, min_size=1, max_size=3)
-    return st.lists(sums.map(Observable.of), min_size=1, max_size=3)
-
-
-@st.composite
-def circuits(draw, most_qubits=4, most_gates=8):
-    """Circuits of any gates, of up to three inputs and weights, all of them used."""
-    n_qubits = draw(st.integers(1, most_qubits))
-    n_inputs, n_weights = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    inputs = [Angle.of_input(i) for i in range(n_inputs)]
-    weights = [Angle.of_weight(j) for j in range(n_weights)]
-    sources = st.sampled_from([*inputs, *weights, Angle.constant(0.7)])
-    fitting = [kind for kind in GATE_TYPES.values() if (kind.n_wires or 1) <= n_qubits]
-    gates = [Gate("rx", (k % n_qubits,), (a,)) for k, a in enumerate([*inputs, *weights])]
-    for _ in range(draw(st.integers(1, most_gates))):
-        kind = draw(st.sampled_from(fitting))
-        wires = draw(st.permutations(range(n_qubits)))[: kind.n_wires]
-        angles = [draw(sources) for _ in range(kind.n_angles)]
-        gates.append(Gate(kind.name, wires, angles, draw(st.booleans())))
-    return Circuit(n_qubits, gates, draw(observables(n_qubits)), n_inputs, n_weights)
+small = partial(circuits, n_qubits=(1, 4), n_gates=(1, 8))
+tiny = partial(circuits, n_qubits=(1, 3), n_gates=(1, 4))
 
 
 def values(circuit, seed, simulator, shift=0.0):
     """Expectation values of two samples at random angles, all of them shifted."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.rand(circuit.n_weights, generator=generator, dtype=torch.float64) * 6 - 3
-    inputs = torch.rand(2, circuit.n_inputs, generator=generator, dtype=torch.float64) * 6 - 3
+    inputs, weights = arguments(circuit, 2, seed)
     layer = VQCLayer.from_circuit(circuit, weights + shift, simulator=simulator)
     with torch.no_grad():
         return layer(inputs + shift)
+
+
+def probabilities(circuit, seed):
+    """Of the outcomes on all wires, a dimension for each wire behind that of two samples."""
+    inputs, weights = arguments(circuit, 2, seed)
+    table = circuit.angle_table(inputs, weights)
+    found = FusedSimulator().probabilities(
+        circuit,
+        table[:, circuit.columns("input")],
+        table[:, circuit.columns("weight")],
+        torch.complex128,
+    )
+    return found.reshape(2, *[2] * circuit.n_qubits)
 
 
 def assert_same(one, other, simulator):
@@ -64,7 +54,7 @@ def assert_same(one, other, simulator):
 
 @simulators
 @settings(max_examples=40)
-@given(circuit=circuits(), seed=SEEDS)
+@given(circuit=small(), seed=SEEDS)
 def test_a_circuit_and_its_inverse_are_the_identity(simulator, circuit, seed):
     inverse = [replace(gate, inverse=not gate.inverse) for gate in reversed(circuit.gates)]
     there_and_back = replace(circuit, gates=(*circuit.gates, *inverse, *circuit.gates))
@@ -75,7 +65,7 @@ def test_a_circuit_and_its_inverse_are_the_identity(simulator, circuit, seed):
 
 @simulators
 @settings(max_examples=40)
-@given(circuit=circuits(), seed=SEEDS, data=st.data())
+@given(circuit=small(), seed=SEEDS, data=st.data())
 def test_relabelling_wires_relabels_results(simulator, circuit, seed, data):
     new = data.draw(st.permutations(range(circuit.n_qubits)))
 
@@ -93,11 +83,15 @@ def test_relabelling_wires_relabels_results(simulator, circuit, seed, data):
         observables=tuple(moved(observable) for observable in circuit.observables),
     )
     assert_same(values(relabelled, seed, simulator), values(circuit, seed, simulator), simulator)
+    if simulator == "fused":
+        axes = [0, *(new.index(wire) + 1 for wire in range(circuit.n_qubits))]
+        expected = probabilities(circuit, seed).permute(axes)
+        assert_same(probabilities(relabelled, seed), expected, simulator)
 
 
 @simulators
 @settings(max_examples=40)
-@given(circuit=circuits(), seed=SEEDS)
+@given(circuit=small(), seed=SEEDS)
 def test_angles_have_the_period_four_pi(simulator, circuit, seed):
     turned = values(circuit, seed, simulator, shift=4 * math.pi)
     assert_same(turned, values(circuit, seed, simulator), simulator)
@@ -105,9 +99,11 @@ def test_angles_have_the_period_four_pi(simulator, circuit, seed):
 
 @simulators
 @settings(max_examples=40)
-@given(circuit=circuits(), seed=SEEDS, a=st.floats(-3, 3), b=st.floats(-3, 3), data=st.data())
+@given(circuit=small(), seed=SEEDS, a=st.floats(-3, 3), b=st.floats(-3, 3), data=st.data())
 def test_values_are_linear_in_observables(simulator, circuit, seed, a, b, data):
-    first, second = (Observable.of(data.draw(words(circuit.n_qubits))) for _ in range(2))
+    n = circuit.n_qubits
+    words = st.text("IXYZ", min_size=n, max_size=n)
+    first, second = (Observable.of(data.draw(words)) for _ in range(2))
     terms = [
         PauliString(term.factors, factor * term.coefficient)
         for factor, observable in ((a, first), (b, second))
@@ -144,7 +140,7 @@ def images_and_maps(seed, batch):
 
 @pytest.mark.parametrize("name", metrics.named_metrics())
 @settings(max_examples=6)
-@given(circuit=circuits(3, 4), seed=SEEDS, batch=st.integers(1, 4), data=st.data())
+@given(circuit=tiny(), seed=SEEDS, batch=st.integers(1, 4), data=st.data())
 def test_a_metric_of_a_batch_is_that_of_its_images_in_any_order(name, circuit, seed, batch, data):
     model = Hybrid(circuit, seed)
     images, maps = images_and_maps(seed, batch)
@@ -174,7 +170,7 @@ def test_a_metric_of_a_batch_is_that_of_its_images_in_any_order(name, circuit, s
 
 
 @settings(max_examples=40)
-@given(circuit=circuits(3, 5), seed=SEEDS, a=st.floats(-3, 3), b=st.floats(-3, 3))
+@given(circuit=tiny(), seed=SEEDS, a=st.floats(-3, 3), b=st.floats(-3, 3))
 def test_shares_are_linear_in_the_score(circuit, seed, a, b):
     model = Hybrid(circuit, seed)
     images, _ = images_and_maps(seed, 2)

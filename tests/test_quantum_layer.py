@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from torch import nn
 
 from captum_quantum import (
     Angle,
     Circuit,
     Gate,
+    GradientRuleError,
     Observable,
     QuantumLayerGradCam,
     VQCLayer,
@@ -111,6 +113,30 @@ def test_a_layers_own_rule_holds(name, given):
     for shares in (grad_cam.attribute_qubits, grad_cam.attribute_observables):
         parts, direct = shares(IMAGES, 1, return_direct=True)
         assert torch.allclose(parts.sum(1, keepdim=True) + direct, found, atol=1e-5)
+
+
+class Squashed(VQCLayer):
+    """More than its circuit, all of it differentiable."""
+
+    def forward(self, inputs):
+        return 2 * super().forward(torch.tanh(inputs) * 3)
+
+
+def test_a_layer_that_computes_more_than_its_circuit_keeps_autograds_derivative():
+    torch.manual_seed(0)
+    model = Skip(Squashed(3))
+    expected = LayerGradCam(model, model.conv).attribute(IMAGES, 1)
+    for given in (None, model.q):
+        grad_cam = QuantumLayerGradCam(model, model.conv, quantum_layer=given)
+        assert torch.allclose(grad_cam.attribute(IMAGES, 1), expected, atol=1e-6)
+        # Its circuit's rules and shares would be of another function.
+        message = "does not apply to a Squashed module, whose outputs are not the expectation"
+        with pytest.raises(GradientRuleError, match=message):
+            grad_cam.attribute_qubits(IMAGES, 1)
+    x = torch.rand(2, 3, requires_grad=True)
+    for rule in ("adjoint", "parameter-shift", "finite-difference"):
+        with quantum_gradient(model.q, rule), pytest.raises(GradientRuleError, match=message):
+            model.q(x)
 
 
 class Half(nn.Module):

@@ -99,8 +99,8 @@ def test_seeds(fails):
 def test_seeds_on_a_gpu(fails):
     before = torch.cuda.get_rng_state(), torch.get_rng_state()
     draws = []
-    for place in (torch.zeros(1, device="cuda"), torch.device("cuda"), torch.device("cuda:0")):
-        with maybe_failing(seeded(3, place), fails):
+    for device in (torch.zeros(1, device="cuda"), torch.device("cuda"), torch.device("cuda:0")):
+        with maybe_failing(seeded(3, device), fails):
             draws.append((torch.rand(5, device="cuda"), torch.rand(5)))
         assert torch.equal(torch.cuda.get_rng_state(), before[0])
         assert torch.equal(torch.get_rng_state(), before[1])

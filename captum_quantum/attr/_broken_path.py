@@ -1,4 +1,4 @@
-"""Says at which module a gradient path breaks."""
+"""Names the module at which a gradient path breaks."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ class _PathFollower:
 def explain_broken_path(
     model: Any, layer: nn.Module, to_input: bool, run: Callable[[], Any]
 ) -> GradientPathError:
-    """Runs the model once more and says at which module the gradient path breaks.
+    """Runs the model once more and names the module at which the gradient path breaks.
 
     Args:
         model (Any): The forward function; a module gives the names.
@@ -90,8 +90,8 @@ def explain_broken_path(
     names = {m: n for n, m in model.named_modules()} if isinstance(model, nn.Module) else {}
 
     def name(module: nn.Module) -> str:
-        own = names.get(module, "")
-        return f"{own!r} ({type(module).__name__})" if own else type(module).__name__
+        path = names.get(module, "")
+        return f"{path!r} ({type(module).__name__})" if path else type(module).__name__
 
     recorder = Recorder(layer, to_input, cut=True)
     follower = _PathFollower(recorder)
@@ -111,10 +111,10 @@ def explain_broken_path(
     finally:
         for handle in handles:
             handle.remove()
-    head = f"no gradient reaches layer {name(layer)}: "
+    start = f"no gradient reaches layer {name(layer)}: "
     if not follower.broken:
         return GradientPathError(
-            head + "no module behind it breaks the path, so either forward_func does, between the "
+            start + "no module behind it breaks the path, so either forward_func does, between the "
             "modules and its output, or the output does not depend on the layer"
         )
     module, output, encloses = follower.broken[0]
@@ -130,7 +130,7 @@ def explain_broken_path(
         else:
             reason = f"its input depends on the layer and its output does not ({causes} inside)"
     return GradientPathError(
-        head
+        start
         + f"the path breaks in module {name(module)}: {reason}. If that is a quantum layer, give "
         "it as quantum_layer, with a gradient rule such as 'parameter-shift'"
     )

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from captum_quantum import _checks, _compat
 from captum_quantum.attr._broken_path import explain_broken_path
 from captum_quantum.attr._recording import Grads, RecordedGraph, Recorder
-from captum_quantum.gradients import RULES, GradientPathError, inputs_only, intercept
+from captum_quantum.gradients import RULES, GradientPathError
+from captum_quantum.gradients.interception import intercept
+from captum_quantum.gradients.nodes import inputs_only
 from captum_quantum.quantum_layer import check_part, find_quantum_layers, follows_own_rule
 
 
@@ -41,12 +43,10 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         self.gradient, self.path_steps = gradient, path_steps
         self.quantum_layers = find_quantum_layers(self._model, quantum_layer)
         if gradient is not None and not self.quantum_layers:
-            raise ValueError(
-                _checks.sentence(
-                    "quantum_layer",
-                    f"given for gradient={gradient!r}, as forward_func shows no quantum layer",
-                    "None",
-                )
+            _checks.refuse(
+                "quantum_layer",
+                f"given for gradient={gradient!r}, as forward_func shows no quantum layer",
+                "None",
             )
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         GradientAttribution.__init__(self, forward_func)
@@ -98,7 +98,11 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         parallel = self.device_ids is not None or isinstance(self.forward_func, nn.DataParallel)
         recorder = Recorder(self.layer, to_input, cut and not parallel, scale)
         swapped = self.quantum_layers if shares else self._swapped()
-        with recorder.hooked(), intercept(swapped, self.gradient) as quantum_calls:
+        if_broken = self.gradient is None and not shares
+        with (
+            recorder.hooked(),
+            intercept(swapped, self.gradient, if_broken=if_broken) as quantum_calls,
+        ):
             with self._angles_checked(), inputs_only() if cut else nullcontext():
                 try:
                     output = run()
@@ -172,13 +176,11 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
             shapes = [tuple(tensor.shape) for tensor in call.tensors]
             first = per_device.setdefault(call.device, shapes)
             if shapes != first:
-                raise ValueError(
-                    _checks.sentence(
-                        "layer",
-                        "one whose calls in a forward pass all give tensors of the same shape, so "
-                        "that their maps add up",
-                        f"a {type(self.layer).__name__} with shapes {first} and {shapes}",
-                    )
+                _checks.refuse(
+                    "layer",
+                    "one whose calls in a forward pass all give tensors of the same shape, so "
+                    "that their maps add up",
+                    f"a {type(self.layer).__name__} with shapes {first} and {shapes}",
                 )
 
     def _check_single_tensor(self, graph: RecordedGraph) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
-from captum_quantum.gradients import QuantumCall
+from captum_quantum.gradients.interception import QuantumCall
 
 Grads = tuple[Tensor, ...]
 
@@ -23,12 +23,10 @@ class LayerCall:
         tensors (tuple[Tensor, ...]): What the layer got or gave, times the recorder's scale: what
             the gradients are taken by.
         activations (tuple[Tensor, ...]): The same without the scale.
-        in_tuple (bool): Whether the layer gave a tuple or list.
     """
 
     tensors: tuple[Tensor, ...]
     activations: tuple[Tensor, ...]
-    in_tuple: bool
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +83,7 @@ class Recorder:
             if not tensor.requires_grad:
                 tensor.requires_grad_()
         with self._lock:
-            self.calls.append(LayerCall(saved, given, in_tuple))
+            self.calls.append(LayerCall(saved, given))
         self.on_call()
         clones = [tensor.clone() for tensor in saved]
         if not in_tuple:

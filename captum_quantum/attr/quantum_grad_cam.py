@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.attr._explainer import LayerExplainer
-from captum_quantum.attr._maps import channel_weights, weighted_sum
+from captum_quantum.attr._maps import channel_weights, membership, one_at_a_time, weighted_sum
 from captum_quantum.attr._recording import Grads, RecordedGraph
-from captum_quantum.attr._shares import membership, one_at_a_time
-from captum_quantum.gradients import GradientPathError, QuantumCall
+from captum_quantum.gradients import GradientPathError
+from captum_quantum.gradients.interception import QuantumCall
 from captum_quantum.quantum_layer import as_quantum_layer
 
 
@@ -53,8 +53,9 @@ class QuantumLayerGradCam(LayerExplainer):
             of forward_func that has a :class:`~captum_quantum.Circuit`, such as ``VQCLayer``;
             without any, this is plain Grad-CAM. Any other module, tensor in and tensor out, can be
             given.
-        gradient (str, optional): The rule for them, as in :func:`captum_quantum.quantum_gradient`.
-            Default: each layer's own.
+        gradient (str, optional): The gradient rule for them: ``"adjoint"``, ``"backprop"``,
+            ``"parameter-shift"``, ``"commutator"``, ``"finite-difference"`` or a registered one;
+            :func:`captum_quantum.quantum_gradient` describes them. Default: each layer's own rule.
         path_steps (int, optional): Number m of points over which the importance is averaged, for a
             layer that is called once in a forward pass. Default: the activations alone, Grad-CAM.
 
@@ -119,7 +120,7 @@ class QuantumLayerGradCam(LayerExplainer):
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.
-            relu_attributions (bool): Whether to keep only what speaks for the target.
+            relu_attributions (bool): Whether to set negative values to zero.
             attr_dim_summation (bool): Whether to sum over the channels, dimension 1.
             grad_kwargs (dict, optional): Further arguments of ``torch.autograd.grad``.
 
@@ -219,7 +220,7 @@ class QuantumLayerGradCam(LayerExplainer):
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.
-            relu_attributions (bool): Whether to keep only what speaks for the target.
+            relu_attributions (bool): Whether to set negative values to zero.
 
         Returns:
             Tensor: Shape ``(batch, len(targets), *spatial)``; one column equals
@@ -407,12 +408,10 @@ class QuantumLayerGradCam(LayerExplainer):
 
     def _single_quantum_layer(self) -> nn.Module:
         if len(self.quantum_layers) != 1:
-            raise ValueError(
-                _checks.sentence(
-                    "quantum_layer",
-                    "given, or the only one of forward_func",
-                    f"{len(self.quantum_layers)} quantum layers",
-                )
+            _checks.refuse(
+                "quantum_layer",
+                "given, or the only one of forward_func",
+                f"{len(self.quantum_layers)} quantum layers",
             )
         return self.quantum_layers[0]
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,11 @@ Source = Literal["input", "weight", "constant"]
 
 class CircuitError(ValueError):
     """A circuit that cannot be built, traced or run, with the gate and the reason."""
+
+
+def _require(condition: bool, argument: str, must: str, got: Any) -> None:
+    if not condition:
+        _checks.refuse(argument, must, str(got), CircuitError)
 
 
 @dataclass(frozen=True)
@@ -99,30 +104,15 @@ class Gate:
         for angle in self.angles:
             if not isinstance(angle, Angle):
                 _checks.wrong_type(f"angles of {self.name}", "Angle objects", angle)
-        if any(isinstance(w, bool) or not isinstance(w, int) or w < 0 for w in self.wires):
-            raise CircuitError(
-                _checks.sentence(
-                    f"wires of {self.name}", "integers >= 0", _checks.describe(self.wires)
-                )
-            )
-        if len(set(self.wires)) != len(self.wires) or not self.wires:
-            raise CircuitError(
-                _checks.sentence(
-                    f"wires of {self.name}", "different from each other", str(self.wires)
-                )
-            )
-        if kind.n_wires not in (None, len(self.wires)):
-            raise CircuitError(
-                _checks.sentence(
-                    f"wires of {self.name}", f"{kind.n_wires} wire(s)", str(self.wires)
-                )
-            )
-        if len(self.angles) != kind.n_angles:
-            raise CircuitError(
-                _checks.sentence(
-                    f"angles of {self.name}", f"{kind.n_angles} angle(s)", str(len(self.angles))
-                )
-            )
+        wires, n_wires = f"wires of {self.name}", len(self.wires)
+        valid = all(isinstance(w, int) and not isinstance(w, bool) and w >= 0 for w in self.wires)
+        _require(valid, wires, "integers >= 0", _checks.describe(self.wires))
+        distinct = 0 < len(set(self.wires)) == n_wires
+        _require(distinct, wires, "different from each other", self.wires)
+        _require(kind.n_wires in (None, n_wires), wires, f"{kind.n_wires} wire(s)", self.wires)
+        n_angles = len(self.angles)
+        must = f"{kind.n_angles} angle(s)"
+        _require(n_angles == kind.n_angles, f"angles of {self.name}", must, n_angles)
 
     @property
     def type(self) -> GateType:
@@ -170,7 +160,7 @@ class Circuit:
     amplitude_encoding: bool = False
 
     def __post_init__(self) -> None:
-        """Validates everything once, so that no simulator needs to ask again."""
+        """Validates everything once, so that no simulator needs to check it again."""
         _checks.check_int("n_qubits", self.n_qubits, 1)
         _checks.check_int("n_inputs", self.n_inputs, 0)
         _checks.check_int("n_weights", self.n_weights, 0)
@@ -185,50 +175,32 @@ class Circuit:
         used = set()
         for position, gate in enumerate(self.gates):
             here = f"gate {position} ({gate})"
-            if max(gate.wires) >= self.n_qubits:
-                raise CircuitError(
-                    _checks.sentence(
-                        f"wires of {here}", f"in [0, {self.n_qubits - 1}]", str(gate.wires)
-                    )
-                )
+            self._require_wires(f"wires of {here}", gate.wires)
             for angle in gate.angles:
                 if angle.source == "constant":
                     continue
-                if not 0 <= angle.index < limits[angle.source]:
-                    raise CircuitError(
-                        _checks.sentence(
-                            f"{angle.source} index of {here}",
-                            f"in [0, {limits[angle.source] - 1}]",
-                            str(angle.index),
-                        )
-                    )
+                high = limits[angle.source] - 1
+                must = f"in [0, {high}]"
+                _require(angle.index <= high, f"{angle.source} index of {here}", must, angle.index)
                 if angle.source == "input":
                     used.add(angle.index)
         for observable in self.observables:
-            if max(observable.wires, default=0) >= self.n_qubits:
-                raise CircuitError(
-                    _checks.sentence(
-                        f"wires of observable {observable}",
-                        f"in [0, {self.n_qubits - 1}]",
-                        str(observable.wires),
-                    )
-                )
+            self._require_wires(f"wires of observable {observable}", observable.wires)
         if self.amplitude_encoding:
-            if used or self.n_inputs != 2**self.n_qubits:
-                raise CircuitError(
-                    _checks.sentence(
-                        "inputs of a circuit with amplitude encoding",
-                        f"{2**self.n_qubits} amplitudes and no angles",
-                        f"{self.n_inputs} inputs, {len(used)} of them used as angles",
-                    )
-                )
-        elif len(used) != self.n_inputs:
-            unused = sorted(set(range(self.n_inputs)) - used)
-            raise CircuitError(
-                _checks.sentence(
-                    "inputs", "used by at least one gate each", f"unused input features {unused}"
-                )
+            _require(
+                not used and self.n_inputs == 2**self.n_qubits,
+                "inputs of a circuit with amplitude encoding",
+                f"{2**self.n_qubits} amplitudes and no angles",
+                f"{self.n_inputs} inputs, {len(used)} of them used as angles",
             )
+        else:
+            unused = f"unused input features {sorted(set(range(self.n_inputs)) - used)}"
+            must = "used by at least one gate each"
+            _require(len(used) == self.n_inputs, "inputs", must, unused)
+
+    def _require_wires(self, argument: str, wires: tuple[int, ...]) -> None:
+        high = self.n_qubits - 1
+        _require(max(wires, default=0) <= high, argument, f"in [0, {high}]", wires)
 
     @cached_property
     def angles(self) -> tuple[tuple[Gate, int, Angle], ...]:
@@ -247,11 +219,11 @@ class Circuit:
 
     @cached_property
     def _by_source(self) -> dict[Source, tuple[list[int], list[int]]]:
-        found: dict[Source, tuple[list[int], list[int]]] = {s: ([], []) for s in get_args(Source)}
+        grouped: dict[Source, tuple[list[int], list[int]]] = {s: ([], []) for s in get_args(Source)}
         for column, (_, _, angle) in enumerate(self.angles):
-            found[angle.source][0].append(column)
-            found[angle.source][1].append(angle.index)
-        return found
+            grouped[angle.source][0].append(column)
+            grouped[angle.source][1].append(angle.index)
+        return grouped
 
     def angle_table(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """Gathers every gate's angles from their sources.
@@ -287,13 +259,15 @@ class Circuit:
         return pool[:, torch.tensor(index, dtype=torch.long, device=inputs.device)]
 
     def weights_as_inputs(self) -> "Circuit":
-        """The same circuit with every angle that is no constant an input of its own."""
+        """The same circuit in which every angle is an input of its own, constants apart."""
         count = itertools.count()
 
-        def own(angle: Angle) -> Angle:
+        def as_input(angle: Angle) -> Angle:
             return angle if angle.source == "constant" else Angle.of_input(next(count))
 
-        gates = tuple(replace(gate, angles=tuple(map(own, gate.angles))) for gate in self.gates)
+        gates = tuple(
+            replace(gate, angles=tuple(map(as_input, gate.angles))) for gate in self.gates
+        )
         return Circuit(self.n_qubits, gates, self.observables, next(count))
 
     def split(self, table: Tensor) -> Sequence[Tensor]:
@@ -304,7 +278,7 @@ class Circuit:
         def count(number: int, noun: str) -> str:
             return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
-        head = ", ".join(
+        summary = ", ".join(
             [
                 count(self.n_qubits, "qubit"),
                 count(self.n_inputs, "input")
@@ -313,4 +287,4 @@ class Circuit:
             ]
         )
         readout = ", ".join(f"<{observable}>" for observable in self.observables)
-        return "\n".join([head, *(f"  {gate}" for gate in self.gates), f"reads {readout}"])
+        return "\n".join([summary, *(f"  {gate}" for gate in self.gates), f"reads {readout}"])

@@ -230,26 +230,11 @@ GATE_TYPES: dict[str, GateType] = _gate_types()
 """Every gate by its name in TorchQuantum."""
 
 ALIASES: dict[str, str] = {
-    "h": "hadamard",
-    "sh": "shadamard",
-    "x": "paulix",
-    "y": "pauliy",
-    "z": "pauliz",
-    "cx": "cnot",
-    "ch": "chadamard",
-    "xx": "rxx",
-    "yy": "ryy",
-    "zz": "rzz",
-    "zx": "rzx",
-    "p": "phaseshift",
-    "cp": "cu1",
-    "cr": "cu1",
-    "cphase": "cu1",
-    "u": "u3",
-    "ccx": "toffoli",
-    "ccnot": "toffoli",
-    "echoedcrossresonance": "ecr",
-}
+    "h": "hadamard", "sh": "shadamard", "x": "paulix", "y": "pauliy", "z": "pauliz",
+    "cx": "cnot", "ch": "chadamard", "xx": "rxx", "yy": "ryy", "zz": "rzz", "zx": "rzx",
+    "p": "phaseshift", "cp": "cu1", "cr": "cu1", "cphase": "cu1", "u": "u3", "ccx": "toffoli",
+    "ccnot": "toffoli", "echoedcrossresonance": "ecr",
+}  # fmt: skip
 
 
 def gate_type(name: str) -> GateType:

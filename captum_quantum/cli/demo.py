@@ -2,22 +2,15 @@
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
+from captum.attr import LayerGradCam
 from torch import Tensor
 
-from captum_quantum import _files
-from captum_quantum.attr import QuantumLayerGradCam
-from captum_quantum.cli.explanations import draw, explain_input, gradcam_maps, qubit_influence
-from captum_quantum.cli.models import train
-from captum_quantum.cli.options import Options, make_folder, read_options
-from captum_quantum.cli.output import WEIGHTS, environment, percent
-from captum_quantum.datasets import Mosaics
-from captum_quantum.metrics import grid_pointing_game
-from captum_quantum.models import HybridClassifier, save_model
-from captum_quantum.training import predict
+from captum_quantum import _files, attr, datasets, metrics, models, training
+from captum_quantum.cli import options, output
 
 N_MOSAICS = 200
 FIGURE, RESULTS = "qgradcam.png", "demo.json"
@@ -26,60 +19,61 @@ FIGURE, RESULTS = "qgradcam.png", "demo.json"
 def prepare(args: argparse.Namespace) -> Callable[[], None]:
     """Checks the arguments and loads the data; returns the work."""
     start = time.perf_counter()
-    options = read_options(args)
-    make_folder(options.output)
-    data = options.dataset.load(options.seed)
-    return lambda: _demo(options, data, start)
+    options.read_options(args)
+    options.make_folder(args.output)
+    data = args.dataset.load(args.seed)
+    return lambda: _demo(args, data, start)
 
 
-class _Clock:
-    """Measures how long each step takes, and all steps together."""
+def train(
+    model: models.HybridClassifier, data: Sequence[Tensor], args: argparse.Namespace, seed: int
+) -> list[float]:
+    """Trains a model on the device and stores seed and epochs in ``model.trained``.
 
-    def __init__(self, start: float, device: torch.device) -> None:
-        self._start, self._last, self._device = start, time.perf_counter(), device
-        self.timings: dict[str, float] = {}
+    Returns:
+        list[float]: The mean training loss of each epoch.
+    """
+    model.to(args.device)
+    losses = training.fit(model, *data[:2], **args.training, seed=seed, progress=True)
+    model.trained = {"seed": seed, "epochs": args.training["epochs"]}
+    return losses
 
-    def lap(self, step: str) -> None:
+
+def _demo(args: argparse.Namespace, data: Sequence[Tensor], start: float) -> None:
+    dataset, device = args.dataset, args.device
+    model = dataset.model(seed=args.seed)
+    timings = {"total_s": time.perf_counter() - start}
+
+    def lap(step: str) -> None:
         """Stores the seconds since the last lap; waits for the device."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        before, self._last = self._last, time.perf_counter()
-        self.timings |= {f"{step}_s": self._last - before, "total_s": self._last - self._start}
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        before, timings["total_s"] = timings["total_s"], time.perf_counter() - start
+        timings[f"{step}_s"] = timings["total_s"] - before
 
-
-def _demo(options: Options, data: Sequence[Tensor], start: float) -> None:
-    dataset, device, seed, output = options.dataset, options.device, options.seed, options.output
-    model = dataset.model(seed=seed)
-    clock = _Clock(start, device)
-    losses = train(model, data[0], data[1], options, seed)
+    losses = train(model, data, args, args.seed)
     model.eval()
-    clock.lap("training")
+    lap("training")
     inputs, labels = data[2].to(device), data[3].to(device)
-    probabilities = predict(model, inputs)
-    clock.lap("prediction")
-    explainer = QuantumLayerGradCam(model, model.backbone)
+    probabilities = training.predict(model, inputs)
+    lap("prediction")
+    explainer = attr.QuantumLayerGradCam(model, model.backbone)
     predicted = probabilities.argmax(dim=1)
     maps = explainer.attribute(inputs, predicted)
-    clock.lap("maps")
+    lap("maps")
     qubit_maps = cast("Tensor", explainer.attribute_qubits(inputs, predicted))
-    clock.lap("qubit_maps")
-    captum_maps = gradcam_maps(model, inputs, predicted)
-    clock.lap("captum_maps")
-    shifted = QuantumLayerGradCam(model, model.backbone, gradient="parameter-shift")
+    lap("qubit_maps")
+    captum_maps = LayerGradCam(model, model.backbone).attribute(inputs, predicted).detach()
+    lap("captum_maps")
+    shifted = attr.QuantumLayerGradCam(model, model.backbone, gradient="parameter-shift")
     shifted_maps = shifted.attribute(inputs, predicted)
-    clock.lap("parameter_shift_maps")
-    results: dict[str, Any] = {}
-    if dataset.mosaics is not None:
-        mosaics = dataset.mosaics(inputs, labels, N_MOSAICS, seed)
-        results["mosaics"] = _localization(explainer, mosaics, dataset.noun)
-        clock.lap("mosaics")
-
+    lap("parameter_shift_maps")
     rows = _choose_rows(probabilities, labels)
-    results |= {
-        "seed": seed,
+    results: dict[str, Any] = {
+        "seed": args.seed,
         "n_train": len(data[1]),
         "n_test": len(labels),
-        "training": {**options.training, "final_loss": losses[-1]},
+        "training": {**args.training, "final_loss": losses[-1]},
         "model": model.config,
         "quantum_layer": str(model.vqc),
         "accuracy": _mean(predicted == labels),
@@ -91,16 +85,21 @@ def _demo(options: Options, data: Sequence[Tensor], start: float) -> None:
             "sum_of_qubits": _largest(maps - qubit_maps.sum(dim=1, keepdim=True)),
             "largest_value": _largest(maps),
         },
-        "qubit_influence": qubit_influence(qubit_maps).mean(dim=0).tolist(),
+        "qubit_influence": output.qubit_influence(qubit_maps).mean(dim=0).tolist(),
         "figure_rows": rows,
-        "timings": clock.timings,
-        **environment(device),
+        "timings": timings,
+        **output.environment(device),
     }
-    save_model(model, output / WEIGHTS)
-    _draw(model, options, inputs[rows], labels[rows], probabilities[rows], results["accuracy"])
-    clock.lap("figure")
-    _files.replace(output / RESULTS, _files.to_json(results))
-    print(_summary(results, options))
+    if dataset.mosaics is not None:
+        mosaics = dataset.mosaics(inputs, labels, N_MOSAICS, args.seed)
+        results["mosaics"] = _localization(explainer, mosaics, dataset.noun)
+        lap("mosaics")
+    models.save_model(model, args.output / output.WEIGHTS)
+    shown = zip(inputs[rows].split(1), labels[rows].tolist(), probabilities[rows], strict=True)
+    _draw(args, model, shown, results["accuracy"])
+    lap("figure")
+    _files.replace(args.output / RESULTS, _files.to_json(results))
+    print(_summary(args, results))
 
 
 def _mean(flags: Tensor) -> float:
@@ -111,7 +110,9 @@ def _largest(values: Tensor) -> float:
     return float(values.abs().max())
 
 
-def _localization(explainer: QuantumLayerGradCam, mosaics: Mosaics, noun: str) -> dict[str, Any]:
+def _localization(
+    explainer: attr.QuantumLayerGradCam, mosaics: datasets.Mosaics, noun: str
+) -> dict[str, Any]:
     """Measures how much of the evidence for a class lies in the cell that shows the class.
 
     Returns:
@@ -122,7 +123,7 @@ def _localization(explainer: QuantumLayerGradCam, mosaics: Mosaics, noun: str) -
     shares, strongest = [], []
     for cell, classes in enumerate(mosaics.labels.T):
         maps = explainer.attribute(mosaics.images, classes)
-        games = [grid_pointing_game(maps, mask.expand(len(maps), -1, -1)) for mask in cells]
+        games = [metrics.grid_pointing_game(maps, mask.expand(len(maps), -1, -1)) for mask in cells]
         shares.append(games[cell])
         strongest.append(torch.stack(games).argmax(dim=0) == cell)
     return {
@@ -146,62 +147,51 @@ def _choose_rows(probabilities: Tensor, labels: Tensor) -> list[int]:
     middle = len(hits) // 2
     rows: list[int] = []
     for wanted in (hits[middle:] + hits[:middle], hits, misses):
+        shown = {int(labels[i]) for i in rows}
         candidates = [i for i in wanted + order if i not in rows]
-        classes = {int(labels[i]) for i in rows}
-        fresh = [i for i in candidates if int(labels[i]) not in classes]
-        rows += (fresh or candidates)[:1]
+        rows += sorted(candidates, key=lambda i: int(labels[i]) in shown)[:1]
     return rows
 
 
 def _draw(
-    model: HybridClassifier,
-    options: Options,
-    inputs: Tensor,
-    labels: Tensor,
-    probabilities: Tensor,
-    accuracy: float,
+    args: argparse.Namespace, model: models.HybridClassifier, shown: Iterable[Any], accuracy: float
 ) -> None:
-    """Draws the explanations of a few test examples."""
-    dataset = options.dataset
+    """Draws the explanations of test examples, each an input, its class and the probabilities."""
+    dataset, rows = args.dataset, []
     phrases = [*dataset.classes.values()]
-    explainer = QuantumLayerGradCam(model, model.backbone)
-    explanations = []
-    for single, true, likely in zip(inputs.split(1), labels.tolist(), probabilities, strict=True):
+    for single, true, likely in shown:
         choice = int(likely.argmax())
         verdict = "recognized" if choice == true else f"taken for {phrases[choice]}"
         title = f"{phrases[true]}, {verdict}"
-        explanations.append(explain_input(explainer, dataset, single, title, true, likely, model))
-    n_qubits = len(explanations[0].qubit_maps)
-    draw(
-        options.output / FIGURE,
-        explanations,
-        dataset,
-        "test example",
-        "the true class",
-        title="Which pixels, and which qubits, made a quantum model decide?",
-        subtitle=f"A hybrid model with a circuit of {n_qubits} qubits; it recognizes "
-        f"{percent(accuracy)} of the test set.",
+        rows.append(output.explain_input(model, dataset, single, title, true, likely, captum=True))
+    titles = {
+        "title": "Which pixels, and which qubits, made a quantum model decide?",
+        "subtitle": f"A hybrid model with a circuit of {len(rows[0].qubit_maps)} qubits; it "
+        f"recognizes {output.percent(accuracy)} of the test set.",
+    }
+    output.draw(
+        args.output / FIGURE, rows, dataset.noun, "test example", "the true class", **titles
     )
 
 
-def _summary(results: dict[str, Any], options: Options) -> str:
-    dataset, output = options.dataset, options.output
+def _summary(args: argparse.Namespace, results: dict[str, Any]) -> str:
+    dataset, folder = args.dataset, args.output
     agreement, timings, n_test = results["agreement"], results["timings"], results["n_test"]
     mosaics = reading = ""
     if "mosaics" in results:
         share = results["mosaics"][f"share_on_own_{dataset.noun}"]
         mosaics = f"""
-{percent(share):>9}  of the evidence for a class lies on its own {dataset.noun}, in
-           mosaics of different classes (chance: {percent(results["mosaics"]["chance"])})"""
+{output.percent(share):>9}  of the evidence for a class lies on its own {dataset.noun}, in
+           mosaics of different classes (chance: {output.percent(results["mosaics"]["chance"])})"""
     if dataset.read is not None:
         command = f"captum-quantum explain --dataset {dataset.name}"
         reading = f"""; to explain a file of your own:
-             {command} --weights {output / WEIGHTS} --file FILE"""
+             {command} --weights {folder / output.WEIGHTS} --file FILE"""
     return f"""\
-           A quantum model on {dataset.description} (seed {options.seed}, {results["device"]})
+           A quantum model on {dataset.description} (seed {args.seed}, {results["device"]})
 
-{percent(results["accuracy"]):>9}  of the {n_test} test examples recognized
-{percent(results["non_empty_share"]):>9}  of the QGrad-CAM maps show evidence for the class
+{output.percent(results["accuracy"]):>9}  of the {n_test} test examples recognized
+{output.percent(results["non_empty_share"]):>9}  of the QGrad-CAM maps show evidence for the class
            that the model chose (the others are empty){mosaics}
 {agreement["captum"]:>9.1g}  is the largest difference from Captum's LayerGradCam, and
 {agreement["parameter_shift"]:>9.1g}  that from the parameter-shift rule, which quantum hardware can
@@ -209,6 +199,6 @@ def _summary(results: dict[str, Any], options: Options) -> str:
 {timings["total_s"]:>7.0f} s  in all; {timings["training_s"]:.0f} s training, \
 {timings["maps_s"]:.2f} s for all {n_test} maps
 
-           {output / FIGURE}: the picture to look at
-           {output / RESULTS}: all numbers
-           {output / WEIGHTS}: the model{reading}"""
+           {folder / FIGURE}: the picture to look at
+           {folder / RESULTS}: all numbers
+           {folder / output.WEIGHTS}: the model{reading}"""

@@ -4,70 +4,45 @@ import argparse
 import re
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from captum_quantum import _checks
-from captum_quantum.datasets import Dataset, named_datasets
-
-_LEAST = {"seed": 0, "seeds": 1, "epochs": 1, "batch_size": 1, "limit": 1}
+from captum_quantum import _checks, models
+from captum_quantum.datasets import named_datasets
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options that all commands share.
+def read_options(args: argparse.Namespace) -> None:
+    """Checks all integers, the data set and the device.
 
-    Attributes:
-        dataset (Dataset): The data set.
-        device (torch.device): The device of models and batches.
-        seed (int): Fixes all random numbers.
-        training (dict[str, Any]): The arguments of `captum_quantum.training.fit`.
-        output (Path): The folder for results.
+    ``args.dataset`` becomes the `Dataset` and ``args.device`` the torch.device of these names, and
+    ``args.training`` the arguments of `captum_quantum.training.fit`.
     """
-
-    dataset: Dataset
-    device: torch.device
-    seed: int
-    training: dict[str, Any]
-    output: Path
-
-
-def read_options(args: argparse.Namespace) -> Options:
-    """Checks all integers, the data set and the device."""
     datasets = named_datasets()
-    dataset = datasets[_checks.check_choice("--dataset", args.dataset, datasets)]
-    given = {name: getattr(args, name, None) for name in _LEAST}
-    for name, value in given.items():
-        if value is not None:
-            _checks.check_int(f"--{name.replace('_', '-')}", value, _LEAST[name])
-    training = {**dataset.training, "epochs": given["epochs"] or dataset.training["epochs"]}
-    return Options(dataset, _read_device(args.device), args.seed, training, args.output)
-
-
-def _read_device(name: str) -> torch.device:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
-        _checks.wrong_value("--device", "auto, cpu, cuda or cuda:N", name)
+    args.dataset = datasets[_checks.check_choice("--dataset", args.dataset, datasets)]
+    for name, least in {"seed": 0, "seeds": 1, "epochs": 1, "batch_size": 1, "limit": 1}.items():
+        if getattr(args, name, None) is not None:
+            _checks.check_int(f"--{name.replace('_', '-')}", getattr(args, name), least)
+    epochs = getattr(args, "epochs", None) or args.dataset.training["epochs"]
+    args.training = {**args.dataset.training, "epochs": epochs}
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", args.device):
+        _checks.wrong_value("--device", "auto, cpu, cuda or cuda:N", args.device)
     n_devices = torch.cuda.device_count()
-    device = torch.device(name if name != "auto" else "cuda" if n_devices else "cpu")
-    if device.type == "cuda" and (device.index or 0) >= n_devices:
+    name = ("cuda" if n_devices else "cpu") if args.device == "auto" else args.device
+    args.device = torch.device(name)
+    if args.device.type == "cuda" and (args.device.index or 0) >= n_devices:
         must = f"one of the {n_devices} CUDA devices that torch finds, or cpu"
-        raise ValueError(_checks.sentence("--device", must, name))
-    return device
+        _checks.refuse("--device", must, name)
 
 
 def make_folder(folder: Path) -> None:
     """Creates the folder of --output, and checks that files can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         got = f"{str(folder)!r} ({error.strerror or error})"
-        message = _checks.sentence("--output", "a folder that can be written to", got)
-        raise OSError(message) from error
+        _checks.refuse("--output", "a folder that can be written to", got, OSError)
 
 
 def read_names(option: str, text: str, known: Iterable[str]) -> list[str]:
@@ -80,3 +55,13 @@ def read_names(option: str, text: str, known: Iterable[str]) -> list[str]:
     if len(set(names)) < len(names):
         _checks.wrong_value(option, "different names", text)
     return names
+
+
+def load_weights(args: argparse.Namespace, device: str | torch.device) -> models.HybridClassifier:
+    """Reads the file of --weights; the model must have as many classes as the data set."""
+    model, n_classes = models.load_model(args.weights, device=device), len(args.dataset.classes)
+    if model.n_classes != n_classes:
+        must = f"a model with {n_classes} classes, as {args.dataset.name} has"
+        got = f"{str(args.weights)!r}, a model with {model.n_classes}"
+        _checks.refuse("--weights", must, got)
+    return model

@@ -14,7 +14,6 @@ from captum_quantum import __version__
 from captum_quantum.datasets import named_datasets
 from captum_quantum.evaluation import named_methods
 
-DEFAULT_METHODS = "qgradcam,gradcam,twin-gradcam"
 DEFAULT_METRICS = (
     "average_drop,average_gain,average_increase,insertion,deletion,infidelity,sensitivity_max,"
     "grid_pointing_game"
@@ -37,31 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     args = _parser().parse_args(argv)
+    # `prepare` finds everything that can be wrong with arguments and files before any work. Apart
+    # from a full disk, a later error is a bug and keeps its traceback.
+    refused: tuple[type[Exception], ...] = (ImportError, OSError, ValueError)
     try:
-        # `prepare` finds everything that can be wrong with arguments and files before any work.
-        # Apart from a full disk, a later error is a bug and keeps its traceback.
         work: Callable[[], None] = import_module(f"captum_quantum.cli.{args.command}").prepare(args)
-    except (ImportError, OSError, ValueError) as error:
-        return _refuse(args.command, error)
-    from captum_quantum._state import threads
+        from captum_quantum._state import threads
 
-    try:
+        refused = (OSError,)
         # The tensors are small: on one thread they are computed several times faster than on many
         # of a busy machine, and the results do not depend on the number of cores.
         with threads(1):
             work()
-    except OSError as error:
-        return _refuse(args.command, error)
+    except refused as error:
+        line = " ".join(str(error).split())
+        print(f"captum-quantum {args.command}: error: {line}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-def _refuse(command: str, error: Exception) -> int:
-    line = " ".join(str(error).split())
-    print(f"captum-quantum {command}: error: {line}", file=sys.stderr)
-    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,16 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     text = "number of the class to explain, from 0 on (default: the most probable class)"
     explain.add_argument("--target", type=int, help=text)
     explain.add_argument("--invert", action="store_true", help="swap dark and bright first")
-    names = f"names separated by commas (default: {DEFAULT_METHODS})"
-    evaluate.add_argument("--methods", default=DEFAULT_METHODS, help=names)
-    names = f"names separated by commas (default: {DEFAULT_METRICS}, as far as the data set allows)"
-    evaluate.add_argument("--metrics", help=names)
-    evaluate.add_argument(
-        "--weights",
-        type=Path,
-        help="weights file of the demo, made with the same --seed, which also determines the test "
-        "set (default: train a model)",
-    )
+    text = "names separated by commas (default: %(default)s)"
+    evaluate.add_argument("--methods", default="qgradcam,gradcam,twin-gradcam", help=text)
+    text = f"names separated by commas (default: {DEFAULT_METRICS}, as far as the data set allows)"
+    evaluate.add_argument("--metrics", help=text)
+    text = "weights file of the demo, made with the same --seed, which also determines the test set"
+    evaluate.add_argument("--weights", type=Path, help=f"{text} (default: train a model)")
     number = functools.partial(evaluate.add_argument, type=int)
     number("--limit", help="number of test examples to evaluate (default: all)")
     number("--batch-size", default=64, help="number of examples at a time (default: 64)")
@@ -130,7 +120,6 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--dataset", default=default, help=names)
         command.add_argument("--device", default="auto", help=devices)
         command.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
-        output = f"{name}-output"
-        text = f"folder for the results (default: {output})"
-        command.add_argument("--output", type=Path, default=Path(output), help=text)
+        text = "folder for the results (default: %(default)s)"
+        command.add_argument("--output", type=Path, default=Path(f"{name}-output"), help=text)
     return parser

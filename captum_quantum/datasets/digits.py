@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from captum_quantum.datasets.mosaics import mosaics
 from captum_quantum.datasets.registry import Dataset, register_dataset
 
+# PyTorch is imported where it is used, so that the command line's --help answers at once.
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from captum_quantum.models import HybridClassifier
-
-SIZE = 32
-"""Height and width of the images, in pixels."""
 
 
 class Digits(NamedTuple):
@@ -63,35 +61,61 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
     import torch
 
     from captum_quantum import _checks
-    from captum_quantum.datasets.split import stratified
 
     _checks.check_int("seed", seed, 0)
-    if isinstance(test_fraction, bool) or not isinstance(test_fraction, float):
+    if not isinstance(test_fraction, float):
         _checks.wrong_type("test_fraction", "a number in (0, 1)", test_fraction)
     if not 0 < test_fraction < 1:
         _checks.wrong_value("test_fraction", "a number in (0, 1)", test_fraction)
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise ImportError(
-            "the digits come with scikit-learn, which is not installed; install it with: "
-            "pip install 'captum-quantum[demo]'"
-        ) from error
+        reason = "the digits come with scikit-learn, which is not installed"
+        install = "pip install 'captum-quantum[demo]'"
+        raise ImportError(f"{reason}; install it with: {install}") from error
 
     bunch = datasets.load_digits()
-    images = torch.from_numpy(bunch.images).float()[:, None] / 16
-    images = _resize(images)
+    images = _resize(torch.from_numpy(bunch.images).float()[:, None] / 16)
     labels = torch.from_numpy(bunch.target).long()
-    generator = torch.Generator().manual_seed(seed)
-    train, test = stratified(labels, test_fraction, generator)
+    train, test = _stratified(labels, test_fraction, torch.Generator().manual_seed(seed))
     return Digits(images[train], labels[train], images[test], labels[test])
+
+
+def _stratified(labels: "Tensor", test_fraction: float, generator: "Generator") -> "list[Tensor]":
+    """Splits examples such that every class has the same share in the training and the test set.
+
+    With f the test fraction and N_c the number of examples of classes below c, the test set takes
+    round(f * N_{c+1}) - round(f * N_c) examples of class c; all classes together make
+    round(f * N).
+
+    Args:
+        labels (Tensor): Classes, shape ``(n,)``, int64.
+        test_fraction (float): Share of the test set, in (0, 1).
+        generator (torch.Generator): Source of the random numbers.
+
+    Returns:
+        list[Tensor]: Indices of the training set and of the test set, each in random order.
+    """
+    import torch
+
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[torch.argsort(labels[order], stable=True)]
+    train, test, n_below = [], [], 0
+    for members in order.split(torch.bincount(labels).tolist()):
+        n_next = n_below + len(members)
+        n_test = round(test_fraction * n_next) - round(test_fraction * n_below)
+        test.append(members[:n_test])
+        train.append(members[n_test:])
+        n_below = n_next
+    parts = [torch.cat(train), torch.cat(test)]
+    return [part[torch.randperm(len(part), generator=generator)] for part in parts]
 
 
 def _resize(images: "Tensor") -> "Tensor":
     """Scales images ``(n, 1, 8, 8)`` to ``(n, 1, 32, 32)`` by bilinear interpolation."""
     from torch.nn import functional as F
 
-    return F.interpolate(images, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+    return F.interpolate(images, size=(32, 32), mode="bilinear", align_corners=False)
 
 
 def read_digit(path: str | PathLike[str], *, invert: bool = False) -> "Tensor":
@@ -119,24 +143,7 @@ def read_digit(path: str | PathLike[str], *, invert: bool = False) -> "Tensor":
     """
     from torch.nn import functional as F
 
-    from captum_quantum import _checks
-    from captum_quantum.datasets.image_file import read_gray
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            _checks.sentence("path", "an image file", f"{str(path)!r}, which does not exist")
-        )
-    pixels = read_gray(path)
-    _checks.check_finite(f"the pixels of {str(path)!r}", pixels)
-    low, high = pixels.min(), pixels.max()
-    if low == high:
-        raise ValueError(
-            _checks.sentence(
-                "path", "an image with dark and bright pixels", f"{str(path)!r}, all of one shade"
-            )
-        )
-    pixels = (pixels - low) / (high - low)
+    pixels = _read_gray(Path(path))
     if invert:
         pixels = 1 - pixels
     height, width = pixels.shape
@@ -146,13 +153,54 @@ def read_digit(path: str | PathLike[str], *, invert: bool = False) -> "Tensor":
     return _resize(F.adaptive_avg_pool2d(square[None, None], 8)).clamp(0, 1)
 
 
+def _read_gray(path: Path) -> "Tensor":
+    """Reads an image file as gray values, the darkest 0 and the brightest 1.
+
+    Args:
+        path (Path): The file. Transparent pixels count as white.
+
+    Returns:
+        Tensor: Shape ``(height, width)``, float32.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If Pillow cannot read the file, or all pixels are the same.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps
+
+    from captum_quantum import _checks
+
+    name = repr(str(path))
+    if not path.is_file():
+        _checks.refuse("path", "an image file", f"{name}, which does not exist", FileNotFoundError)
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if "A" in image.getbands() or "transparency" in image.info:
+                paper = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(paper, image.convert("RGBA"))
+            # Modes I and F hold 16 bits and more, which "L" would cut off.
+            gray = image if image.mode.startswith(("I", "F")) else image.convert("L")
+            pixels = torch.from_numpy(np.array(gray, dtype=np.float32))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        message = _checks.sentence("path", "an image that Pillow reads", f"{name} ({error})")
+        raise ValueError(message) from error
+    _checks.check_finite(f"the pixels of {name}", pixels)
+    low, high = pixels.min(), pixels.max()
+    if low == high:
+        _checks.refuse("path", "an image with dark and bright pixels", f"{name}, all of one shade")
+    return (pixels - low) / (high - low)
+
+
 def _model(seed: int = 0, **config: Any) -> "HybridClassifier":
     from captum_quantum.models import digits_model
 
     return digits_model(**config, seed=seed)
 
 
-DIGITS = register_dataset(
+register_dataset(
     Dataset(
         name="digits",
         description="handwritten digits that scikit-learn ships",

@@ -5,17 +5,14 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
-"""The order of the four quadrants of a mosaic."""
-
 
 class Mosaics(NamedTuple):
     """Mosaics: 2 x 2 images of four different classes each.
 
     Attributes:
         images (Tensor): Shape ``(n, channels, 2 * height, 2 * width)``.
-        labels (Tensor): Shape ``(n, 4)``, the class in each quadrant, in the order of
-            ``QUADRANTS``.
+        labels (Tensor): Shape ``(n, 4)``, the classes in the quadrants top left, top right, bottom
+            left, bottom right.
     """
 
     images: "Tensor"
@@ -23,17 +20,15 @@ class Mosaics(NamedTuple):
 
     @property
     def cells(self) -> "Tensor":
-        """Masks of the quadrants, in the order of ``QUADRANTS``.
+        """Masks of the quadrants, in the order of the labels.
 
         Shape ``(4, 2 * height, 2 * width)``, bool.
         """
         import torch
 
         height, width = self.images.shape[2:]
-        row = torch.arange(height, device=self.images.device) >= height // 2
-        column = torch.arange(width, device=self.images.device) >= width // 2
-        quadrants = torch.arange(4, device=self.images.device)[:, None, None]
-        return 2 * row[:, None] + column == quadrants
+        cell = self.images.new_ones(height // 2, width // 2, dtype=torch.bool)
+        return torch.kron(torch.eye(4, dtype=torch.bool, device=cell.device).view(4, 2, 2), cell)
 
 
 def mosaics(images: "Tensor", labels: "Tensor", n: int, seed: int = 0) -> Mosaics:

@@ -29,20 +29,15 @@ __all__ = [
     "versions",
 ]
 
-_HOME = {
-    "Difference": "report",
-    "NamedMethod": "methods",
-    "Report": "report",
-    "Score": "report",
-    "SeedDifference": "seeds",
-    "SeedReport": "seeds",
-    "Spread": "seeds",
-    "World": "processes",
-    "compare": "comparison",
-    "named_methods": "methods",
-    "register_method": "methods",
-    "versions": "fingerprint",
+_MODULES = {
+    "comparison": ("compare",),
+    "fingerprint": ("versions",),
+    "methods": ("NamedMethod", "named_methods", "register_method"),
+    "processes": ("World",),
+    "report": ("Difference", "Report", "Score"),
+    "seeds": ("SeedDifference", "SeedReport", "Spread"),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

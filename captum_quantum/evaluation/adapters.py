@@ -1,11 +1,11 @@
-"""Adapts what a user gives as an attribution method to one class, `Method`."""
+"""Reads what a user gives as attribution methods and metrics."""
 
 import copy
 import functools
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,15 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
-from captum_quantum.evaluation.fingerprint import (
-    describe_attributes,
-    describe_function,
-    describe_value,
-    digest_modules,
-)
-
-Attribute = Callable[[Tensor, Tensor], Any]
-"""``(inputs, target)`` to attributions."""
+from captum_quantum.evaluation import fingerprint
+from captum_quantum.metrics import registry
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class Method:
     name: str
     kind: str
     options: dict[str, Any]
-    run: Attribute
+    run: Callable[[Tensor, Tensor], Any]
     model: Callable[..., Any]
     layer: Any = None
     prepare: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -62,12 +55,10 @@ class Method:
     @property
     def device(self) -> torch.device:
         """The device of the model's first parameter or buffer; the CPU if it has none."""
-        tensors = (
-            tensor
-            for module in self.modules
-            for tensor in itertools.chain(module.parameters(), module.buffers())
-        )
-        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+        for module in self.modules:
+            for tensor in itertools.chain(module.parameters(), module.buffers()):
+                return tensor.device
+        return torch.device("cpu")
 
     def attribute(self, inputs: Tensor, target: Tensor) -> Tensor:
         """Computes attributions.
@@ -90,7 +81,7 @@ class Method:
         if isinstance(maps, np.ndarray):
             maps = torch.from_numpy(maps)
         argument = f"what method {self.name!r} returns"
-        if not isinstance(maps, Tensor) or maps.dim() == 0 or len(maps) != len(inputs):
+        if not isinstance(maps, Tensor) or maps.shape[:1] != inputs.shape[:1]:
             _checks.wrong_value(argument, f"a tensor of {len(inputs)} maps", maps)
         return _checks.check_real(argument, maps).detach().to(inputs.device)
 
@@ -106,7 +97,7 @@ class Method:
         return {
             "kind": self.kind,
             "options": self.options,
-            "model": digest_modules(self.modules),
+            "model": fingerprint.digest_modules(self.modules),
             "device": (device or self.device).type,
         }
 
@@ -127,20 +118,39 @@ def read_methods(methods: Any) -> list[Method]:
         _checks.wrong_type("methods", "a mapping from names to attribution methods", methods)
     if not methods:
         _checks.wrong_value("methods", "at least one method", methods)
-    return [_read_method(check_name("methods", name), given) for name, given in methods.items()]
+    return [_read_method(_check_name("methods", name), given) for name, given in methods.items()]
 
 
-def check_name(argument: str, name: Any) -> str:
-    """Returns a name if it can stand in a line of a CSV file without quotes.
+def read_metrics(metrics: Any) -> list[registry.Metric]:
+    """Reads the argument ``metrics`` of `compare`.
 
     Args:
-        argument (str): What errors call it.
-        name (Any): The name.
+        metrics (Any): Names of registered metrics, or a mapping from names to functions.
+
+    Returns:
+        list[Metric]: The metrics, in the same order.
 
     Raises:
-        TypeError, ValueError: If it is not a string, is blank, or has commas, quotes or line
-            breaks.
+        TypeError, ValueError: If a name or a function is wrong, or there is none.
     """
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        must = "names of metrics, or a mapping from names to functions"
+        _checks.wrong_type("metrics", must, metrics)
+    if isinstance(metrics, Mapping):
+        given = dict(metrics)
+    else:
+        named = registry.named_metrics()
+        given = {_checks.check_choice("metrics", name, named): named.get(name) for name in metrics}
+    if not given:
+        _checks.wrong_value("metrics", "at least one metric", metrics)
+    return [
+        registry.read_metric(_check_name("metrics", name), function, argument=f"metrics[{name!r}]")
+        for name, function in given.items()
+    ]
+
+
+def _check_name(argument: str, name: Any) -> str:
+    """Returns a name if it can stand in a line of a CSV file without quotes."""
     must = "names without commas, quotes and line breaks"
     if not isinstance(name, str):
         _checks.wrong_type(argument, must, name)
@@ -150,15 +160,13 @@ def check_name(argument: str, name: Any) -> str:
 
 
 def _read_method(name: str, given: Any) -> Method:
-    adapted = (adapt(name, given) for adapt in (_adapt_pair, _adapt_captum, _adapt_cam))
-    method = next((method for method in adapted if method is not None), None)
+    method = _adapt_pair(name, given) or _adapt_captum(name, given) or _adapt_cam(name, given)
     if method is None:
-        _checks.wrong_type(
-            f"methods[{name!r}]",
+        must = (
             "an attribution object with attribute and forward_func, a CAM of pytorch-grad-cam, or "
-            "a pair of a function (inputs, target) -> attributions and its model",
-            given,
+            "a pair of a function (inputs, target) -> attributions and its model"
         )
+        _checks.wrong_type(f"methods[{name!r}]", must, given)
     return method
 
 
@@ -167,8 +175,9 @@ def _adapt_pair(name: str, given: Any) -> Method | None:
     if not (isinstance(given, tuple) and len(given) == 2 and all(map(callable, given))):
         return None
     function, model = given
-    options = {} if isinstance(model, nn.Module) else {"model": describe_function(model)}
-    return Method(name, describe_function(function), options, function, model)
+    describe = fingerprint.describe_function
+    options = {} if isinstance(model, nn.Module) else {"model": describe(model)}
+    return Method(name, describe(function), options, function, model)
 
 
 def _adapt_captum(name: str, given: Any) -> Method | None:
@@ -187,23 +196,22 @@ def _adapt_captum(name: str, given: Any) -> Method | None:
     takes_target = any(p.name == "target" or p.kind is p.VAR_KEYWORD for p in parameters)
 
     def run(inputs: Tensor, target: Tensor) -> Any:
-        if takes_target:
-            return function(inputs, target=target, **keywords)
-        return function(inputs, **keywords)
+        explained = {"target": target} if takes_target else {}
+        return function(inputs, **explained, **keywords)
 
     inner = getattr(owner, "attribution_method", None)  # of a NoiseTunnel
     layer = getattr(owner, "layer", getattr(inner, "layer", None))
     kind = type(owner).__name__
-    options: dict[str, Any] = {**describe_attributes(owner)}
+    options: dict[str, Any] = {**fingerprint.describe_attributes(owner)}
     if inner is not None:
         kind += f" of {type(inner).__name__}"
-        options[type(inner).__name__] = describe_attributes(inner)
+        options[type(inner).__name__] = fingerprint.describe_attributes(inner)
     if isinstance(layer, nn.Module):
         kind += f" at {_layer_name(owner.forward_func, layer)}"
     if getattr(function, "__name__", "attribute") != "attribute":
         kind += f".{function.__name__}"
     if keywords:
-        described = (f"{key!r}: {describe_value(value)}" for key, value in keywords.items())
+        described = (f"{k!r}: {fingerprint.describe_value(v)}" for k, v in keywords.items())
         kind += f" {{{', '.join(described)}}}"
     return Method(name, kind, options, run, owner.forward_func, layer)
 
@@ -221,9 +229,8 @@ def _adapt_cam(name: str, cam: Any) -> Method | None:
     forward pass, also those of metrics. So the given one has none during the comparison, and each
     batch gets a copy of its own, with hooks for this batch.
     """
-    if not callable(cam) or not all(
-        hasattr(cam, key) for key in ("model", "target_layers", "activations_and_grads")
-    ):
+    parts = ("model", "target_layers", "activations_and_grads")
+    if not callable(cam) or not all(hasattr(cam, part) for part in parts):
         return None
     make_hooks = type(cam.activations_and_grads)
     arguments = {key: getattr(cam, key) for key in inspect.signature(make_hooks).parameters}
@@ -251,4 +258,5 @@ def _adapt_cam(name: str, cam: Any) -> Method | None:
 
     layers = ", ".join(_layer_name(cam.model, layer) for layer in cam.target_layers)
     kind = f"{type(cam).__name__} at {layers}"
-    return Method(name, kind, describe_attributes(cam), run, cam.model, prepare=prepare)
+    options = fingerprint.describe_attributes(cam)
+    return Method(name, kind, options, run, cam.model, prepare=prepare)

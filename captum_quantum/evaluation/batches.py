@@ -1,27 +1,21 @@
 """Batches of a loader: reads, checks and selects them."""
 
+import contextlib
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeGuard
 
-import torch
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
+from torch.utils import data
 
 from captum_quantum import _checks
 from captum_quantum.evaluation.fingerprint import checksum_tensor
 from captum_quantum.evaluation.processes import World
 from captum_quantum.evaluation.storage import BatchResult
+
+_SHUFFLING = (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +55,7 @@ class Batch:
         if not isinstance(raw, (tuple, list)) or len(raw) not in (2, 3):
             _checks.wrong_type("each batch of the loader", must, raw)
         inputs = _checks.check_real("the loader's inputs", raw[0]).detach()
-        labels = raw[1]
+        labels, masks = raw[1], raw[2] if len(raw) == 3 else None
         if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
             _checks.wrong_type("the loader's labels", "a tensor of integers", labels)
         if inputs.dim() == 0 or len(inputs) == 0:
@@ -70,41 +64,26 @@ class Batch:
             _checks.wrong_value("the loader's labels", f"of shape ({len(inputs)},)", labels)
         if bool((labels < 0).any()):
             _checks.wrong_value("the loader's labels", "classes, none negative", int(labels.min()))
-        masks = raw[2] if len(raw) == 3 else None
-        if masks is not None:
-            if not isinstance(masks, Tensor):
-                _checks.wrong_type("the loader's masks", "a tensor", masks)
-            if masks.dim() == 0 or len(masks) != len(inputs):
-                _checks.wrong_value("the loader's masks", f"{len(inputs)}, one a sample", masks)
+        if masks is not None and not isinstance(masks, Tensor):
+            _checks.wrong_type("the loader's masks", "a tensor", masks)
+        if masks is not None and masks.shape[:1] != inputs.shape[:1]:
+            _checks.wrong_value("the loader's masks", f"{len(inputs)}, one a sample", masks)
         return cls(number, start, inputs, labels.long(), masks)
 
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def to(self, device: torch.device) -> "Batch":
-        """Moves the tensors to a device.
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Applies a function to each of the tensors.
 
         Args:
-            device (torch.device): The device.
+            change (Callable): The function, for example one that selects samples.
 
         Returns:
-            Batch: The same batch there.
+            Batch: A batch with the same number and start.
         """
-        masks = None if self.masks is None else self.masks.to(device)
-        inputs, labels = self.inputs.to(device), self.labels.to(device)
-        return Batch(self.number, self.start, inputs, labels, masks)
-
-    def select(self, rows: Tensor) -> "Batch":
-        """Selects samples.
-
-        Args:
-            rows (Tensor): Indices of the samples, shape ``(n,)``, int64.
-
-        Returns:
-            Batch: A batch of these samples, with the same number and start.
-        """
-        masks = None if self.masks is None else self.masks[rows]
-        return Batch(self.number, self.start, self.inputs[rows], self.labels[rows], masks)
+        masks = None if self.masks is None else change(self.masks)
+        return Batch(self.number, self.start, change(self.inputs), change(self.labels), masks)
 
     @property
     def checksum(self) -> str:
@@ -123,10 +102,9 @@ def length(loader: Any) -> int | None:
     Args:
         loader (Any): The loader.
     """
-    try:
+    with contextlib.suppress(TypeError):
         return len(loader)
-    except TypeError:
-        return None
+    return None
 
 
 def check_order(loader: Any, repeated: bool) -> None:
@@ -142,17 +120,13 @@ def check_order(loader: Any, repeated: bool) -> None:
     """
     if not isinstance(loader, Iterable):
         _checks.wrong_type("loader", "an iterable of batches", loader)
-    if not repeated or not isinstance(loader, DataLoader):
+    if not repeated or not isinstance(loader, data.DataLoader):
         return
     for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
-        if isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)):
-            raise ValueError(
-                _checks.sentence(
-                    "loader",
-                    "one that gives the same batches each time, for output or several processes",
-                    f"a DataLoader with shuffle=True or a {type(sampler).__name__}",
-                )
-            )
+        if isinstance(sampler, _SHUFFLING):
+            must = "one that gives the same batches each time, for output or several processes"
+            got = f"a DataLoader with shuffle=True or a {type(sampler).__name__}"
+            _checks.refuse("loader", must, got)
 
 
 def peek(loader: Iterable[Any]) -> tuple[Batch, Iterable[Any]]:
@@ -168,99 +142,77 @@ def peek(loader: Iterable[Any]) -> tuple[Batch, Iterable[Any]]:
         TypeError, ValueError: If there is no batch, or the first one is wrong.
     """
     if _is_indexable(loader):
-        picked = cast("DataLoader[Any]", loader)
-        indices = list(itertools.islice(cast("Iterable[list[int]]", picked.batch_sampler), 1))
-        raw, batches = next(iter(_subset(picked, indices)), None), loader
+        raw = next(iter(_subset(loader, list(loader.batch_sampler or ())[:1])), None)
     else:
         iterator = iter(loader)
         raw = next(iterator, None)
-        batches = itertools.chain([raw], iterator)
+        loader = itertools.chain([raw], iterator)
     if raw is None:
         _checks.wrong_value("loader", "at least one batch", "none")
-    return Batch.read(0, 0, raw), batches
+    return Batch.read(0, 0, raw), loader
 
 
-def iterate(loader: Iterable[Any], world: World, done: frozenset[int]) -> Iterator[Batch]:
-    """Yields the batches of this process: those whose number modulo the size is its rank.
+def remaining(
+    loader: Iterable[Any], world: World, results: Mapping[int, BatchResult]
+) -> Iterator[Batch]:
+    """Yields the batches of this process, those whose number modulo the size is its rank.
 
-    A DataLoader in sequential order loads only the batches that are not done. Any other loader is
-    iterated as a whole, and batches that are done are yielded too, so that they can be compared.
+    Batches that have a result already are left out. A DataLoader in sequential order does not load
+    them; any other loader is iterated as a whole, and they are compared with the results.
 
     Args:
         loader (Iterable): The loader.
         world (World): The processes.
-        done (frozenset[int]): Numbers of the batches whose results exist already.
+        results (Mapping[int, BatchResult]): The results by batch number. Results of the yielded
+            batches may be added during the iteration.
 
     Raises:
-        TypeError, ValueError: If a batch is wrong, or fewer batches exist than are done.
+        TypeError, ValueError: If a batch is wrong or is not the one of its result, or fewer batches
+            exist than results.
     """
     if _is_indexable(loader):
-        picked = cast("DataLoader[Any]", loader)
-        indices = list(cast("Iterable[list[int]]", picked.batch_sampler))
+        indices = list(loader.batch_sampler or ())
         starts = [0, *itertools.accumulate(map(len, indices))]
-        numbers = [n for n in range(world.rank, len(indices), world.size) if n not in done]
+        numbers = [n for n in range(world.rank, len(indices), world.size) if n not in results]
         if numbers:
-            loaded = _subset(picked, [indices[number] for number in numbers])
+            loaded = _subset(loader, [indices[number] for number in numbers])
             for number, raw in zip(numbers, loaded, strict=True):
                 yield Batch.read(number, starts[number], raw)
         return
-    start = n_batches = 0
+    start, number = 0, -1
     for number, raw in enumerate(loader):
         batch = Batch.read(number, start, raw)
         if number % world.size == world.rank:
-            yield batch
+            if number not in results:
+                yield batch
+            elif results[number].checksum != batch.checksum:
+                _refuse_resuming(f"another batch {number}")
         start += len(batch)
-        n_batches = number + 1
-    if done and max(done) >= n_batches:
-        _refuse_resuming(f"{n_batches} batches, and results of batch {max(done)}")
+    if (last := max(results, default=-1)) > number:
+        _refuse_resuming(f"{number + 1} batches, and results of batch {last}")
 
 
-def _is_indexable(loader: Any) -> bool:
+def _is_indexable(loader: Any) -> "TypeGuard[data.DataLoader[Any]]":
     """Whether single batches can be loaded without the others."""
     return (
-        isinstance(loader, DataLoader)
-        and not isinstance(loader.dataset, IterableDataset)
-        and type(loader.batch_sampler) is BatchSampler
-        and type(loader.batch_sampler.sampler) is SequentialSampler
+        isinstance(loader, data.DataLoader)
+        and not isinstance(loader.dataset, data.IterableDataset)
+        and type(loader.batch_sampler) is data.BatchSampler
+        and type(loader.batch_sampler.sampler) is data.SequentialSampler
     )
 
 
-def _subset(loader: "DataLoader[Any]", batches: Sequence[list[int]]) -> "DataLoader[Any]":
+def _subset(loader: "data.DataLoader[Any]", batches: Sequence[list[int]]) -> "data.DataLoader[Any]":
     """A loader of some batches, given as their samples' indices."""
-    many = loader.num_workers > 0 and len(batches) > 1
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=batches,
-        num_workers=loader.num_workers if many else 0,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout if many else 0,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context if many else None,
-        prefetch_factor=loader.prefetch_factor if many else None,
-    )
-
-
-def check_unchanged(result: BatchResult, batch: Batch) -> None:
-    """Checks that a batch is the one that a result was computed from.
-
-    Args:
-        result (BatchResult): The result.
-        batch (Batch): The batch with the same number.
-
-    Raises:
-        ValueError: If inputs, labels or masks are different.
-    """
-    if result.checksum != batch.checksum:
-        _refuse_resuming(f"another batch {result.number}")
+    kept = ["collate_fn", "pin_memory", "worker_init_fn"]
+    if loader.num_workers > 0 and len(batches) > 1:
+        kept += ["num_workers", "timeout", "multiprocessing_context", "prefetch_factor"]
+    options = {name: getattr(loader, name) for name in kept}
+    return data.DataLoader(loader.dataset, batch_sampler=batches, **options)
 
 
 def _refuse_resuming(got: str) -> NoReturn:
-    raise ValueError(
-        _checks.sentence(
-            "loader", "one that gives the same batches as the run that is resumed", got
-        )
-    )
+    _checks.refuse("loader", "one that gives the same batches as the run that is resumed", got)
 
 
 def check_complete(results: Mapping[int, BatchResult], n_batches: int | None) -> None:
@@ -273,16 +225,11 @@ def check_complete(results: Mapping[int, BatchResult], n_batches: int | None) ->
     Raises:
         ValueError: If the loader did not give the same batches each time.
     """
-    start = 0
-    got = ""
-    for position, number in enumerate(sorted(results)):
-        result = results[number]
+    start, must = 0, "one that gives the same batches each time"
+    for position, (number, result) in enumerate(sorted(results.items())):
         if number != position or result.start != start:
-            got = got or f"batch {number} at sample {result.start} instead of {start}"
+            got = f"batch {number} at sample {result.start} instead of {start}"
+            _checks.refuse("loader", must, got)
         start += len(result.labels)
-    if n_batches is not None and len(results) != n_batches:
-        got = got or f"{len(results)} of {n_batches} batches"
-    if got:
-        raise ValueError(
-            _checks.sentence("loader", "one that gives the same batches each time", got)
-        )
+    if n_batches not in (None, len(results)):
+        _checks.refuse("loader", must, f"{len(results)} of {n_batches} batches")

@@ -1,33 +1,31 @@
 """Methods x metrics over a data set: `compare`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import gc
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from captum_quantum import _checks, _files
-from captum_quantum.evaluation import storage
-from captum_quantum.evaluation.adapters import read_methods
-from captum_quantum.evaluation.batches import (
-    check_complete,
-    check_order,
-    check_unchanged,
-    iterate,
-    length,
-    peek,
-)
-from captum_quantum.evaluation.devices import prepared, read_device
-from captum_quantum.evaluation.evaluator import Evaluator
-from captum_quantum.evaluation.fingerprint import check_versions, describe_function, versions
-from captum_quantum.evaluation.metrics import check_masks, read_metrics
-from captum_quantum.evaluation.processes import World
+from captum_quantum import _checks, _files, _state
+from captum_quantum.evaluation import batches, fingerprint, storage
+from captum_quantum.evaluation.adapters import Method, read_methods, read_metrics
+from captum_quantum.evaluation.batches import Batch
+from captum_quantum.evaluation.processes import World, read_device
 from captum_quantum.evaluation.report import Report
-from captum_quantum.evaluation.statistics import check_confidence
+from captum_quantum.metrics.registry import Metric, needs_masks
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE
+)
 
 
 def compare(
@@ -129,28 +127,33 @@ def compare(
     with world.failing_together():
         _checks.check_int("seed", seed, 0)
         _checks.check_choice("target", target, ("label", "predicted"))
-        check_confidence(confidence)
+        if not isinstance(confidence, float):
+            _checks.wrong_type("confidence", "a number in (0, 1)", confidence)
+        if not 0 < confidence < 1:
+            _checks.wrong_value("confidence", "a number in (0, 1)", confidence)
         method_list = read_methods(methods)
         metric_list = read_metrics(metrics)
         moved_to = read_device(device)
-        check_order(loader, output is not None or world.size > 1)
-        n_batches = length(loader)
-        first, loader = peek(loader)
-        check_masks(metric_list, first)
+        batches.check_order(loader, output is not None or world.size > 1)
+        n_batches = batches.length(loader)
         configuration: dict[str, Any] = {
             "format": 3,
-            "versions": versions(),
+            "versions": fingerprint.versions(),
             "methods": {m.name: m.describe(moved_to) for m in method_list},
-            "metrics": {m.name: describe_function(m.function) for m in metric_list},
+            "metrics": {m.name: fingerprint.describe_function(m.function) for m in metric_list},
             "target": target,
             "seed": seed,
             "n_batches": n_batches,
-            "first_batch": first.checksum,
         }
-        if output is not None:
-            for argument in ("methods", "metrics"):
-                for name, description in configuration[argument].items():
-                    check_versions(f"{argument}[{name!r}]", description)
+        for argument in () if output is None else ("methods", "metrics"):
+            for name, description in configuration[argument].items():
+                fingerprint.check_versions(f"{argument}[{name!r}]", description)
+        first, loader = batches.peek(loader)
+        configuration["first_batch"] = first.checksum
+        for metric in metric_list:
+            if needs_masks(metric.function) and first.masks is None:
+                must = f"one of batches (inputs, labels, masks), for {metric.name}"
+                _checks.wrong_value("loader", must, "no masks")
     folder = None if output is None else Path(output)
     table = storage.Table([m.name for m in method_list], [m.name for m in metric_list])
     results: dict[int, storage.BatchResult] = {}
@@ -160,36 +163,38 @@ def compare(
             stack.enter_context(torch.cuda.device(moved_to))
         world.check_same(configuration)
         if folder is not None:
-            results |= stack.enter_context(_opened(folder, world, configuration, table))
+
+            def recover() -> dict[int, storage.BatchResult]:
+                stack.enter_context(_files.locked(folder))
+                storage.check_configuration(folder, configuration)
+                return storage.recover(folder, table)
+
+            results |= world.first_does(recover)
         with world.failing_together():
             part = None
             if folder is not None:
                 part = storage.Part(folder, table, world.rank)
                 stack.callback(part.close)
             modules = [module for method in method_list for module in method.modules]
-            stack.enter_context(prepared(modules, moved_to))
+            stack.enter_context(_prepared(modules, moved_to))
             for method in method_list:
                 stack.enter_context(method.prepare())
-            evaluate = Evaluator(method_list, metric_list, target == "predicted", seed)
-            done = frozenset(results)
+            evaluate = _Evaluator(method_list, metric_list, target == "predicted", seed)
             bar = tqdm(
                 total=None if n_batches is None else len(range(world.rank, n_batches, world.size)),
-                initial=sum(number % world.size == world.rank for number in done),
+                initial=sum(number % world.size == world.rank for number in results),
                 desc="evaluation",
                 unit="batch",
                 disable=not progress or world.rank != 0,
             )
             stack.enter_context(bar)
-            for batch in iterate(loader, world, done):
-                if batch.number in done:
-                    check_unchanged(results[batch.number], batch)
-                    continue
+            for batch in batches.remaining(loader, world, results):
                 results[batch.number] = evaluate(batch)
                 if part is not None:
                     part.append(results[batch.number])
                 bar.update()
         results = world.gather(results)
-        check_complete(results, n_batches)
+        batches.check_complete(results, n_batches)
         if folder is not None:
             world.first_does(lambda: storage.merge(folder, table, results.values()))
     return Report(
@@ -204,15 +209,185 @@ def compare(
 
 
 @contextmanager
-def _opened(
-    folder: Path, world: World, configuration: Mapping[str, Any], table: storage.Table
-) -> Iterator[dict[int, storage.BatchResult]]:
-    """Locks the folder, checks its configuration, and yields its results in every process."""
-    with ExitStack() as stack:
+def _prepared(modules: Sequence[nn.Module], device: torch.device | None) -> Iterator[None]:
+    """Prepares models for evaluation and restores everything that evaluating may change.
 
-        def recover() -> dict[int, storage.BatchResult]:
-            stack.enter_context(_files.locked(folder))
-            storage.check_configuration(folder, configuration)
-            return storage.recover(folder, table)
+    Models are in evaluation mode, without ``.grad``, on the given device; cuDNN is deterministic.
 
-        yield world.first_does(recover)
+    Args:
+        modules (Sequence[nn.Module]): The models.
+        device (torch.device, optional): Where to move them. Default: they stay where they are.
+    """
+    together = nn.ModuleList(modules)  # modules and parameters that several models share come once
+    parameters = list(together.parameters())
+    buffers = [
+        (module, name, buffer)
+        for module in together.modules()
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+    tensors = [*parameters, *(buffer for _, _, buffer in buffers)]
+    values = [(parameter, parameter.data) for parameter in parameters]
+    cudnn = torch.backends.cudnn
+    with (
+        _state.random_state_kept(*tensors, *([] if device is None else [device])),
+        _state.evaluation_mode(*modules),
+        # Other packages add to the gradients, or set them to zero in place.
+        _state.grads_kept(parameters),
+        cudnn.flags(cudnn.enabled, deterministic=True, allow_tf32=cudnn.allow_tf32),
+    ):
+        try:
+            if device is not None:
+                for parameter in parameters:
+                    parameter.data = parameter.data.to(device)
+                for module, name, buffer in buffers:
+                    setattr(module, name, buffer.to(device))
+            yield
+        finally:
+            for parameter, data in values:
+                parameter.grad = None  # it may be on another device
+                parameter.data = data
+            for module, name, buffer in buffers:
+                setattr(module, name, buffer)
+
+
+@dataclass
+class _Evaluator:
+    """Computes the values of all methods and metrics on one batch after the other.
+
+    Attributes:
+        methods (Sequence[Method]): The methods.
+        metrics (Sequence[Metric]): The metrics.
+        predicted (bool): Whether to explain the most probable class of the first method's model
+            instead of the label.
+        seed (int): Fixes the random numbers that methods and metrics draw.
+    """
+
+    methods: Sequence[Method]
+    metrics: Sequence[Metric]
+    predicted: bool
+    seed: int
+    _sizes: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
+
+    def __call__(self, batch: Batch) -> storage.BatchResult:
+        """Evaluates a batch.
+
+        Args:
+            batch (Batch): The batch.
+
+        Returns:
+            BatchResult: Labels, targets, and values ``(n_methods, batch, n_metrics)``.
+
+        Raises:
+            TypeError, ValueError: If a method, metric or model returns something wrong.
+            MemoryError: If a single sample does not fit in memory.
+        """
+        targets = batch.labels
+        if self.predicted:
+            targets = self._predict(self.methods[0], batch)
+        values = np.stack([self._evaluate(method, batch, targets) for method in self.methods])
+        # Copies: the loader's small tensors would otherwise stay allocated between its large ones,
+        # and C's allocator could not reuse the memory of those that were freed.
+        labels, classes = (tensor.cpu().numpy().copy() for tensor in (batch.labels, targets))
+        start = batch.start
+        return storage.BatchResult(batch.number, batch.checksum, start, labels, classes, values)
+
+    def _predict(self, method: Method, batch: Batch) -> Tensor:
+        """The most probable classes by a method's model."""
+        batch = batch.map(lambda tensor: tensor.to(method.device))
+        argument = f"the output of the model of {method.name!r}"
+
+        def predict(rows: slice) -> Tensor:
+            inputs = batch.inputs[rows]
+            with torch.no_grad():
+                scores = method.model(inputs)
+            if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(inputs):
+                _checks.wrong_value(argument, "(batch, n_classes)", scores)
+            return scores.argmax(dim=1)
+
+        return self._in_pieces(argument, batch, predict)
+
+    def _evaluate(self, method: Method, batch: Batch, targets: Tensor) -> npt.NDArray[np.float64]:
+        """A method's values by all metrics, ``(batch, n_metrics)``; NaN where undefined."""
+        device = method.device
+        batch, targets = batch.map(lambda tensor: tensor.to(device)), targets.to(device)
+
+        def attribute(rows: slice) -> Tensor:
+            return method.attribute(batch.inputs[rows], targets[rows])
+
+        maps = self._in_pieces(f"method {method.name!r}", batch, attribute)
+        values = np.full((len(batch), len(self.metrics)), np.nan)
+        rows = maps.reshape(len(maps), -1).isfinite().all(dim=1).nonzero()[:, 0]
+        if len(rows) < len(batch):
+            batch = batch.map(lambda tensor: tensor[rows])
+            maps, targets = maps[rows], targets[rows]
+        if len(rows):
+            finite = rows.cpu().numpy()
+            for column, metric in enumerate(self.metrics):
+                measured = self._measure(metric, method, batch, maps, targets)
+                values[finite, column] = measured.numpy()
+        return values
+
+    def _measure(
+        self, metric: Metric, method: Method, batch: Batch, maps: Tensor, targets: Tensor
+    ) -> Tensor:
+        """A metric's values ``(batch,)``."""
+
+        def measure(rows: slice) -> Tensor:
+            part = batch.map(lambda tensor: tensor[rows])
+            arguments = {
+                "model": method.model,
+                "inputs": part.inputs,
+                "attributions": maps[rows],
+                "target": targets[rows],
+                "masks": part.masks,
+                "attribute": method.attribute,
+            }
+            values = metric.function(**{name: arguments[name] for name in metric.arguments})
+            n = len(part)
+            if not isinstance(values, Tensor) or values.shape != (n,) or values.is_complex():
+                argument = f"what metric {metric.name!r} returns"
+                _checks.wrong_value(argument, f"{n} numbers, of shape ({n},)", values)
+            return values.detach().cpu().double()
+
+        return self._in_pieces(f"metric {metric.name!r} of method {method.name!r}", batch, measure)
+
+    def _in_pieces(self, what: str, batch: Batch, work: Callable[[slice], Tensor]) -> Tensor:
+        """Works on a batch in pieces, halved until they fit in memory; concatenates the results.
+
+        The size that fits is remembered for batches of the same size only. So a batch is divided in
+        the same way whichever batches came before it, and draws the same random numbers when a run
+        is resumed or shared by processes.
+        """
+        n, start, pieces = len(batch), 0, []
+        while start < n:
+            size = min(self._sizes.get((what, n), n), n - start)
+            sequence = np.random.SeedSequence([self.seed, batch.number, start])
+            seed = int(sequence.generate_state(1, np.uint64)[0])
+            _state.seed_generators(seed, batch.inputs)
+            try:
+                pieces.append(work(slice(start, start + size)))
+                start += size
+                continue
+            # Methods and metrics are the user's and may raise anything, which is raised again.
+            except Exception as error:
+                out_of_memory = _is_out_of_memory(error)
+                if not out_of_memory or size == 1:
+                    if hasattr(error, "add_note"):  # from Python 3.11 on
+                        note = f"in {what}, batch of {n} samples from sample {batch.start} on"
+                        error.add_note(note)
+                    if out_of_memory:
+                        text = f"a single sample does not fit in memory: {error}"
+                        raise MemoryError(text) from error
+                    raise
+            # The traceback has been released here, and with it the tensors of the attempt.
+            self._sizes[what, n] = (size + 1) // 2
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+        return torch.cat(pieces)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
+    )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
+from captum_quantum.quantum_layer import as_quantum_layer
 
 _VERSIONED = ("captum_quantum", "captum", "torch")
 _NO_VERSION = "without version"
@@ -39,14 +40,11 @@ def check_versions(argument: str, description: Any) -> None:
         description (Any): The description, which JSON can hold.
     """
     if match := re.search(rf"([\w.<>]+) {_NO_VERSION}", json.dumps(description)):
-        raise ValueError(
-            _checks.sentence(
-                argument,
-                "made of functions with an attribute version, such as function.version = '1', "
-                "which tells whether results in output are still those of the function",
-                f"{match[1]} {_NO_VERSION}",
-            )
+        must = (
+            "made of functions with an attribute version, such as function.version = '1', which "
+            "tells whether results in output are still those of the function"
         )
+        _checks.refuse(argument, must, f"{match[1]} {_NO_VERSION}")
 
 
 def describe_function(function: Any, version: Any = None) -> str:
@@ -121,7 +119,7 @@ def describe_value(value: Any) -> str:
 
 
 def digest_modules(modules: Iterable[nn.Module]) -> str:
-    """Digests the structure and the state_dict of modules.
+    """Digests the structure and the state_dict of modules, and the circuits of quantum layers.
 
     Args:
         modules (Iterable[nn.Module]): The modules.
@@ -132,6 +130,12 @@ def digest_modules(modules: Iterable[nn.Module]) -> str:
     digest = hashlib.sha256()
     for module in modules:
         digest.update(_without_addresses(repr(module)).encode())
+        for part in module.modules():
+            layer: Any = as_quantum_layer(part)
+            if layer is not None:
+                simulator = getattr(layer, "simulator", None)
+                kind = f"{type(part).__qualname__} {layer.circuit} {describe_value(simulator)}"
+                digest.update(f"{kind} {describe_attributes(simulator)}".encode())
         for name, value in sorted(module.state_dict().items()):
             if isinstance(value, Tensor):
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())

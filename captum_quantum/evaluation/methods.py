@@ -3,6 +3,7 @@
 This module imports neither PyTorch nor Captum: each method imports what it needs when it is made.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,22 +95,18 @@ def named_methods() -> dict[str, NamedMethod]:
     return dict(_METHODS)
 
 
-@register_method("qgradcam", "QGrad-CAM on the hybrid model")
-def _qgradcam(model: "nn.Module", layer: "nn.Module") -> Any:
+def _qgradcam(model: "nn.Module", layer: "nn.Module", path_steps: int | None = None) -> Any:
     from captum_quantum.attr import QuantumLayerGradCam
 
-    return QuantumLayerGradCam(model, layer)
+    return QuantumLayerGradCam(model, layer, path_steps=path_steps)
 
 
-@register_method(
+register_method("qgradcam", "QGrad-CAM on the hybrid model")(_qgradcam)
+register_method(
     "qgradcam-path",
     f"QGrad-CAM with channel weights averaged over {PATH_STEPS} steps from no activation to all of "
     "it",
-)
-def _qgradcam_path(model: "nn.Module", layer: "nn.Module") -> Any:
-    from captum_quantum.attr import QuantumLayerGradCam
-
-    return QuantumLayerGradCam(model, layer, path_steps=PATH_STEPS)
+)(functools.partial(_qgradcam, path_steps=PATH_STEPS))
 
 
 @register_method(

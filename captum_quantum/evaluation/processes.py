@@ -1,30 +1,18 @@
-"""The processes that share an evaluation: those of torch.distributed, or a single one."""
+"""The processes that share an evaluation, and their devices."""
 
+import os
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar
 
+import torch
 from torch import distributed
 
 from captum_quantum import _checks
 from captum_quantum.evaluation.storage import difference
 
 Result = TypeVar("Result")
-Entry = TypeVar("Entry")
-
-
-class _Failure(NamedTuple):
-    """What a process that has failed sends instead of its results."""
-
-    description: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> "_Failure":
-        return cls(f"{type(error).__name__}: {error}")
-
-    def to_error(self, rank: int) -> RuntimeError:
-        got = f"{self.description}, in process {rank}"
-        return RuntimeError(_checks.sentence("all processes", "able to do their parts", got))
 
 
 class World:
@@ -50,45 +38,42 @@ class World:
             Any: What the function returns, in all processes.
 
         Raises:
-            Exception: What the function raises, in all processes; RuntimeError in the others if the
-                exception is not a built-in one.
+            Exception: What the function raises. Other processes raise the same if it is a built-in
+                OSError or ValueError, otherwise a RuntimeError.
         """
-        if self.size == 1:
-            return work()
-        outcome: list[Any] = [None, None]
-        if self.rank == 0:
-            try:
-                outcome[0] = work()
-            except BaseException as error:
-                builtin = isinstance(error, Exception) and type(error).__module__ == "builtins"
-                outcome[1] = error if builtin else _Failure.of(error).to_error(0)
-                distributed.broadcast_object_list(outcome, src=0)
-                raise
-        distributed.broadcast_object_list(outcome, src=0)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return cast("Result", outcome[0])
+        with self.failing_together():
+            result = work() if self.rank == 0 else None
+        results: list[Result] = self._exchange(result)
+        return results[0]
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Sends an exception of this process to the others, which raise it where they next wait.
-
-        The next collective operation of the others must be `check_same` or `gather`.
-        """
+        """Sends an exception of this process to the others, which raise it where they next wait."""
         try:
             yield
         except BaseException as error:
             if self.size > 1:
-                distributed.all_gather_object([None] * self.size, _Failure.of(error))
+                sent = error
+                # Errors of the user's input are sent; others may be of classes that only this
+                # process has.
+                if type(error).__module__ != "builtins" or not isinstance(
+                    error, (OSError, ValueError)
+                ):
+                    got = f"{type(error).__name__}: {error}, in process {self.rank}"
+                    text = _checks.sentence("all processes", "able to do their parts", got)
+                    sent = RuntimeError(text)
+                distributed.all_gather_object([None] * self.size, sent)
             raise
 
     def _exchange(self, local: Any) -> list[Any]:
-        """Gathers one object from each process in all processes."""
+        """Gathers one object from each process in all; raises the error of one that has failed."""
+        if self.size == 1:
+            return [local]
         gathered: list[Any] = [None] * self.size
         distributed.all_gather_object(gathered, local)
-        for rank, received in enumerate(gathered):
-            if isinstance(received, _Failure):
-                raise received.to_error(rank)
+        for received in gathered:
+            if isinstance(received, BaseException):
+                raise received
         return gathered
 
     def check_same(self, configuration: dict[str, Any]) -> None:
@@ -99,23 +84,16 @@ class World:
 
         Raises:
             ValueError: In all processes, if two of them differ.
-            RuntimeError: If another process has failed.
+            Exception: If another process has failed.
         """
-        if self.size == 1:
-            return
         configurations = self._exchange(configuration)
         for rank, other in enumerate(configurations):
             if differing := difference(configurations[0], other):
                 name, first, second = differing
-                raise ValueError(
-                    _checks.sentence(
-                        "compare's arguments",
-                        "the same in all processes",
-                        f"{name} = {first} in process 0, {second} in process {rank}",
-                    )
-                )
+                got = f"{name} = {first} in process 0, {second} in process {rank}"
+                _checks.refuse("compare's arguments", "the same in all processes", got)
 
-    def gather(self, results: dict[int, Entry]) -> dict[int, Entry]:
+    def gather(self, results: dict[int, Result]) -> dict[int, Result]:
         """Gathers all processes' results in every process.
 
         Args:
@@ -125,10 +103,37 @@ class World:
             dict[int, Any]: The results of all.
 
         Raises:
-            RuntimeError: If another process has failed.
+            Exception: If another process has failed.
         """
-        if self.size == 1:
-            return results
-        return {
-            number: result for part in self._exchange(results) for number, result in part.items()
-        }
+        return dict(ChainMap(*self._exchange(results)))
+
+
+def read_device(device: Any) -> torch.device | None:
+    """Reads the argument ``device`` of `compare`.
+
+    Args:
+        device (Any): The device. ``"cuda"`` means the GPU of this process under ``torchrun``.
+
+    Returns:
+        torch.device or None: The device, a GPU with its index; None for the default.
+
+    Raises:
+        TypeError, ValueError: If it is not a device that PyTorch can use.
+    """
+    if device is None:
+        return None
+    must = "a device that torch knows, for example 'cpu' or 'cuda:0'"
+    if not isinstance(device, (str, torch.device)):
+        _checks.wrong_type("device", must, device)
+    try:
+        read = torch.device(device)
+        if read == torch.device("cuda") and World().size > 1 and "LOCAL_RANK" in os.environ:
+            read = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.empty(0, device=read)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            _checks.sentence("device", must, f"{str(device)!r} ({str(error).splitlines()[0]})")
+        ) from error
+    if read.type == "cuda" and read.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return read

@@ -1,23 +1,25 @@
 """The report of a comparison: scores, paired differences and the values of every sample."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import combinations
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tabulate import tabulate
 
 from captum_quantum import _files
 from captum_quantum.evaluation import storage
 from captum_quantum.evaluation.statistics import Array, bootstrap_mean, find_ties, paired_p_value
-from captum_quantum.evaluation.tables import ARROWS, Rows, Tables, number_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_ARROWS = {True: "↑", False: "↓", None: " "}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Score:
     high: float
     n: int
     undefined: int
+
+    def cells(self) -> list[str]:
+        """Returns what stands in the table of scores."""
+        return [_interval(self) + (f" ({self.undefined} undefined)" if self.undefined else "")]
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,61 @@ class Difference:
     n: int
     undefined: int
     ties: int
+
+    def cells(self) -> list[str]:
+        """Returns a row of the table of differences, without the metric."""
+        p_value = "< 0.0001" if self.p_value < 1e-4 else f"{self.p_value:.2g}"
+        if math.isnan(self.p_value):
+            p_value = "-"
+        pair = f"{self.first} - {self.second}"
+        return [pair, _interval(self), p_value, str(self.n), str(self.ties)]
+
+
+class Tables:
+    """A report that consists of a table of scores and, below it, one of differences.
+
+    Subclasses set what stands above the tables, and the columns of the table of differences. A
+    score or difference gives its own cells.
+    """
+
+    methods: tuple[str, ...]
+    scores: Any
+    differences: Any
+    _caption: str
+    _differences_caption: str
+    _columns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self._format("simple", "left")
+
+    def markdown(self) -> str:
+        """Formats the tables in Markdown.
+
+        Returns:
+            str: Caption, scores and, if there are several methods, their differences.
+        """
+        return self._format("github", None) + "\n"
+
+    def _format(self, style: str, align: str | None) -> str:
+        scores: dict[str, list[str]] = {}
+        for score in self.scores:
+            start = [score.metric, _ARROWS[score.higher_is_better]]
+            scores.setdefault(score.metric, start).extend(score.cells())
+        tables = {self._caption: [["metric", "", *self.methods], *scores.values()]}
+        if self.differences:
+            rows = [[d.metric, *d.cells()] for d in self.differences]
+            tables[self._differences_caption] = [["metric", "difference", *self._columns], *rows]
+        texts = (
+            tabulate(rows, "firstrow", style, stralign=align, disable_numparse=True)
+            for rows in tables.values()
+        )
+        return "\n\n".join(itertools.chain(*zip(tables, texts, strict=True)))
+
+    def _entries(self) -> dict[str, Any]:
+        """Scores and differences as plain data."""
+        return {
+            name: [asdict(e) for e in getattr(self, name)] for name in ("scores", "differences")
+        }
 
 
 class Report(Tables):
@@ -134,6 +195,7 @@ class Report(Tables):
         "Paired differences on the same samples; p of Wilcoxon's signed-rank test, two-sided, not "
         "corrected for several tests; ties are equal up to rounding."
     )
+    _columns = ("mean", "p", "n", "ties")
 
     def __init__(
         self,
@@ -152,16 +214,19 @@ class Report(Tables):
         self.confidence = confidence
         self._seed = seed
         self._rounding_scales = dict(rounding_scales or {})
-        self._batches = sorted(batches, key=lambda batch: batch.number)
-        sizes = [np.arange(b.start, b.start + len(b.labels)) for b in self._batches]
-        self.index = np.concatenate(sizes)
-        self.labels = np.concatenate([b.labels for b in self._batches])
-        self.targets = np.concatenate([b.targets for b in self._batches])
-        values = np.concatenate([b.values for b in self._batches], axis=1)
+        self._batches = batches = sorted(batches, key=lambda batch: batch.number)
+        self.index = np.concatenate([b.start + np.arange(len(b.labels)) for b in batches])
+        self.labels = np.concatenate([b.labels for b in batches])
+        self.targets = np.concatenate([b.targets for b in batches])
+        values = np.concatenate([b.values for b in batches], axis=1)
         self.values: dict[str, dict[str, Array]] = {
             metric: {method: values[i, :, k] for i, method in enumerate(self.methods)}
             for k, metric in enumerate(self.metrics)
         }
+        self._caption = (
+            f"{len(self)} samples. Mean [{100 * confidence:g} % confidence interval, bootstrap]; "
+            "↑ higher is better, ↓ lower is better."
+        )
 
     def __len__(self) -> int:
         """Returns the number of samples."""
@@ -170,7 +235,13 @@ class Report(Tables):
     @cached_property
     def scores(self) -> list[Score]:
         """Mean and confidence interval for each metric and method."""
-        return [self._score(metric, method) for metric in self.metrics for method in self.methods]
+        scores = []
+        for metric, direction in self.metrics.items():
+            for method, values in self.values[metric].items():
+                finite = values[np.isfinite(values)]
+                n, undefined = len(finite), len(values) - len(finite)
+                scores.append(Score(metric, method, direction, *self._mean(finite), n, undefined))
+        return scores
 
     @cached_property
     def differences(self) -> list[Difference]:
@@ -178,29 +249,23 @@ class Report(Tables):
         return [
             self._difference(metric, first, second)
             for metric in self.metrics
-            for first, second in combinations(self.methods, 2)
+            for first, second in itertools.combinations(self.methods, 2)
         ]
-
-    def _score(self, metric: str, method: str) -> Score:
-        values = self.values[metric][method]
-        finite = values[np.isfinite(values)]
-        interval = bootstrap_mean(finite, self.confidence, self._seed)
-        mean = float(finite.mean()) if len(finite) else math.nan
-        undefined = len(values) - len(finite)
-        direction = self.metrics[metric]
-        return Score(metric, method, direction, mean, *interval, len(finite), undefined)
 
     def _difference(self, metric: str, first: str, second: str) -> Difference:
         a, b = self.values[metric][first], self.values[metric][second]
         finite = np.isfinite(a) & np.isfinite(b)
         a, b = a[finite], b[finite]
-        differences, n = a - b, len(a)
         ties = find_ties(a, b, self._rounding_scales.get(metric, 0.0))
-        interval = bootstrap_mean(differences, self.confidence, self._seed)
-        mean = float(differences.mean()) if n else math.nan
-        p_value, n_ties = paired_p_value(differences, ties), int(ties.sum())
-        undefined = len(finite) - n
-        return Difference(metric, first, second, mean, *interval, p_value, n, undefined, n_ties)
+        p_value, undefined = paired_p_value(a - b, ties), len(finite) - len(a)
+        numbers = self._mean(a - b)
+        n_ties = int(ties.sum())
+        return Difference(metric, first, second, *numbers, p_value, len(a), undefined, n_ties)
+
+    def _mean(self, values: Array) -> tuple[float, float, float]:
+        """The mean and the ends of its confidence interval."""
+        mean = float(values.mean()) if len(values) else math.nan
+        return mean, *bootstrap_mean(values, self.confidence, self._seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain data, without the values of the samples.
@@ -212,8 +277,7 @@ class Report(Tables):
         return {
             "n": len(self),
             "confidence": self.confidence,
-            "scores": [asdict(score) for score in self.scores],
-            "differences": [asdict(difference) for difference in self.differences],
+            **self._entries(),
             "configuration": self.configuration,
         }
 
@@ -222,30 +286,6 @@ class Report(Tables):
             f"<Report: {len(self)} samples, methods {', '.join(self.methods)}, metrics "
             f"{', '.join(self.metrics)}>"
         )
-
-    def _caption(self) -> str:
-        percent = f"{100 * self.confidence:g} %"
-        return (
-            f"{len(self)} samples. Mean [{percent} confidence interval, bootstrap]; "
-            "↑ higher is better, ↓ lower is better."
-        )
-
-    def _score_rows(self) -> Rows:
-        rows = {metric: [metric, ARROWS[better]] for metric, better in self.metrics.items()}
-        for score in self.scores:
-            undefined = f" ({score.undefined} undefined)" if score.undefined else ""
-            rows[score.metric].append(_interval(score) + undefined)
-        return [["metric", "", *self.methods], *rows.values()]
-
-    def _difference_rows(self) -> Rows:
-        rows = [["metric", "difference", "mean", "p", "n", "ties"]]
-        for d in self.differences:
-            p_value = f"{d.p_value:.2g}" if d.p_value >= 1e-4 else "< 0.0001"
-            if math.isnan(d.p_value):
-                p_value = "-"
-            pair = f"{d.first} - {d.second}"
-            rows.append([d.metric, pair, _interval(d), p_value, str(d.n), str(d.ties)])
-        return rows
 
     def figure(self) -> "Figure":
         """Draws means and confidence intervals, one panel for each metric.
@@ -277,7 +317,7 @@ class Report(Tables):
         folder.mkdir(parents=True, exist_ok=True)
         storage.refuse_other(folder, self.configuration)
         table = storage.Table(self.methods, tuple(self.metrics))
-        _files.replace(folder / storage.VALUES, storage.csv_pieces(table, self._batches))
+        storage.write_values(folder, table, self._batches)
         _files.replace(folder / "report.json", _files.to_json(self.to_dict()))
         _files.replace(folder / "report.md", self.markdown())
         _files.replace(folder / "report.png", png(self.figure()))
@@ -288,3 +328,10 @@ def _interval(entry: Score | Difference) -> str:
         return "-"
     mean, low, high = (number_text(value) for value in (entry.mean, entry.low, entry.high))
     return mean if math.isnan(entry.low) else f"{mean} [{low}, {high}]"
+
+
+def number_text(value: float) -> str:
+    """Formats a number with three digits or more; with an exponent only if it is tiny."""
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.{2 if abs(value) >= 10 else 3}f}"

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_quantum.evaluation.report import Difference, Report
-from captum_quantum.evaluation.tables import ARROWS, Rows, Tables, number_text
+from captum_quantum.evaluation.report import Difference, Report, Tables, number_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,20 +34,13 @@ class Spread:
     deviation: float
     per_seed: list[float]
 
-    @classmethod
-    def of(
-        cls, metric: str, name: str, higher_is_better: bool | None, per_seed: list[float]
-    ) -> "Spread":
-        """Computes mean and deviation.
-
-        Args:
-            metric (str): Name of the metric.
-            name (str): Name of the method, or the pair ``first - second``.
-            higher_is_better (bool or None): The metric's direction; None if it has none.
-            per_seed (list[float]): Mean over the samples for each seed.
-        """
-        deviation = float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else math.nan
-        return cls(metric, name, higher_is_better, float(np.mean(per_seed)), deviation, per_seed)
+    def cells(self) -> list[str]:
+        """Returns what stands in the table of scores."""
+        if math.isnan(self.mean):
+            return ["-"]
+        if math.isnan(self.deviation):
+            return [number_text(self.mean)]
+        return [f"{number_text(self.mean)} ± {number_text(self.deviation)}"]
 
 
 @dataclass(frozen=True)
@@ -66,27 +58,9 @@ class SeedDifference(Spread):
     below: int
     tied: int
 
-    @classmethod
-    def between(
-        cls, higher_is_better: bool | None, per_seed: Sequence[Difference]
-    ) -> "SeedDifference":
-        """Summarizes the differences of the same two methods by the same metric.
-
-        Args:
-            higher_is_better (bool or None): The metric's direction; None if it has none.
-            per_seed (Sequence[Difference]): The difference for each seed.
-        """
-        pair = per_seed[0]
-        name = f"{pair.first} - {pair.second}"
-        means = [difference.mean for difference in per_seed]
-        spread = Spread.of(pair.metric, name, higher_is_better, means)
-        tied = [difference.n > 0 and difference.ties == difference.n for difference in per_seed]
-        return cls(
-            **vars(spread),
-            above=sum(m > 0 and not tie for m, tie in zip(means, tied, strict=True)),
-            below=sum(m < 0 and not tie for m, tie in zip(means, tied, strict=True)),
-            tied=sum(tied),
-        )
+    def cells(self) -> list[str]:
+        """Returns a row of the table of differences, without the metric."""
+        return [self.name, *super().cells(), str(self.above), str(self.below), str(self.tied)]
 
 
 class SeedReport(Tables):
@@ -112,6 +86,8 @@ class SeedReport(Tables):
         "samples are equal up to rounding."
     )
 
+    _columns = ("mean", "seeds above 0", "below 0", "tied")
+
     def __init__(self, reports: Mapping[int, Sequence[Report]]) -> None:
         self.seeds = list(reports)
         parts = list(zip(*reports.values(), strict=True))
@@ -120,13 +96,14 @@ class SeedReport(Tables):
         self.differences: list[SeedDifference] = []
         for part in parts:
             for scores in zip(*(report.scores for report in part), strict=True):
-                first, means = scores[0], [score.mean for score in scores]
-                self.scores.append(
-                    Spread.of(first.metric, first.method, first.higher_is_better, means)
-                )
+                one, numbers = scores[0], _spread([score.mean for score in scores])
+                self.scores.append(Spread(one.metric, one.method, one.higher_is_better, *numbers))
             for pairs in zip(*(report.differences for report in part), strict=True):
-                direction = part[0].metrics[pairs[0].metric]
-                self.differences.append(SeedDifference.between(direction, pairs))
+                self.differences.append(_compare(part[0].metrics[pairs[0].metric], pairs))
+        self._caption = (
+            f"Mean ± standard deviation over {len(self.seeds)} trainings (seeds "
+            f"{', '.join(map(str, self.seeds))}); ↑ higher is better, ↓ lower is better."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain data.
@@ -134,32 +111,7 @@ class SeedReport(Tables):
         Returns:
             dict[str, Any]: Seeds, scores, differences; undefined numbers are NaN.
         """
-        return {
-            "seeds": self.seeds,
-            "scores": [asdict(score) for score in self.scores],
-            "differences": [asdict(difference) for difference in self.differences],
-        }
-
-    def _caption(self) -> str:
-        seeds = ", ".join(map(str, self.seeds))
-        return (
-            f"Mean ± standard deviation over {len(self.seeds)} trainings (seeds {seeds}); "
-            "↑ higher is better, ↓ lower is better."
-        )
-
-    def _score_rows(self) -> Rows:
-        rows: dict[str, list[str]] = {}
-        for score in self.scores:
-            start = [score.metric, ARROWS[score.higher_is_better]]
-            rows.setdefault(score.metric, start).append(_spread(score))
-        return [["metric", "", *self.methods], *rows.values()]
-
-    def _difference_rows(self) -> Rows:
-        header = ["metric", "difference", "mean", "seeds above 0", "below 0", "tied"]
-        return [header] + [
-            [d.metric, d.name, _spread(d), str(d.above), str(d.below), str(d.tied)]
-            for d in self.differences
-        ]
+        return {"seeds": self.seeds, **self._entries()}
 
     def figure(self) -> "Figure":
         """Draws means and the value of every seed, one panel for each metric.
@@ -173,9 +125,16 @@ class SeedReport(Tables):
         return plot_seeds(self)
 
 
-def _spread(entry: Spread) -> str:
-    if math.isnan(entry.mean):
-        return "-"
-    if math.isnan(entry.deviation):
-        return number_text(entry.mean)
-    return f"{number_text(entry.mean)} ± {number_text(entry.deviation)}"
+def _spread(per_seed: list[float]) -> tuple[float, float, list[float]]:
+    """Mean, standard deviation, and the values that they are of."""
+    deviation = float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else math.nan
+    return float(np.mean(per_seed)), deviation, per_seed
+
+
+def _compare(higher_is_better: bool | None, pairs: Sequence[Difference]) -> SeedDifference:
+    """Summarizes the differences, seed by seed, of the same two methods by the same metric."""
+    means, ties = [d.mean for d in pairs], [0 < d.n == d.ties for d in pairs]
+    signs = [0.0 if tie else mean for mean, tie in zip(means, ties, strict=True)]
+    counts = (sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs), sum(ties))
+    name = f"{pairs[0].first} - {pairs[0].second}"
+    return SeedDifference(pairs[0].metric, name, higher_is_better, *_spread(means), *counts)

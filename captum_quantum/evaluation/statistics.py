@@ -1,14 +1,11 @@
 """Confidence intervals of means, ties, and a paired test."""
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 from scipy.stats import wilcoxon
-
-from captum_quantum import _checks
 
 Array = npt.NDArray[np.float64]
 
@@ -111,19 +108,3 @@ def paired_p_value(differences: Array, ties: npt.NDArray[np.bool_]) -> float:
     if ties.all():
         return 1.0
     return float(wilcoxon(differences[~ties]).pvalue)
-
-
-def check_confidence(value: Any) -> float:
-    """Returns a confidence level if it is a float in (0, 1).
-
-    Args:
-        value (Any): The level.
-
-    Raises:
-        TypeError, ValueError: If it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, float):
-        _checks.wrong_type("confidence", "a number in (0, 1)", value)
-    if not 0 < value < 1:
-        _checks.wrong_value("confidence", "a number in (0, 1)", value)
-    return value

@@ -9,9 +9,10 @@ kill or a full disk has left only some rows is removed when the run is resumed.
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -78,17 +79,6 @@ class Table(NamedTuple):
             )
         )
 
-    def n_lines(self, first: str) -> int:
-        """Returns the number of lines of a batch.
-
-        Args:
-            first (str): The first of them.
-
-        Raises:
-            ValueError, IndexError: If that is not a line of a table.
-        """
-        return max(int(first.split(",")[1]), 1) * len(self.methods)
-
     def parse(self, lines: Sequence[str]) -> BatchResult:
         """Parses the lines of a batch.
 
@@ -104,11 +94,8 @@ class Table(NamedTuple):
         """
         rows = list(csv.reader(lines))
         number, size, checksum, start = rows[0][:4]
-        labels, targets = (
-            np.array([int(row[column]) for row in rows[: int(size)]], dtype=np.int64)
-            for column in (4, 5)
-        )
-        values = np.array([[float(cell) for cell in row[len(_COLUMNS) :]] for row in rows])
+        labels, targets = np.array([row[4:6] for row in rows[: int(size)]], dtype=np.int64).T
+        values = np.array([row[len(_COLUMNS) :] for row in rows], dtype=np.float64)
         values = values.reshape(len(self.methods), int(size), len(self.metrics))
         batch = BatchResult(int(number), checksum, int(start), labels, targets, values)
         if self.format(batch) != "\n".join(lines) + "\n":
@@ -134,12 +121,12 @@ def check_configuration(folder: Path, configuration: Mapping[str, Any]) -> None:
         OSError: If the file cannot be read or written.
     """
     path = folder / CONFIGURATION
-    if not path.exists():
-        if files := sorted(p.name for p in _result_files(folder)):
-            _refuse_folder(folder, f"{files[0]} but no {CONFIGURATION}")
+    if path.exists():
+        refuse_other(folder, configuration)
+    elif files := sorted(p.name for p in _result_files(folder)):
+        _refuse_folder(folder, f"{files[0]} but no {CONFIGURATION}")
+    else:
         _files.replace(path, json.dumps(configuration, indent=2) + "\n")
-        return
-    refuse_other(folder, configuration)
 
 
 def refuse_other(folder: Path, configuration: Mapping[str, Any]) -> None:
@@ -160,8 +147,6 @@ def refuse_other(folder: Path, configuration: Mapping[str, Any]) -> None:
         written = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         _refuse_folder(folder, f"a {CONFIGURATION} that is not JSON")
-    if not isinstance(written, dict):
-        _refuse_folder(folder, f"a {CONFIGURATION} that is no JSON object")
     if differing := difference(written, configuration):
         name, before, now = differing
         _refuse_folder(folder, f"{name} = {before} in {CONFIGURATION}, now {name} = {now}")
@@ -196,13 +181,8 @@ def _short(value: Any) -> str:
 
 
 def _refuse_folder(folder: Path, got: str) -> NoReturn:
-    raise FileExistsError(
-        _checks.sentence(
-            "output",
-            "a folder without results, or with those of the same configuration",
-            f"{str(folder)!r} with {got}",
-        )
-    )
+    must = "a folder without results, or with those of the same configuration"
+    _checks.refuse("output", must, f"{str(folder)!r} with {got}", FileExistsError)
 
 
 def _result_files(folder: Path) -> list[Path]:
@@ -250,7 +230,8 @@ def _read(path: Path, table: Table) -> tuple[list[BatchResult], int]:
     row, end = 0, len(header.encode())
     while row < len(lines):
         try:
-            next_row = row + table.n_lines(lines[row])
+            size = int(lines[row].split(",")[1])
+            next_row = row + max(size, 1) * len(table.methods)
             if next_row > len(lines):
                 if len({tuple(line.split(",")[:3]) for line in lines[row:]}) > 1:
                     raise ValueError("not the next line of its batch")
@@ -264,11 +245,8 @@ def _read(path: Path, table: Table) -> tuple[list[BatchResult], int]:
 
 
 def _damaged(path: Path, got: str) -> NoReturn:
-    raise OSError(
-        _checks.sentence(
-            "output", "a folder with results as they were written", f"{str(path)!r}: {got}"
-        )
-    )
+    must = "a folder with results as they were written"
+    _checks.refuse("output", must, f"{str(path)!r}: {got}", OSError)
 
 
 class Part:
@@ -309,12 +287,8 @@ class Part:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
-            raise OSError(
-                error.errno,
-                f"{error.strerror}; the results so far are complete, and the same call resumes "
-                "from them",
-                str(self.path),
-            ) from error
+            hint = "the results so far are complete, and the same call resumes from them"
+            raise OSError(error.errno, f"{error.strerror}; {hint}", str(self.path)) from error
 
     def close(self) -> None:
         """Closes the file."""
@@ -332,20 +306,21 @@ def merge(folder: Path, table: Table, batches: Iterable[BatchResult]) -> None:
     Raises:
         OSError: If the file cannot be written; the parts are then unchanged.
     """
-    _files.replace(folder / VALUES, csv_pieces(table, batches))
+    write_values(folder, table, batches)
     for path in folder.glob("part-*.csv"):
         path.unlink()
 
 
-def csv_pieces(table: Table, batches: Iterable[BatchResult]) -> Iterator[str]:
-    """Formats ``values.csv`` in pieces: the header, then each batch in the order of the data set.
+def write_values(folder: Path, table: Table, batches: Iterable[BatchResult]) -> None:
+    """Writes ``values.csv``: the header, then each batch in the order of the data set.
 
     Args:
+        folder (Path): The folder.
         table (Table): The columns.
         batches (Iterable[BatchResult]): The results of all batches.
 
-    Returns:
-        Iterator[str]: The pieces.
+    Raises:
+        OSError: If the file cannot be written; an old one is then unchanged.
     """
-    yield table.header
-    yield from map(table.format, sorted(batches, key=lambda batch: batch.number))
+    formatted = map(table.format, sorted(batches, key=lambda batch: batch.number))
+    _files.replace(folder / VALUES, itertools.chain([table.header], formatted))

@@ -43,13 +43,13 @@ class Commutator(JacobianRule):
 def _generator(gate: Gate, angles: Tensor, which: int) -> Tensor:
     """The Hermitian G with ``dU/dt = -(i/2) G U`` for one angle t of a gate: ``(batch, d, d)``."""
     with torch.enable_grad():
-        own = angles.detach().requires_grad_()
-        unitary = gate_matrix(gate.name, own, len(gate.wires), inverse=gate.inverse)
+        leaf = angles.detach().requires_grad_()
+        unitary = gate_matrix(gate.name, leaf, len(gate.wires), inverse=gate.inverse)
         entries = torch.view_as_real(unitary).flatten(1)
         # One row of ones for each real and imaginary part; samples do not depend on each other.
         rows = torch.eye(entries.shape[1], dtype=entries.dtype, device=entries.device)
         (derivative,) = torch.autograd.grad(
-            entries, own, rows[:, None].expand(-1, len(own), -1), is_grads_batched=True
+            entries, leaf, rows[:, None].expand(-1, len(leaf), -1), is_grads_batched=True
         )
     parts = derivative[..., which].mT.reshape(*unitary.shape, 2).contiguous()
     return 2j * torch.view_as_complex(parts) @ unitary.detach().mH

@@ -82,8 +82,11 @@ def function_of_angles(
     columns = layer.circuit.columns("input" if source == "input" else "weight")
     index = torch.tensor(columns, dtype=torch.long, device=table.device)
     variables = table[:, index]
+    check_unchanged = _watch(module)
 
     def run(values: Tensor) -> Tensor:
+        if source == "input":  # the layer reads its own weights
+            check_unchanged()
         repeats = len(values) // len(table)
         angles = table.repeat(repeats, 1).index_copy(1, index, values)
         states = None if initial is None else initial.repeat(repeats, 1)
@@ -112,9 +115,11 @@ def function_of_inputs(
     """
     inputs = inputs.detach()
     compute = forward or module
+    check_unchanged = _watch(module)
     shape = inputs.shape[1:]
 
     def run(values: Tensor) -> Tensor:
+        check_unchanged()
         with not_intercepted():
             outputs: Tensor = compute(values.reshape(-1, *shape))
         return outputs.reshape(len(values), -1)
@@ -122,6 +127,21 @@ def function_of_inputs(
     precision = inputs.dtype if layer is None else _precision(layer, inputs.dtype)
     vjp = None if layer is None else _vjp(layer, inputs)
     return QuantumFunction(module, inputs.reshape(len(inputs), -1), run, precision, layer, vjp=vjp)
+
+
+def _watch(module: nn.Module) -> Callable[[], None]:
+    """Returns what raises RuntimeError, as autograd does, if weights have been changed since."""
+    tensors = [p for p in module.parameters() if not p.is_inference()]
+    versions = [p._version for p in tensors]
+
+    def check() -> None:
+        if [p._version for p in tensors] != versions:
+            raise RuntimeError(
+                f"weights of {type(module).__name__} have been modified in place between its "
+                "forward pass and the gradient rule, which runs it again"
+            )
+
+    return check
 
 
 def _vjp(layer: Any, inputs: Tensor) -> Callable[[], Pullback] | None:

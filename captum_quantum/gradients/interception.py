@@ -1,18 +1,27 @@
 """quantum_gradient(), which swaps the derivative of quantum layers for the duration of a block."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
-from captum_quantum.gradients.function import function_of_angles, function_of_inputs
-from captum_quantum.gradients.nodes import attach, is_not_intercepted
+from captum_quantum.gradients.function import (
+    QuantumFunction,
+    function_of_angles,
+    function_of_inputs,
+)
+from captum_quantum.gradients.nodes import (
+    GradientRuleError,
+    attach,
+    depends_on,
+    is_not_intercepted,
+)
 from captum_quantum.gradients.table import RULES, vjp_of
 from captum_quantum.quantum_layer import as_quantum_layer, own_rule
 
@@ -47,19 +56,27 @@ class QuantumCall:
 class _Interception:
     """The hooks on one module while its input derivative is swapped."""
 
-    def __init__(self, module: nn.Module, rule: str | None, calls: list[QuantumCall]) -> None:
-        self.module, self.rule, self.calls = module, rule, calls
+    def __init__(
+        self, module: nn.Module, rule: str | None, calls: list[QuantumCall], if_broken: bool
+    ) -> None:
+        self.module, self.rule, self.calls, self.if_broken = module, rule, calls, if_broken
         self.thread = threading.get_ident()
         self.pending: dict[int, Tensor] = {}
-        self.superseded = False
 
     def _concerns(self, module: nn.Module) -> bool:
-        return not (self.superseded or is_not_intercepted()) and (
-            threading.get_ident() == self.thread or _compat.is_replica(module)
+        """Whether this is the innermost block of its thread, and the call one of this thread."""
+        blocks = [block for block in tuple(_active[self.module]) if block.thread == self.thread]
+        return (
+            blocks[-1] is self
+            and not is_not_intercepted()
+            and (threading.get_ident() == self.thread or _compat.is_replica(module))
         )
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
-        """Detaches the input, so that autograd finds no derivative through the layer itself."""
+        """Detaches the input, so that autograd finds no derivative through the layer itself.
+
+        With ``if_broken`` it marks the input instead, to see whether autograd finds one.
+        """
         if not self._concerns(module) or not torch.is_grad_enabled():
             return None
         if len(args) != 1 or not isinstance(args[0], Tensor):
@@ -69,11 +86,11 @@ class _Interception:
                 args[0] if len(args) == 1 else tuple(type(a).__name__ for a in args),
             )
         inputs = args[0]
-        if not inputs.requires_grad:
+        if not inputs.requires_grad or not inputs.numel():
             return None
-        detached = inputs.detach()
-        self.pending[id(detached)] = inputs
-        return (detached,)
+        passed = inputs.view_as(inputs) if self.if_broken else inputs.detach()
+        self.pending[id(passed)] = inputs
+        return (passed,)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Tensor | None:
         """Connects the output with the input by the rule."""
@@ -84,6 +101,8 @@ class _Interception:
             _checks.wrong_type(
                 f"output of {type(module).__name__} under quantum_gradient", "a tensor", outputs
             )
+        if self.if_broken and depends_on(outputs, args[0].grad_fn):
+            return None
         call = _connect(module, inputs, outputs, self.rule)
         self.calls.append(call)
         return call.outputs
@@ -103,6 +122,8 @@ def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | Non
     else:
         angles = inputs.reshape(len(inputs), -1)
         function = function_of_inputs(module, layer, inputs)
+    if function.angles is not None and not getattr(module, "applies_rule", False):
+        _check_values(function, outputs)
     pullback = vjp_of(rule or own_rule(module) or "backprop", function)
 
     # The graph must not hold the call, which holds the graph: neither would ever be freed.
@@ -115,36 +136,50 @@ def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | Non
     return QuantumCall(module, angles, values.reshape(outputs.shape), switch)
 
 
-_active: dict[tuple[int, int], list[_Interception]] = {}
+def _check_values(function: QuantumFunction, outputs: Tensor) -> None:
+    """Refuses a layer whose own forward computes something else than its circuit."""
+    if not getattr(function.layer, "exact", True):
+        return
+    with torch.no_grad():
+        values = function.run(function.variables).to(outputs.dtype)
+    atol = max(1e-3, 4 * torch.finfo(outputs.dtype).eps) * (1 + float(values.abs().max()))
+    found = outputs.detach().reshape(len(values), -1)
+    if found.shape != values.shape or not torch.allclose(found, values, atol=atol):
+        raise GradientRuleError(
+            f"a gradient rule does not apply to {_checks.describe(function.module)}, whose outputs "
+            "are not the expectation values of its circuit; put what is done before or after the "
+            "circuit into modules of its own"
+        )
+
+
+_active: WeakKeyDictionary[nn.Module, list[_Interception]] = WeakKeyDictionary()
+"""The interceptions of every module, of all threads, the innermost last."""
 
 
 @contextmanager
-def intercept(modules: Sequence[nn.Module], rule: str | None) -> Iterator[list[QuantumCall]]:
-    """Swaps the input derivative of modules and lists their calls; None: each one's own rule."""
+def intercept(
+    modules: Sequence[nn.Module], rule: str | None, *, if_broken: bool = False
+) -> Iterator[list[QuantumCall]]:
+    """Swaps the input derivative of modules for the duration of a block.
+
+    Args:
+        modules (Sequence[nn.Module]): The modules.
+        rule (str, optional): The gradient rule; None for each module's own.
+        if_broken (bool): Whether to do so only where autograd finds no derivative.
+
+    Yields:
+        list[QuantumCall]: The calls whose derivative was swapped, as they happen.
+    """
     calls: list[QuantumCall] = []
-    undo: list[Callable[[], Any]] = []
-    try:
+    with ExitStack() as stack:
         for module in modules:
-            interception = _Interception(module, rule, calls)
-            stack = _active.setdefault((id(module), interception.thread), [])
-            if stack:
-                stack[-1].superseded = True
-            stack.append(interception)
-            undo.append(partial(_pop, stack, (id(module), interception.thread)))
-            undo.append(module.register_forward_pre_hook(interception.before).remove)
-            undo.append(module.register_forward_hook(interception.after, prepend=True).remove)
+            block = _Interception(module, rule, calls, if_broken)
+            blocks = _active.setdefault(module, [])
+            blocks.append(block)
+            stack.callback(blocks.remove, block)
+            stack.callback(module.register_forward_pre_hook(block.before).remove)
+            stack.callback(module.register_forward_hook(block.after, prepend=True).remove)
         yield calls
-    finally:
-        for step in reversed(undo):
-            step()
-
-
-def _pop(stack: list[_Interception], key: tuple[int, int]) -> None:
-    stack.pop()
-    if stack:
-        stack[-1].superseded = False
-    else:
-        _active.pop(key, None)
 
 
 @contextmanager
@@ -156,8 +191,11 @@ def quantum_gradient(
     Inside the block, autograd goes through the modules by the given rule, whatever they are and
     whatever the rest of the model is, so that every gradient method of Captum works on layers that
     autograd cannot differentiate. Values are the modules' own, and so are derivatives by their
-    weights. A module may be called several times, in series and beside skip connections. Blocks
-    nest: the innermost rule holds. Other threads are not affected. First derivatives only.
+    weights. A module may be called several times, in series and beside skip connections.
+
+    In nested blocks the innermost rule holds. Calls in other threads are not affected. Only first
+    derivatives exist. Weights must not change between the forward and the backward pass. A layer
+    that shows its circuit must return the circuit's expectation values.
 
     - ``"parameter-shift"``: :math:`\partial_t f = (f(t + \pi/2) - f(t - \pi/2)) / 2` for every gate
       that takes an input, all shifted circuits in one batch; four terms for controlled rotations
@@ -166,8 +204,8 @@ def quantum_gradient(
     - ``"commutator"``: QGrad-CAM's :math:`\tfrac{i}{2} \mathrm{tr}(\rho [G, \tilde O])` on density
       matrices (arXiv:2408.05899); needs a circuit of at most 10 qubits.
     - ``"finite-difference"``: central differences, steps of 1e-5 (float64) or 1e-2 (else) radians.
-    - ``"adjoint"``: goes back through the circuit with the adjoint of every matrix, memory
-      independent of depth; for a `VQCLayer` with the fused simulator.
+    - ``"adjoint"``: adjoint differentiation: the state is run backward through the circuit
+      (arXiv:2009.02823), memory independent of depth; for simulators with a vjp, as the fused one.
     - ``"backprop"``: autograd through the simulator or the module itself.
 
     Args:

@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_quantum.gradients.errors import GradientRuleError
+from captum_quantum import _checks
+
+
+class GradientRuleError(ValueError):
+    """A gradient rule that does not apply, with the reason."""
+
+
+class GradientPathError(RuntimeError):
+    """No gradient reaches the layer, with the module at which the path breaks."""
+
 
 Pullback = Callable[[Tensor], Tensor]
 """A vector-Jacobian product: cotangents ``(batch, n_outputs)`` to ``(batch, n_variables)``."""
@@ -23,13 +32,15 @@ class _Zero(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, variables: Tensor, like: Tensor, pullback: Pullback) -> Tensor:
-        ctx.pullback = pullback
+        ctx.pullback, ctx.shape = pullback, variables.shape
         return torch.zeros_like(like)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         with torch.no_grad():
             result = ctx.pullback(grad.detach())
+        if not isinstance(result, Tensor) or result.shape != ctx.shape:
+            _checks.wrong_value("a gradient rule's vjp", f"of shape {tuple(ctx.shape)}", result)
         return first_derivative(result), None, None
 
 
@@ -55,6 +66,20 @@ class _FirstDerivative(torch.autograd.Function):
             "a quantum gradient rule gives first derivatives only; for higher ones use VQCLayer "
             "with gradient='backprop', outside quantum_gradient"
         )
+
+
+def depends_on(outputs: Tensor, node: Any) -> bool:
+    """Whether a node of the autograd graph is among those that outputs are computed from."""
+    nodes = [outputs.grad_fn] if outputs.grad_fn is not None else []
+    seen = set(nodes)
+    while nodes:
+        current = nodes.pop()
+        if current is node:
+            return True
+        new = {parent for parent, _ in current.next_functions if parent is not None} - seen
+        seen |= new
+        nodes.extend(new)
+    return False
 
 
 def attach(values: Tensor, variables: Tensor, pullback: Pullback) -> Tensor:

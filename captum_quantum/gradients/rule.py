@@ -1,4 +1,4 @@
-"""What a gradient rule is."""
+"""What a gradient rule is, and the rules that leave the work to the simulator or to autograd."""
 
 from abc import ABC, abstractmethod
 from typing import Protocol, runtime_checkable
@@ -6,8 +6,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from captum_quantum import _checks
 from captum_quantum.gradients.function import QuantumFunction
-from captum_quantum.gradients.nodes import Pullback
+from captum_quantum.gradients.nodes import GradientRuleError, Pullback
 
 
 @runtime_checkable
@@ -47,7 +48,7 @@ class JacobianRule(ABC):
     """A rule that computes the whole Jacobian; a subclass gives ``name`` and `jacobian`."""
 
     def why_not(self, function: QuantumFunction) -> str | None:
-        """Applies to every function, unless a subclass says otherwise.
+        """Applies to every function, unless a subclass restricts it.
 
         Args:
             function (QuantumFunction): What is to be differentiated.
@@ -81,7 +82,69 @@ class JacobianRule(ABC):
 
         def pullback(cotangent: Tensor) -> Tensor:
             if not kept:
-                kept.append(self.jacobian(function))
+                jacobian = self.jacobian(function)
+                shape = (*cotangent.shape, function.variables.shape[1])
+                if jacobian.shape != shape:
+                    argument = f"the Jacobian of {type(self).__name__}"
+                    _checks.wrong_value(argument, f"of shape {shape}", jacobian)
+                kept.append(jacobian)
             return torch.einsum("bo,bov->bv", cotangent, kept[0].to(cotangent.dtype))
+
+        return pullback
+
+
+class Adjoint:
+    """Adjoint differentiation by the simulator (arXiv:2009.02823)."""
+
+    name = "adjoint"
+
+    def why_not(self, function: QuantumFunction) -> str | None:
+        """Needs a simulator with a vjp."""
+        if function.vjp is None:
+            return (
+                "needs a VQCLayer whose simulator has a vjp, as simulator 'fused'; got "
+                f"{_checks.describe(function.module)}"
+            )
+        return None
+
+    def vjp(self, function: QuantumFunction) -> Pullback:
+        """The simulator's own vjp."""
+        assert function.vjp is not None
+        return function.vjp()
+
+
+class Backprop:
+    """Autograd through the simulator, or through a module that shows no circuit."""
+
+    name = "backprop"
+
+    def why_not(self, function: QuantumFunction) -> str | None:
+        """Applies wherever autograd passes, which shows when the layer runs."""
+        return None
+
+    def vjp(self, function: QuantumFunction) -> Pullback:
+        """Runs the function under autograd when first needed, and keeps the graph."""
+        graph: list[Tensor] = []
+
+        def pullback(cotangent: Tensor) -> Tensor:
+            if not graph:
+                with torch.enable_grad():
+                    leaf = function.variables.clone().requires_grad_()
+                    graph.extend([leaf, function.run(leaf)])
+            leaf, outputs = graph
+            if not outputs.requires_grad:
+                raise GradientRuleError(
+                    "rule 'backprop' does not apply: the layer's outputs do not depend on its "
+                    "inputs for autograd; use 'parameter-shift' or 'finite-difference'"
+                )
+            (result,) = torch.autograd.grad(
+                outputs,
+                leaf,
+                cotangent.to(outputs.dtype),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            return result
 
         return pullback

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from captum_quantum import _checks
 from captum_quantum.circuit.gates import TWO_TERM, ShiftRule
-from captum_quantum.gradients.errors import GradientRuleError
 from captum_quantum.gradients.function import QuantumFunction
+from captum_quantum.gradients.nodes import GradientRuleError
 from captum_quantum.gradients.rule import JacobianRule
 
 

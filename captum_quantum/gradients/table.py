@@ -1,12 +1,10 @@
 """The table of gradient rules."""
 
 from captum_quantum import _checks
-from captum_quantum.gradients.automatic import Adjoint, Backprop
 from captum_quantum.gradients.commutator import Commutator
-from captum_quantum.gradients.errors import GradientRuleError
 from captum_quantum.gradients.function import QuantumFunction
-from captum_quantum.gradients.nodes import Pullback
-from captum_quantum.gradients.rule import GradientRule
+from captum_quantum.gradients.nodes import GradientRuleError, Pullback
+from captum_quantum.gradients.rule import Adjoint, Backprop, GradientRule
 from captum_quantum.gradients.shift import FiniteDifference, ParameterShift
 
 RULES: dict[str, GradientRule] = {
@@ -44,7 +42,7 @@ def register_rule(rule: GradientRule) -> GradientRule:
         >>> rule = register_rule(ForwardDifference())  # doctest: +SKIP
     """
     is_rule = isinstance(rule, GradientRule) and not isinstance(rule, type)
-    if not is_rule or not isinstance(rule.name, str):
+    if not is_rule or not isinstance(rule.name, str) or not rule.name:
         _checks.wrong_type("rule", "an object with name, why_not and vjp", rule)
     if rule.name in RULES:
         _checks.wrong_value("rule", f"of another name than {', '.join(RULES)}", rule.name)
@@ -64,7 +62,7 @@ def vjp_of(rule: str, function: QuantumFunction) -> Pullback:
 
     Raises:
         ValueError: If there is no rule of this name.
-        GradientRuleError: If the rule does not apply; says why.
+        GradientRuleError: If the rule does not apply; with the reason.
     """
     chosen = RULES[_checks.check_choice("gradient rule", rule, RULES)]
     reason = chosen.why_not(function)

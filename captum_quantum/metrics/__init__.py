@@ -1,31 +1,29 @@
-"""How good a map is: plain functions on tensors and callables, batched on the device.
+"""Metrics: how good an attribution map is, as plain functions on tensors and callables.
 
-Every metric gives one number for each example, ``(batch,)`` (`agreement` and
-`parameter_randomization` several of such, by name), and has the attribute
-``higher_is_better``: True, False, or None where neither end is better. NaN stands for "undefined
-for this example" and nothing else; each metric says where.
+Every metric returns one number for each example, shape ``(batch,)``; only `agreement` and
+`parameter_randomization` return several, by name. Its attribute ``higher_is_better`` is True,
+False, or None where neither end is better.
 
-What is a map worth that says nothing? Faithfulness has no value for it: it would measure the
-baseline image alone. A map that is constant orders nothing: NaN from `insertion`, `deletion`,
-`agreement` and `parameter_randomization`. One that is constant or nowhere positive shows nothing:
-NaN from `average_drop`, `average_gain` and `average_increase`. Where a metric's own definition
-gives such a map a value, it gets that: it points nowhere, a miss (`pointing_game`); no evidence
-lies on the object, a share of 0 (`energy_pointing_game` and `grid_pointing_game`, if it is nowhere
-positive); it predicts no change (`infidelity`, if it is zero). Maps with NaN or infinite values are
-an error; `compare` counts them as undefined. Means over the others favour methods that are silent
-where it is hard: so reports say how many are undefined, and pair only what both methods answer.
+NaN means that the metric is undefined for an example. Maps without information have these values:
+
+- A constant map does not rank the pixels: NaN from `insertion`, `deletion`, `agreement`,
+  `parameter_randomization`, `randomization_quantum` and `randomization_classical`.
+- A map whose positive part is constant, for example zero, prefers no pixel: NaN from
+  `average_drop`, `average_gain` and `average_increase`, 0 from `pointing_game`.
+- A map that is nowhere positive has no share on the object: 0 from `energy_pointing_game` and
+  `grid_pointing_game`.
+- A map of zeros has no relative change and no distribution: NaN from `sensitivity_max` and
+  `sparseness`. It predicts no change of the score: `infidelity` has a value.
+
+Maps with NaN or infinite values are an error; `compare` counts them as undefined. Means over the
+defined examples favor methods that are undefined for difficult examples. Reports therefore tell how
+many are undefined, and compare two methods on the examples for which both are defined.
 """
 
 from captum_quantum.metrics.complexity import sparseness
-from captum_quantum.metrics.faithfulness import (
-    PixelCurves,
-    average_drop,
-    average_gain,
-    average_increase,
-    deletion,
-    infidelity,
-    insertion,
-)
+from captum_quantum.metrics.faithfulness.masking import average_drop, average_gain, average_increase
+from captum_quantum.metrics.faithfulness.perturbation import infidelity
+from captum_quantum.metrics.faithfulness.pixel_curves import PixelCurves, deletion, insertion
 from captum_quantum.metrics.localization import (
     energy_pointing_game,
     grid_pointing_game,

@@ -1,4 +1,4 @@
-"""What all metrics share: reading maps, resizing them, and asking the model."""
+"""What all metrics share: checked inputs, maps and targets; resizing and blurring."""
 
 from typing import Any
 
@@ -8,15 +8,13 @@ from torch import Tensor
 
 from captum_quantum import _checks
 
-_SPATIAL = (3, 4, 5)
 _SHAPE = "of shape (batch, channels, *spatial) with 1 to 3 spatial dimensions, none empty"
 
 
-def check_inputs(inputs: Any) -> Tensor:
+def check_inputs(inputs: Any, argument: str = "inputs") -> Tensor:
     """Returns the model's inputs, detached, if they are ``(batch, channels, *spatial)``."""
-    _checks.check_real("inputs", inputs)
-    if inputs.dim() not in _SPATIAL or inputs.numel() == 0:
-        _checks.wrong_value("inputs", _SHAPE, inputs)
+    if _checks.check_real(argument, inputs).dim() not in (3, 4, 5) or inputs.numel() == 0:
+        _checks.wrong_value(argument, _SHAPE, inputs)
     detached: Tensor = inputs.detach()
     return detached
 
@@ -27,36 +25,36 @@ def check_attributions(argument: str, attributions: Any, like: Tensor | None = N
     Args:
         argument (str): The argument's name, for errors.
         attributions (Tensor): Shape ``(batch, channels, *spatial)``.
-        like (Tensor, optional): The inputs ``(batch, channels, *spatial)`` that they belong to.
+        like (Tensor, optional): The explained inputs, shape ``(batch, channels, *spatial)``.
 
     Returns:
-        Tensor: The same, detached, at least float32, on the device of ``like``.
+        Tensor: The attributions, detached, at least float32, on the device of ``like``.
     """
     if isinstance(attributions, tuple) and len(attributions) == 1:
         attributions = attributions[0]  # as Captum returns them for inputs in a tuple
-    attributions = _checks.check_real(argument, attributions).detach()
-    if attributions.dim() not in _SPATIAL or attributions.numel() == 0:
-        _checks.wrong_value(argument, _SHAPE, attributions)
+    maps = check_inputs(attributions, argument)
     if like is not None:
-        if attributions.dim() != like.dim() or attributions.shape[0] != like.shape[0]:
-            _checks.wrong_value(
-                argument,
-                f"maps for inputs of shape {tuple(like.shape)}: as many examples, as many "
-                "dimensions",
-                attributions,
-            )
-        attributions = attributions.to(like.device)
-    if attributions.dtype not in (torch.float32, torch.float64):
-        attributions = attributions.float()
-    _checks.check_finite(argument, attributions)
-    checked: Tensor = attributions
-    return checked
+        if maps.dim() != like.dim() or len(maps) != len(like):
+            must = f"maps for inputs of shape {tuple(like.shape)}: as many examples, as many "
+            _checks.wrong_value(argument, must + "dimensions", maps)
+        maps = maps.to(like.device)
+    if maps.dtype not in (torch.float32, torch.float64):
+        maps = maps.float()
+    _checks.check_finite(argument, maps)
+    return maps
 
 
 def magnitude(values: Tensor) -> Tensor:
-    """The largest power of two in each example's largest magnitude, 1 for zeros: what to divide by.
+    """Returns the scale of each example: a power of two, 1 for an example of zeros.
 
-    Of powers of two, as dividing by them does not round: equal values, and equal sums, stay equal.
+    It is the largest power of two that is at most the largest magnitude. Division by a power of two
+    does not round: equal values, and equal sums, stay equal.
+
+    Args:
+        values (Tensor): Shape ``(batch, ...)``.
+
+    Returns:
+        Tensor: Shape ``(batch, 1, ...)``, with as many dimensions as the values.
     """
     largest = values.abs().flatten(1).amax(dim=1)
     largest = torch.where(largest > 0, largest, 1)
@@ -67,13 +65,13 @@ def magnitude(values: Tensor) -> Tensor:
 def read_maps(argument: str, attributions: Any, like: Tensor | None = None) -> Tensor:
     """Reads attributions as one map for each example: the sum over the channels.
 
-    Only ratios and the order within a map count, so each is divided by its magnitude: then no sum
-    or square overflows or vanishes.
+    For metrics of which only ratios and the order within a map matter: each map is divided by its
+    magnitude, so that no sum or square overflows or vanishes.
 
     Args:
-        argument (str): As in :func:`check_attributions`.
-        attributions (Tensor): As in :func:`check_attributions`.
-        like (Tensor, optional): As in :func:`check_attributions`.
+        argument (str): The argument's name, for errors.
+        attributions (Tensor): Shape ``(batch, channels, *spatial)``.
+        like (Tensor, optional): The explained inputs, shape ``(batch, channels, *spatial)``.
 
     Returns:
         Tensor: Shape ``(batch, *spatial)``.
@@ -83,40 +81,47 @@ def read_maps(argument: str, attributions: Any, like: Tensor | None = None) -> T
 
 
 def is_constant(maps: Tensor) -> Tensor:
-    """Which maps ``(batch, *spatial)`` have one value everywhere: bool, ``(batch,)``."""
+    """Tells which maps ``(batch, *spatial)`` have one value everywhere: bool, ``(batch,)``."""
     flat = maps.flatten(1)
     return flat.amax(dim=1) == flat.amin(dim=1)
 
 
 def resize(maps: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
-    """Scales maps ``(batch, *spatial)`` to another size, linearly along each axis.
+    """Resizes maps by linear interpolation along each axis.
 
-    To rounding, ``captum.attr.LayerAttribution.interpolate`` in mode "bilinear": pixels are areas,
-    corners are not aligned, borders are repeated. But where neighbours are equal the result is
-    exactly theirs, so that ties stay ties, and the order of pixels does not hang on rounding.
+    Equal to ``captum.attr.LayerAttribution.interpolate`` in mode "bilinear" up to rounding: corners
+    are not aligned, borders are repeated. Unlike there, the value between equal neighbors is
+    exactly theirs, so that ties stay ties and the order of pixels does not depend on rounding.
+
+    Args:
+        maps (Tensor): Shape ``(batch, *spatial)``.
+        size (sequence of int): The new spatial size.
+
+    Returns:
+        Tensor: Shape ``(batch, *size)``.
     """
     for dim, (old, new) in enumerate(zip(maps.shape[1:], size, strict=True), start=1):
         if old == new:
             continue
-        place = torch.arange(new, device=maps.device, dtype=maps.dtype)
-        place = ((place + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
-        low = place.long()
-        weight = (place - low).reshape(-1, *[1] * (maps.dim() - 1 - dim))
-        maps = torch.lerp(
-            maps.index_select(dim, low),
-            maps.index_select(dim, (low + 1).clamp_max(old - 1)),
-            weight,
-        )
+        position = torch.arange(new, device=maps.device, dtype=maps.dtype)
+        position = ((position + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
+        low = position.long()
+        weight = (position - low).reshape(-1, *[1] * (maps.dim() - 1 - dim))
+        high = (low + 1).clamp_max(old - 1)
+        maps = torch.lerp(maps.index_select(dim, low), maps.index_select(dim, high), weight)
     return maps
 
 
 def gaussian_blur(images: Tensor, sigma: float, radius: int) -> Tensor:
-    """Convolves ``(batch, channels, *spatial)`` with a Gaussian; the border is repeated outwards.
+    """Convolves images with a Gaussian; borders are repeated outwards.
 
     Args:
-        images (Tensor): Any number of spatial dimensions.
+        images (Tensor): Shape ``(batch, channels, *spatial)``.
         sigma (float): Standard deviation in pixels.
-        radius (int): Where the Gaussian is cut: the window has ``2 * radius + 1`` pixels.
+        radius (int): Radius of the window, which has ``2 * radius + 1`` pixels along each axis.
+
+    Returns:
+        Tensor: The shape of the images.
     """
     distance = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (distance / sigma) ** 2)
@@ -129,7 +134,7 @@ def gaussian_blur(images: Tensor, sigma: float, radius: int) -> Tensor:
 
 
 def check_index(target: Any, batch: int, device: torch.device) -> Tensor:
-    """Returns the target as an index for each example: ``(batch,)``, int64."""
+    """Returns the target as a class for each example: ``(batch,)``, int64."""
     must = f"a class, or one for each of {batch} examples"
     if isinstance(target, (int, list)) and not isinstance(target, bool):
         target = torch.tensor(target)

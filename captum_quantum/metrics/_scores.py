@@ -1,7 +1,7 @@
-"""What the model says about images: scores, probabilities, and what hides pixels from it."""
+"""What faithfulness shares: scores and probabilities of the model, and baselines."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,26 +11,30 @@ from captum_quantum.metrics._maps import check_index, gaussian_blur
 
 Model = Callable[[Tensor], Tensor]
 Probability = Callable[[Tensor], Tensor]
+Baseline = float | Tensor | Literal["blur"]
 
-# The blur of RISE: 11 x 11 pixels, standard deviation 5.
+# The blur of RISE, arXiv:1806.07421: 11 x 11 pixels, standard deviation 5.
 _BLUR_SIGMA, _BLUR_RADIUS = 5.0, 5
 
 
-class Answer(NamedTuple):
-    """The target's probability, and that of all other classes: 1 - p without cancellation."""
+class Probabilities(NamedTuple):
+    """Probabilities of the target and of all other classes: 1 - p without cancellation.
+
+    Attributes:
+        target (Tensor): Shape ``(batch,)``.
+        rest (Tensor): Shape ``(batch,)``.
+    """
 
     target: Tensor
     rest: Tensor
 
-    def gain_over(self, before: "Answer") -> Tensor:
-        """The difference of the target's probabilities, from the smaller numbers of the two."""
-        return torch.where(
-            before.target < 0.5, self.target - before.target, before.rest - self.rest
-        )
+    def gain_over(self, other: "Probabilities") -> Tensor:
+        """Differences of the target's probabilities, from the smaller numbers of the two."""
+        return torch.where(other.target < 0.5, self.target - other.target, other.rest - self.rest)
 
 
 def check_scores(model: Model, inputs: Tensor) -> Tensor:
-    """The model's scores ``(batch, n_classes)``, checked, at least float32."""
+    """Runs the model; returns its scores ``(batch, n_classes)``, checked, at least float32."""
     scores = model(inputs)
     if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(inputs):
         _checks.wrong_value(
@@ -44,42 +48,46 @@ def check_scores(model: Model, inputs: Tensor) -> Tensor:
 
 
 def read_target(target: Any, scores: Tensor) -> Tensor:
-    """The target as an index for each example: ``(batch,)``, int64, not negative."""
+    """Returns the target as a class for each example: ``(batch,)``, int64, not negative."""
     index = check_index(target, len(scores), scores.device)
     _checks.check_target(index, scores)
     return index % scores.shape[1]
 
 
-def read_answer(scores: Tensor, target: Tensor, probability: Probability | None) -> Answer:
+def target_probabilities(
+    scores: Tensor, target: Tensor, probability: Probability | None
+) -> Probabilities:
+    """Returns the probabilities of the target.
+
+    Args:
+        scores (Tensor): Shape ``(batch, n_classes)``.
+        target (Tensor): Classes, shape ``(batch,)``, int64.
+        probability (Callable, optional): Scores to probabilities. Default: softmax.
+    """
     column = target[:, None]
     if probability is None:
         if scores.shape[1] < 2:
-            _checks.wrong_value(
-                "the model's output",
+            must = (
                 "scores of at least two classes (the softmax of a single one is always 1; for "
-                "another meaning give probability)",
-                scores,
+                "another meaning give probability)"
             )
-        shares = scores.softmax(dim=1)
-        rest = shares.scatter(1, column, 0).sum(dim=1)
-        return Answer(shares.gather(1, column)[:, 0], rest)
-    shares = probability(scores)
-    if not isinstance(shares, Tensor) or shares.shape != scores.shape:
-        _checks.wrong_value("probability's result", f"of shape {tuple(scores.shape)}", shares)
-    _checks.check_real("probability's result", shares)
-    if not bool(((shares >= 0) & (shares <= 1)).all()):  # NaN is in no range
-        low, high = float(shares.min()), float(shares.max())
-        raise ValueError(
-            _checks.sentence(
-                "probability's result", "in [0, 1] everywhere", f"values from {low} to {high}"
-            )
-        )
-    chosen = shares.gather(1, column)[:, 0]
-    return Answer(chosen, 1 - chosen)
+            _checks.wrong_value("the model's output", must, scores)
+        softmax = scores.softmax(dim=1)
+        rest = softmax.scatter(1, column, 0).sum(dim=1)
+        return Probabilities(softmax.gather(1, column)[:, 0], rest)
+    result = probability(scores)
+    if not isinstance(result, Tensor) or result.shape != scores.shape:
+        _checks.wrong_value("probability's result", f"of shape {tuple(scores.shape)}", result)
+    _checks.check_real("probability's result", result)
+    if not bool(((result >= 0) & (result <= 1)).all()):  # NaN is in no range
+        got = f"values from {float(result.min())} to {float(result.max())}"
+        _checks.refuse("probability's result", "in [0, 1] everywhere", got)
+    p = result.gather(1, column)[:, 0]
+    return Probabilities(p, 1 - p)
 
 
 def read_baseline(baseline: Any, inputs: Tensor) -> Tensor:
-    """What takes the place of hidden pixels, in the shape of the inputs."""
+    """Returns the values of hidden pixels in the shape of the inputs."""
     must = f"'blur', a number, or a tensor that broadcasts to {tuple(inputs.shape)}"
     if isinstance(baseline, str):
         if baseline != "blur":

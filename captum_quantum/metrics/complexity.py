@@ -3,31 +3,30 @@
 import torch
 from torch import Tensor
 
-from captum_quantum.metrics._maps import read_maps
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum.metrics import _maps, registry
 
 
-@register_metric(higher_is_better=None)
+@registry.register_metric(higher_is_better=None)
 def sparseness(attributions: Tensor) -> Tensor:
-    r"""Sparseness: the Gini index of the map's magnitudes.
+    r"""Sparseness: the Gini index of the magnitudes of the map.
 
     With :math:`a_1 \le \ldots \le a_n` the magnitudes of the map, summed over its channels,
 
     .. math:: G = \frac{\sum_i (2 i - n - 1) \, a_i}{n \sum_i a_i},
 
-    0 if all pixels weigh the same, 1 - 1/n if one pixel has all (arXiv:0811.4706,
-    arXiv:1810.06583). The map is taken in its own size. A map of zeros has no such share: its value
-    is NaN. Maps of few pixels are easier to read, not truer, so neither end is better.
+    0 if all pixels have the same magnitude, 1 - 1/n if only one pixel is not zero (arXiv:0811.4706,
+    arXiv:1810.06583). Sparse maps are easier to read, not more faithful, so neither end is better.
 
     Args:
-        attributions (Tensor): Maps as Captum's ``attribute`` returns them,
-            ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
+        attributions (Tensor): Maps as Captum's ``attribute`` returns them: shape ``(batch,
+            channels, *spatial)`` with any number of channels and any spatial size.
 
     Returns:
-        Tensor: Shape ``(batch,)``, in [0, 1), on the attributions' device, no gradient.
+        Tensor: Shape ``(batch,)``, in [0, 1), on the attributions' device, without gradient. NaN
+        where the map is zero.
 
     Raises:
-        TypeError, ValueError: If attributions are not such maps, or not finite.
+        TypeError, ValueError: If attributions have another type or shape, or are not finite.
 
     Examples:
         >>> import torch
@@ -35,8 +34,8 @@ def sparseness(attributions: Tensor) -> Tensor:
         >>> sparseness(torch.tensor([[[[0.0, 0.0], [0.0, -3.0]]], [[[2.0, 2.0], [-2.0, 2.0]]]]))
         tensor([0.7500, 0.0000])
     """
-    sizes = read_maps("attributions", attributions).abs().flatten(1).sort(dim=1).values
-    n = sizes.shape[1]
-    lead = torch.arange(1 - n, n, 2, device=sizes.device, dtype=sizes.dtype) / n
-    # Of equal magnitudes it may be a little less than 0, by rounding.
-    return ((lead * sizes).sum(dim=1) / sizes.sum(dim=1)).clamp_min(0)
+    magnitudes = _maps.read_maps("attributions", attributions).abs().flatten(1).sort(dim=1).values
+    n = magnitudes.shape[1]
+    factors = torch.arange(1 - n, n, 2, device=magnitudes.device, dtype=magnitudes.dtype) / n
+    # For equal magnitudes rounding can make it negative.
+    return ((factors * magnitudes).sum(dim=1) / magnitudes.sum(dim=1)).clamp_min(0)

@@ -1,4 +1,4 @@
-"""Localization: does the map lie where the object is?"""
+"""Localization: does the map lie on the object?"""
 
 from typing import Any
 
@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum.metrics._maps import is_constant, read_maps, resize
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum.metrics import _maps, registry
 
 
 def _read(attributions: Any, masks: Any) -> tuple[Tensor, Tensor]:
-    """The positive part of the maps, and the masks on its device: ``(batch, *spatial)`` each."""
-    maps = read_maps("attributions", attributions)
+    """Returns the positive parts of the maps, and the masks, both ``(batch, *spatial)``."""
+    maps = _maps.read_maps("attributions", attributions)
     must = f"a bool tensor of shape (batch, *spatial) for {len(maps)} maps"
     if not isinstance(masks, Tensor) or masks.dtype != torch.bool:
         _checks.wrong_type("masks", must, masks)
@@ -26,33 +25,33 @@ def _undefined_without_mask(values: Tensor, masks: Tensor) -> Tensor:
 
 
 def _share_inside(positive: Tensor, masks: Tensor) -> Tensor:
-    maps = resize(positive, masks.shape[1:])
+    maps = _maps.resize(positive, masks.shape[1:])
     inside, everywhere = (m.flatten(1).sum(dim=1) for m in (maps * masks, maps))
     share = torch.where(everywhere > 0, inside / everywhere, 0)
     return _undefined_without_mask(share, masks)
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def energy_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
-    r"""Energy-based pointing game: the share of the positive attribution inside the mask.
+    r"""Energy-based pointing game: the share of the positive attribution on the object.
 
     .. math:: \frac{\sum_{ij \in \mathrm{mask}} \max(0, L_{ij})}{\sum_{ij} \max(0, L_{ij})}
 
-    (arXiv:1910.01279), L the map summed over its channels; its positive part is scaled to the
-    mask's size (bilinear). A map that is nowhere positive has nothing inside: its value is 0. For
-    an empty mask the value is NaN.
+    with L the map, summed over its channels (arXiv:1910.01279).
 
     Args:
-        attributions (Tensor): Maps as Captum's ``attribute`` returns them,
-            ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
-        masks (Tensor): Where the object is: bool, ``(batch, *spatial)``, for images
+        attributions (Tensor): Maps as Captum's ``attribute`` returns them: shape ``(batch,
+            channels, *spatial)`` with any number of channels and any spatial size, scaled to that
+            of the masks (bilinear).
+        masks (Tensor): The pixels of the object: bool, shape ``(batch, *spatial)``, for images
             ``(batch, height, width)``.
 
     Returns:
-        Tensor: Shape ``(batch,)``, shares in [0, 1], on the attributions' device, no gradient.
+        Tensor: Shape ``(batch,)``, shares in [0, 1], on the attributions' device, without gradient.
+        0 where the map is nowhere positive. NaN where the mask is empty.
 
     Raises:
-        TypeError, ValueError: If an argument is wrong or attributions are not finite.
+        TypeError, ValueError: If an argument is wrong, or attributions are not finite.
 
     Examples:
         >>> import torch
@@ -65,21 +64,26 @@ def energy_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     return _share_inside(*_read(attributions, masks))
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
-    """Grid pointing game: the share of the positive attribution in the target's cell of a mosaic.
+    r"""Grid pointing game: the share of the positive attribution on the target's cell of a mosaic.
 
-    In a mosaic of images of different classes a map of one class should lie on that class's image:
-    no annotation is needed (arXiv:2104.00032). Of n cells chance gives 1 / n. The share is that of
-    :func:`energy_pointing_game` with the cell as the mask: 0 for a map that is nowhere positive.
+    .. math:: \frac{\sum_{ij \in \mathrm{cell}} \max(0, L_{ij})}{\sum_{ij} \max(0, L_{ij})}
+
+    with L the map, summed over its channels. In a mosaic of images of different classes the map of
+    a class should lie on the image of that class, so that no annotation is needed
+    (arXiv:2104.00032). With n cells, chance is 1 / n.
 
     Args:
-        attributions: As in :func:`energy_pointing_game`: maps of the mosaics.
-        masks (Tensor): The cell of the map's target in each mosaic: bool, ``(batch, *spatial)``,
-            True in one rectangle; ``mosaics(...).cells`` gives them.
+        attributions (Tensor): Maps of the mosaics as Captum's ``attribute`` returns them: shape
+            ``(batch, channels, *spatial)`` with any number of channels and any spatial size, scaled
+            to that of the masks (bilinear).
+        masks (Tensor): The cell of the target in each mosaic: bool, shape ``(batch, *spatial)``,
+            True in one rectangle; ``mosaics(...).cells`` contains them.
 
     Returns:
-        Tensor: Shape ``(batch,)``, shares in [0, 1], on the attributions' device, no gradient.
+        Tensor: Shape ``(batch,)``, shares in [0, 1], on the attributions' device, without gradient.
+        0 where the map is nowhere positive. Never NaN.
 
     Raises:
         TypeError, ValueError: If an argument is wrong, a mask is not one rectangle, or attributions
@@ -91,52 +95,51 @@ def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
         >>> from captum_quantum.metrics import grid_pointing_game
         >>> digits = load_digits()
         >>> tiles = mosaics(digits.test_images, digits.test_labels, n=2)
-        >>> maps = tiles.cells[[0]].float()[:, None].expand(2, 1, 64, 64)  # all in the top left
+        >>> maps = tiles.cells[[0]].float()[:, None].expand(2, 1, 64, 64)  # the top left cell
         >>> grid_pointing_game(maps, tiles.cells[[0, 3]])
         tensor([1., 0.])
     """
     positive, masks = _read(attributions, masks)
     sides = torch.ones(len(masks), dtype=torch.long, device=masks.device)
     for dim in range(1, masks.dim()):
-        others = [d for d in range(1, masks.dim()) if d != dim]
-        touched = masks.amax(dim=others) if others else masks
+        touched = masks.unsqueeze(-1).movedim(dim, 1).flatten(2).any(dim=2)
         index = torch.arange(touched.shape[1], device=masks.device)
         last = torch.where(touched, index, -1).amax(dim=1)
         first = torch.where(touched, index, touched.shape[1]).amin(dim=1)
         sides *= last - first + 1
     wrong = sides != masks.flatten(1).sum(dim=1)
     if bool(wrong.any()):
-        number = int(wrong.nonzero()[0])
-        raise ValueError(
-            _checks.sentence(
-                "masks",
-                "True in one full rectangle, the target's cell",
-                f"another shape for example {number}",
-            )
-        )
+        got = f"another shape for example {int(wrong.nonzero()[0])}"
+        _checks.refuse("masks", "True in one full rectangle, the target's cell", got)
     return _share_inside(positive, masks)
 
 
-@register_metric(higher_is_better=True)
+@registry.register_metric(higher_is_better=True)
 def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: float = 0.0) -> Tensor:
-    """Pointing game: whether the map's largest value lies on the object.
+    r"""Pointing game: whether the largest value of the map lies on the object.
 
-    1 for a hit, 0 for a miss; their mean is the score (arXiv:1608.00507). The map is summed over
-    its channels, and its positive part scaled to the mask's size (bilinear). Of equal largest
-    values the first, row by row, counts. A map that is constant, or nowhere positive, points
-    nowhere: a miss. For an empty mask the value is NaN.
+    .. math:: \left[ \min_{s \in \mathrm{mask}} \|s - \arg\max_u \max(0, L_u)\| \le
+              \mathrm{tolerance} \right]
+
+    with L the map, summed over its channels: 1 for a hit, 0 for a miss; their mean is the score
+    (arXiv:1608.00507). Of several equal maxima the first one, row by row, is taken.
 
     Args:
-        attributions: As in :func:`energy_pointing_game`.
-        masks: As in :func:`energy_pointing_game`.
-        tolerance (float): How far outside the mask still counts as a hit, Euclidean distance in
-            pixels of the mask; the paper takes 15 on photographs.
+        attributions (Tensor): Maps as Captum's ``attribute`` returns them: shape ``(batch,
+            channels, *spatial)`` with any number of channels and any spatial size, scaled to that
+            of the masks (bilinear).
+        masks (Tensor): The pixels of the object: bool, shape ``(batch, *spatial)``, for images
+            ``(batch, height, width)``.
+        tolerance (float): Largest Euclidean distance from the mask that is still a hit, in pixels
+            of the mask. The paper uses 15 for photographs.
 
     Returns:
-        Tensor: Shape ``(batch,)``, 0 or 1, on the attributions' device, no gradient.
+        Tensor: Shape ``(batch,)``, 0 or 1, on the attributions' device, without gradient. 0 where
+        the positive part of the map is constant, for example zero: such a map points nowhere. NaN
+        where the mask is empty.
 
     Raises:
-        TypeError, ValueError: If an argument is wrong or attributions are not finite.
+        TypeError, ValueError: If an argument is wrong, or attributions are not finite.
 
     Examples:
         >>> import torch
@@ -146,22 +149,18 @@ def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: float = 0.0
         >>> pointing_game(map, masks), pointing_game(map, masks, tolerance=1)
         (tensor([0.]), tensor([1.]))
     """
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
-        _checks.wrong_type("tolerance", "a number of pixels >= 0", tolerance)
-    if not 0 <= tolerance < float("inf"):
-        _checks.wrong_value("tolerance", "a number of pixels >= 0", tolerance)
-    positive, masks = _read(attributions, masks)
-    maps = resize(positive, masks.shape[1:])
+    must = "a number of pixels >= 0"
+    _checks.check_number("tolerance", tolerance, must, lambda t: 0 <= t < float("inf"))
+    maps, masks = _read(attributions, masks)
+    maps = _maps.resize(maps, masks.shape[1:])
     peak = maps.flatten(1).argmax(dim=1)
     distance = torch.zeros(maps.shape, device=maps.device)
     for dim in reversed(range(1, maps.dim())):
         size = maps.shape[dim]
         index = torch.arange(size, device=maps.device)
         away = (index - (peak % size)[:, None]).to(distance) ** 2
-        distance += away.reshape(
-            len(maps), *(size if d == dim else 1 for d in range(1, maps.dim()))
-        )
+        distance += away.reshape(-1, *[1] * (dim - 1), size, *[1] * (maps.dim() - 1 - dim))
         peak = peak // size
     nearest = torch.where(masks, distance, torch.inf).flatten(1).amin(dim=1)
-    hit = (nearest <= tolerance**2) & ~is_constant(maps)
+    hit = (nearest <= tolerance**2) & ~_maps.is_constant(maps)
     return _undefined_without_mask(hit.to(maps), masks)

@@ -3,44 +3,37 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks
-from captum_quantum._state import evaluation_mode, seeded
-from captum_quantum.metrics._maps import (
-    check_callable,
-    check_index,
-    check_inputs,
-    is_constant,
-    read_maps,
-    resize,
-)
-from captum_quantum.metrics.registry import register_metric
-from captum_quantum.metrics.similarity import rank_correlation, structural_similarity
+from captum_quantum import _checks, _state
+from captum_quantum.metrics import _maps, registry, similarity
 from captum_quantum.quantum_layer import find_quantum_layers
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
 
 PARTS = ("quantum", "classical", "cascade")
-"""What :func:`parameter_randomization` can randomise."""
+"""What `parameter_randomization` can randomize."""
 
-# So that a model made with torch.manual_seed(0) does not get back the weights it started from.
-_OFFSET = 0x5A17_C0DE
+# Without it, a model made with torch.manual_seed(0) would get its initial weights back.
+_SEED_OFFSET = 0x5A17_C0DE
 
-_SMALLEST = 3  # pixels, for a window of SSIM
+_SMALLEST = 3  # pixels, for the window of SSIM
 
 
 class MapSimilarity(NamedTuple):
-    """How much the maps of the randomised model still resemble those of the trained one.
+    """Similarity of the maps of the randomized model to those of the trained model.
+
+    NaN where one of the two maps is constant.
 
     Attributes:
-        rank_correlation (Tensor): Spearman's, ``(batch,)`` in [-1, 1].
-        ssim (Tensor): Structural similarity, ``(batch,)`` in [-1, 1].
+        rank_correlation (Tensor): Spearman's rank correlation, shape ``(batch,)``, in [-1, 1].
+        ssim (Tensor): Structural similarity, shape ``(batch,)``, in [-1, 1].
     """
 
     rank_correlation: Tensor
@@ -49,17 +42,19 @@ class MapSimilarity(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Unit:
-    """What is randomised at once: a quantum layer, or a module's own parameters."""
+    """Modules that are randomized together: those of a quantum layer, or a single module.
+
+    Attributes:
+        name (str): The name in the model.
+        modules (list[nn.Module]): The modules; of each only its direct parameters and buffers.
+        quantum (bool): Whether it is a quantum layer.
+        last_call (int): Position of its last call in the forward pass; -1 if it is not called.
+    """
 
     name: str
     modules: list[nn.Module]
     quantum: bool
-    position: int
-
-    def tensors(self) -> Iterator[Tensor]:
-        for module in self.modules:
-            yield from module.parameters(recurse=False)
-            yield from module.buffers(recurse=False)
+    last_call: int
 
     @torch.no_grad()
     def randomize(self) -> None:
@@ -69,52 +64,38 @@ class _Unit:
                     angles.uniform_(-math.pi, math.pi)
             return
         (module,) = self.modules
-        olds = dict(module.named_parameters(recurse=False))
-        before = {name: old.detach().clone() for name, old in olds.items()}
+        parameters = dict(module.named_parameters(recurse=False))
+        before = {name: p.detach().clone() for name, p in parameters.items()}
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
-        for name, old in olds.items():
+        for name, parameter in parameters.items():
             new = module._parameters[name]
-            if new is not None and new is not old:
-                old.copy_(new)
-                module._parameters[name] = old
-            if torch.equal(old, before[name]) and old.is_floating_point() and old.numel() > 1:
-                mean, std = float(old.mean()), float(old.std())
-                if float(old.max()) > float(old.min()):
-                    old.normal_(mean, std)
+            if new is not None and new is not parameter:  # the reset made a new one
+                parameter.copy_(new)
+                module._parameters[name] = parameter
+            is_new = not torch.equal(parameter, before[name])
+            if is_new or not parameter.is_floating_point() or parameter.numel() < 2:
+                continue
+            if float(parameter.max()) > float(parameter.min()):
+                parameter.normal_(float(parameter.mean()), float(parameter.std()))
 
 
-@dataclass(frozen=True, eq=False)
-class _Saved:
-    """A model's state: every attribute of every module, and the values of all tensors."""
+class _ModelState:
+    """Every attribute of every module of a model, and the values of all its tensors."""
 
-    attributes: list[tuple[nn.Module, dict[str, Any], list[dict[str, Any]]]] = field(
-        default_factory=list
-    )
-    values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, model: nn.Module) -> "_Saved":
-        saved = cls()
+    def __init__(self, model: nn.Module) -> None:
+        self.attributes: list[tuple[nn.Module, dict[str, Any], list[dict[str, Any]]]] = []
         for module in model.modules():
-            # The dicts of parameters, buffers and hooks stay the same objects, with their contents.
-            inner = [v for v in vars(module).values() if isinstance(v, dict)]
-            saved.attributes.append((module, dict(vars(module)), [dict(d) for d in inner]))
+            # The dicts of parameters, buffers and hooks remain the same objects.
+            inner = [dict(v) for v in vars(module).values() if isinstance(v, dict)]
+            self.attributes.append((module, dict(vars(module)), inner))
         tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        saved.values.extend((t, t.detach().clone()) for t in tensors.values())
-        return saved
-
-    def changed(self) -> bool:
-        """Whether a parameter has another value now."""
-        return any(
-            isinstance(tensor, nn.Parameter) and not torch.equal(tensor, value)
-            for tensor, value in self.values
-        )
+        self.values = [(t, t.detach().clone()) for t in tensors.values()]
 
     @torch.no_grad()
     def restore(self, keep: Iterable[Tensor] = ()) -> None:
-        """Puts everything back; the values of the tensors in ``keep`` stay as they are."""
+        """Restores the state, except for the values of the tensors in ``keep``."""
         kept = {id(t) for t in keep}
         for tensor, value in self.values:
             if id(tensor) not in kept:
@@ -122,27 +103,23 @@ class _Saved:
         for module, attributes, inner in self.attributes:
             vars(module).clear()
             vars(module).update(attributes)
-            for own, content in zip(
-                (v for v in attributes.values() if isinstance(v, dict)), inner, strict=True
-            ):
-                if own.keys() != content.keys() or any(own[k] is not content[k] for k in own):
-                    own.clear()
-                    own.update(content)
+            dicts = (v for v in attributes.values() if isinstance(v, dict))
+            for target, content in zip(dicts, inner, strict=True):
+                if {k: id(v) for k, v in target.items()} != {k: id(v) for k, v in content.items()}:
+                    target.clear()
+                    target.update(content)
 
 
 @contextmanager
 def _calls(model: nn.Module) -> Iterator[dict[int, int]]:
-    """Records when each module of a model was last called: module number -> time."""
+    """Records the position of the last call of each module, by the module's id."""
     times: dict[int, int] = {}
     clock = count()
 
-    def watch(number: int) -> Callable[..., None]:
-        def called(*_: Any) -> None:
-            times[number] = next(clock)
+    def called(key: int, *_: Any) -> None:  # the hook itself may get a replica of the module
+        times[key] = next(clock)
 
-        return called
-
-    handles = [m.register_forward_hook(watch(i)) for i, m in enumerate(model.modules())]
+    handles = [m.register_forward_hook(partial(called, id(m))) for m in model.modules()]
     try:
         yield times
     finally:
@@ -151,49 +128,44 @@ def _calls(model: nn.Module) -> Iterator[dict[int, int]]:
 
 
 def _units(model: nn.Module, quantum_layers: list[nn.Module], times: dict[int, int]) -> list[_Unit]:
-    """The units that hold parameters, from the output back to the input."""
+    """Returns the units that have parameters, from the output to the input."""
     inside = {id(m): layer for layer in quantum_layers for m in layer.modules()}
     parents = {id(c): m for m in model.modules() for c in m.children()}
-    numbers = {id(m): number for number, m in enumerate(model.modules())}
     units: list[_Unit] = []
     seen: set[int] = set()
     for name, module in model.named_modules():
         layer = inside.get(id(module))
         modules = [module] if layer is None else list(layer.modules())
-        own = [p for m in modules for p in m.parameters(recurse=False) if id(p) not in seen]
-        if not own:
+        new = {id(p) for m in modules for p in m.parameters(recurse=False)} - seen
+        if not new:
             continue
-        seen.update(id(p) for p in own)
-        # A module that is never called itself, only read, counts as its parent.
+        seen |= new
+        # A module whose parameters are only read has the position of its parent.
         called = module
-        while numbers[id(called)] not in times and id(called) in parents:
+        while id(called) not in times and id(called) in parents:
             called = parents[id(called)]
-        position = times.get(numbers[id(called)], -1)
-        units.append(_Unit(name or type(model).__name__, modules, layer is not None, position))
-    return sorted(units, key=lambda unit: unit.position)[::-1]
+        last_call = times.get(id(called), -1)
+        units.append(_Unit(name or type(model).__name__, modules, layer is not None, last_call))
+    return sorted(units, key=lambda unit: unit.last_call)[::-1]
 
 
-def _read_parts(parts: Any, quantum: bool, classical: bool) -> list[str]:
-    there = {"quantum": quantum, "classical": classical, "cascade": quantum or classical}
-    if not there["cascade"]:
-        raise ValueError(
-            _checks.sentence("model", "a module with parameters to randomise", "one without")
-        )
+def _read_parts(parts: Any, quantum: set[bool]) -> list[str]:
+    exists = {"quantum": True in quantum, "classical": False in quantum, "cascade": bool(quantum)}
+    if not exists["cascade"]:
+        _checks.refuse("model", "a module with parameters to randomize", "one without")
     if parts is None:
-        return [part for part in PARTS if there[part]]
+        return [part for part in PARTS if exists[part]]
     listed = [parts] if isinstance(parts, str) else parts
     if not isinstance(listed, Sequence) or not listed:
         _checks.wrong_type("parts", f"some of {', '.join(PARTS)}", parts)
     for part in listed:
         _checks.check_choice("parts", part, PARTS)
-        if not there[part]:
-            raise ValueError(
-                _checks.sentence("parts", f"parts that the model has; it has no {part} one", part)
-            )
+        if not exists[part]:
+            _checks.refuse("parts", f"parts that the model has; it has no {part} one", part)
     return list(dict.fromkeys(listed))
 
 
-@register_metric(higher_is_better=False, named=False)
+@registry.register_metric(higher_is_better=False, named=False)
 def parameter_randomization(
     model: nn.Module,
     attribute: Attribute,
@@ -204,44 +176,46 @@ def parameter_randomization(
     quantum_layer: nn.Module | Sequence[nn.Module] | None = None,
     seed: int = 0,
 ) -> dict[str, MapSimilarity]:
-    r"""Parameter randomisation: whether the map changes when the model forgets what it learned.
+    r"""Parameter randomization: how similar the maps remain when the model forgets what it learned.
 
     The sanity check of arXiv:1810.03292. The maps of the trained model are compared with those of
-    the same model with random parameters, by Spearman's rank correlation and by SSIM: a map that
-    stays the same shows the image, not the model, so lower is better. Three parts are randomised:
+    the same model with random parameters, by Spearman's rank correlation and by the structural
+    similarity (SSIM, doi:10.1109/TIP.2003.819861). A map that stays the same shows the image, not
+    the model, so lower is better. Three parts of the model can be randomized:
 
-    - ``"quantum"``: the quantum layers alone, angles uniform in [-pi, pi);
-    - ``"classical"``: everything else alone, by each module's own ``reset_parameters`` (which makes
-      BatchNorm's statistics new too); parameters that have none are drawn from a normal
-      distribution of their own mean and standard deviation;
-    - ``"cascade"``: one layer after the other from the output back to the input, in the order in
-      which they are called, each on top of those before; a quantum layer counts as one.
+    - ``"quantum"``: the parameters of the quantum layers, as angles uniform in [-pi, pi);
+    - ``"classical"``: all other parameters, by ``reset_parameters`` of their modules (which also
+      resets the statistics of BatchNorm); without it, from a normal distribution with the mean and
+      standard deviation of the parameter;
+    - ``"cascade"``: one layer after the other, from the last to the first that is called, each in
+      addition to those before; a quantum layer counts as one layer.
 
-    Maps are summed over their channels, scaled to the inputs' size (bilinear) and divided by their
-    largest magnitude, which SSIM needs (Gaussian window of 11 pixels). Where one of the two maps
-    is constant, both numbers are NaN. The model comes back as it was: parameters, buffers, mode,
-    hooks and the global random state, after errors too. It is explained in evaluation mode, with
-    the same random numbers each time.
+    Maps are summed over their channels, scaled to the size of the inputs (bilinear) and divided by
+    their largest magnitude for SSIM, which has a Gaussian window of 11 pixels. The model runs in
+    evaluation mode and with the same random numbers each time. Its parameters, buffers, mode and
+    hooks and the global random state are restored, also after errors.
 
     Args:
         model (nn.Module): The model that ``attribute`` explains.
-        attribute (Callable): Images and targets ``(batch,)`` to maps ``(batch, channels,
-            *spatial)`` of this very model: a method's ``attribute``.
-        inputs (Tensor): The images, ``(batch, channels, *spatial)``.
-        target (int or Tensor): The class, or one for each example, ``(batch,)``.
-        parts (str or sequence, optional): Some of the three. Default: all that the model has.
-        quantum_layer (nn.Module or sequence, optional): The quantum layers. Default: every module
-            that has a :class:`~captum_quantum.Circuit`, such as ``VQCLayer``.
+        attribute (Callable): Maps images and targets ``(batch,)`` to maps ``(batch, channels,
+            *spatial)`` of this model, as the ``attribute`` of Captum's methods does.
+        inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
+            dimensions of at least 3 pixels.
+        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        parts (str or sequence, optional): Some of the three parts. Default: all that the model has.
+        quantum_layer (nn.Module or sequence, optional): The quantum layers. Default: all modules
+            that show a circuit, such as `VQCLayer`.
         seed (int): Fixes the random parameters.
 
     Returns:
         dict[str, MapSimilarity]: Keys ``"quantum"``, ``"classical"`` and, for each layer from the
-        output back, ``"cascade: <name of the layer>"``; values are pairs of tensors ``(batch,)`` on
-        the inputs' device.
+        last to the first, ``"cascade: <name of the layer>"``. Values are two tensors ``(batch,)``
+        on the inputs' device, without gradient; NaN where one of the two maps is constant.
 
     Raises:
         TypeError, ValueError: If an argument is wrong, the model has no such part, ``attribute``
-            never calls the model, randomising a part leaves it as it was, or a map is not finite.
+            never calls the model, a part cannot be randomized because its parameters are constant,
+            or a map is not finite.
 
     Examples:
         >>> import torch
@@ -261,67 +235,66 @@ def parameter_randomization(
     """
     if not isinstance(model, nn.Module):
         _checks.wrong_type("model", "a module", model)
-    check_callable("attribute", attribute)
-    inputs = check_inputs(inputs)
-    index = check_index(target, len(inputs), inputs.device)
+    _maps.check_callable("attribute", attribute)
+    inputs = _maps.check_inputs(inputs)
+    index = _maps.check_index(target, len(inputs), inputs.device)
     _checks.check_int("seed", seed, 0, 2**63 - 1)
     if min(inputs.shape[2:]) < _SMALLEST:
         _checks.wrong_value("inputs", f"of at least {_SMALLEST} pixels on each side", inputs)
     layers = find_quantum_layers(model, quantum_layer)
-    units = _units(model, layers, {})
-    chosen = _read_parts(
-        parts, any(unit.quantum for unit in units), any(not unit.quantum for unit in units)
-    )
+    chosen = _read_parts(parts, {unit.quantum for unit in _units(model, layers, {})})
 
-    def explain(what: str) -> Tensor:
-        with seeded(seed, inputs, *model.parameters()):
+    def explain(argument: str) -> Tensor:
+        with _state.seeded(seed, inputs, *model.parameters()):
             maps = attribute(inputs, index)
-        return read_maps(what, maps, inputs)
+        return _maps.read_maps(argument, maps, inputs)
 
     results: dict[str, MapSimilarity] = {}
-    with evaluation_mode(model):
-        saved = _Saved.of(model)
+    with _state.evaluation_mode(model):
+        saved = _ModelState(model)
         try:
             with _calls(model) as times:
                 original = explain("attribute's maps")
             if not times:
-                raise ValueError(
-                    _checks.sentence(
-                        "attribute",
-                        "a function that explains model",
-                        "one that never calls it, so its parameters cannot matter",
-                    )
-                )
+                got = "one that never calls it, so its parameters cannot matter"
+                _checks.refuse("attribute", "a function that explains model", got)
             units = _units(model, layers, times)
             for part in chosen:
                 saved.restore()
-                with seeded((seed + _OFFSET) % 2**63, inputs, *model.parameters()):
+                with _state.seeded((seed + _SEED_OFFSET) % 2**63, inputs, *model.parameters()):
                     for key in _randomized(part, units, saved):
-                        maps = explain(f"attribute's maps after randomising {key!r}")
+                        maps = explain(f"attribute's maps after randomizing {key!r}")
                         results[key] = _similarity(original, maps, inputs.shape[2:])
         finally:
             saved.restore()
     return results
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def randomization_quantum(
     model: nn.Module, attribute: Attribute, inputs: Tensor, target: int | Tensor
 ) -> Tensor:
-    """Rank correlation of the maps before and after the quantum layers are randomized.
+    r"""Rank correlation of the maps before and after the quantum layers are randomized.
 
-    The part ``"quantum"`` of `parameter_randomization` as one number for each example.
+    .. math:: \rho(\Phi(x; \theta, \varphi), \Phi(x; \theta, \varphi'))
+
+    with :math:`\rho` Spearman's rank correlation over the pixels, :math:`\Phi` the map,
+    :math:`\theta` the classical parameters and :math:`\varphi` those of the quantum layers,
+    :math:`\varphi'` uniform in [-pi, pi) (arXiv:1810.03292). A map that stays the same does not
+    depend on what the quantum layers have learned, so lower is better. It is the part
+    ``"quantum"`` of `parameter_randomization`, with seed 0.
 
     Args:
         model (nn.Module): The model that ``attribute`` explains.
-        attribute (Callable): Images and targets ``(batch,)`` to maps ``(batch, channels,
-            *spatial)`` of this very model: a method's ``attribute``.
-        inputs (Tensor): The images, ``(batch, channels, *spatial)``.
-        target (int or Tensor): The class, or one for each example, ``(batch,)``.
+        attribute (Callable): Maps images and targets ``(batch,)`` to maps ``(batch, channels,
+            *spatial)`` of this model, as the ``attribute`` of Captum's methods does.
+        inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
+            dimensions of at least 3 pixels.
+        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
 
     Returns:
-        Tensor: Shape ``(batch,)``, in [-1, 1], on the inputs' device. NaN where one of the two maps
-        is constant, and for a model without quantum layers.
+        Tensor: Shape ``(batch,)``, in [-1, 1], on the inputs' device, without gradient. NaN where
+        one of the two maps is constant, and for a model without quantum layers.
 
     Raises:
         TypeError, ValueError: If an argument is wrong, ``attribute`` never calls the model, or a
@@ -347,24 +320,31 @@ def randomization_quantum(
     return similar["quantum"].rank_correlation
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def randomization_classical(
     model: nn.Module, attribute: Attribute, inputs: Tensor, target: int | Tensor
 ) -> Tensor:
-    """Rank correlation of the maps before and after all other layers are randomized.
+    r"""Rank correlation of the maps before and after the classical layers are randomized.
 
-    The part ``"classical"`` of `parameter_randomization` as one number for each example.
+    .. math:: \rho(\Phi(x; \theta, \varphi), \Phi(x; \theta', \varphi))
+
+    with :math:`\rho` Spearman's rank correlation over the pixels, :math:`\Phi` the map,
+    :math:`\varphi` the parameters of the quantum layers and :math:`\theta` all others,
+    :math:`\theta'` from ``reset_parameters`` of their modules (arXiv:1810.03292). A map that stays
+    the same does not depend on what the classical layers have learned, so lower is better. It is
+    the part ``"classical"`` of `parameter_randomization`, with seed 0.
 
     Args:
         model (nn.Module): The model that ``attribute`` explains.
-        attribute (Callable): Images and targets ``(batch,)`` to maps ``(batch, channels,
-            *spatial)`` of this very model: a method's ``attribute``.
-        inputs (Tensor): The images, ``(batch, channels, *spatial)``.
-        target (int or Tensor): The class, or one for each example, ``(batch,)``.
+        attribute (Callable): Maps images and targets ``(batch,)`` to maps ``(batch, channels,
+            *spatial)`` of this model, as the ``attribute`` of Captum's methods does.
+        inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
+            dimensions of at least 3 pixels.
+        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
 
     Returns:
-        Tensor: Shape ``(batch,)``, in [-1, 1], on the inputs' device. NaN where one of the two maps
-        is constant.
+        Tensor: Shape ``(batch,)``, in [-1, 1], on the inputs' device, without gradient. NaN where
+        one of the two maps is constant.
 
     Raises:
         TypeError, ValueError: If an argument is wrong, the model has no classical layers with
@@ -383,8 +363,8 @@ def randomization_classical(
     return similar["classical"].rank_correlation
 
 
-def _randomized(part: str, units: list[_Unit], saved: _Saved) -> Iterator[str]:
-    """Randomises a part, in one step or layer by layer; yields each step's name."""
+def _randomized(part: str, units: list[_Unit], saved: _ModelState) -> Iterator[str]:
+    """Randomizes a part, at once or layer by layer; yields the name of each step."""
     if part == "cascade":
         steps = {f"cascade: {unit.name}": [unit] for unit in units}
     else:
@@ -393,26 +373,23 @@ def _randomized(part: str, units: list[_Unit], saved: _Saved) -> Iterator[str]:
     for number, (key, step) in enumerate(steps.items(), start=1):
         for unit in step:
             unit.randomize()
-            done.extend(unit.tensors())
-        saved.restore(keep=done)  # what a module's reset did to others
-        if number == len(steps) and not saved.changed():
-            raise ValueError(
-                _checks.sentence(
-                    "parts",
-                    "parts that can be randomised",
-                    f"{part!r}, whose parameters stay the same: all are constant, and their "
-                    "modules have no reset_parameters that changes them",
-                )
+            for module in unit.modules:
+                done.extend((*module.parameters(recurse=False), *module.buffers(recurse=False)))
+        saved.restore(keep=done)  # a reset may change other modules, too
+        unchanged = (torch.equal(t, v) for t, v in saved.values if isinstance(t, nn.Parameter))
+        if number == len(steps) and all(unchanged):
+            got = (
+                f"{part!r}, whose parameters stay the same: all are constant, and their "
+                "modules have no reset_parameters that changes them"
             )
+            _checks.refuse("parts", "parts that can be randomized", got)
         yield key
 
 
 def _similarity(original: Tensor, maps: Tensor, size: torch.Size) -> MapSimilarity:
-    undefined = is_constant(original) | is_constant(maps)
-    a, b = (resize(m, size) for m in (original, maps))
+    undefined = _maps.is_constant(original) | _maps.is_constant(maps)
+    a, b = (_maps.resize(m, size) for m in (original, maps))
+    ranks = similarity.rank_correlation(a.flatten(1), b.flatten(1))
     dims = tuple(range(1, a.dim()))
-    values = (
-        rank_correlation(a.flatten(1), b.flatten(1)),
-        structural_similarity(*(m / m.abs().amax(dims, keepdim=True) for m in (a, b))),
-    )
-    return MapSimilarity(*(torch.where(undefined, torch.nan, value) for value in values))
+    ssim = similarity.structural_similarity(*(m / m.abs().amax(dims, True) for m in (a, b)))
+    return MapSimilarity(*(torch.where(undefined, torch.nan, value) for value in (ranks, ssim)))

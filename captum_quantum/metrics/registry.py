@@ -1,4 +1,4 @@
-"""The registry of metrics: which data belongs to a metric, and which metrics have a name."""
+"""The registry of metrics: their data, and those that `compare` knows by name."""
 
 import functools
 import inspect
@@ -25,27 +25,27 @@ def register_metric(
 ) -> Callable[[AnyMetric], AnyMetric]:
     """Registers a metric, so that `compare` finds it by its name.
 
-    The metric is a function that returns one number for each example, ``(batch,)``. Its parameters
-    say what it gets: ``model``, ``inputs``, ``attributions``, ``target`` ``(batch,)``, ``masks``,
-    ``attribute`` (a function ``(inputs, target) -> attributions``); all others need a default.
-    Registering stores ``higher_is_better`` and ``rounding_scale`` as attributes of the function.
+    The metric is a function that returns one number for each example, shape ``(batch,)``. `compare`
+    passes arguments by the names of its parameters: ``model``, ``inputs``, ``attributions``,
+    ``target`` ``(batch,)``, ``masks``, ``attribute`` (a function ``(inputs, target) ->
+    attributions``). Any other parameter needs a default. ``higher_is_better`` and
+    ``rounding_scale`` become attributes of the function.
 
     Args:
         higher_is_better (bool or None): The metric's direction; None where neither end is better.
-        rounding_scale (float): Size of the numbers whose difference the metric is, such as 100 for
-            a difference of percentages: two values count as equal if they differ by less than the
-            rounding of such numbers. Default: the size of the values themselves.
+        rounding_scale (float): For a metric that is a difference: the size of the numbers that are
+            subtracted, such as 100 for percentages. Reports count two values as equal if they
+            differ by no more than the rounding of such numbers. Default: the values' own size.
         name (str, optional): The metric's name. Default: the name of the function.
-        named (bool): Whether to enter the metric in the registry. False only stores the data, for
-            functions that return several numbers for each example.
+        named (bool): False stores the two attributes only, for functions that return several
+            numbers for each example.
 
     Returns:
         Callable: A decorator that returns the function itself.
 
     Raises:
-        TypeError: If what is decorated is not a function, or has a parameter without default that
-            `compare` does not know.
-        ValueError: If the name is not an identifier, or is that of another metric.
+        TypeError: If the metric is not a function, or has another parameter without default.
+        ValueError: If the name is not an identifier, or another metric has it.
 
     Examples:
         >>> import torch
@@ -111,7 +111,7 @@ class Metric:
         function (Callable): The metric.
         arguments (frozenset[str]): Which of `ARGUMENTS` it gets.
         higher_is_better (bool or None): Its direction; None where there is none.
-        rounding_scale (float): Size of the numbers whose difference the metric is.
+        rounding_scale (float): Size of the numbers that are subtracted; 0 for the values' own size.
     """
 
     name: str
@@ -126,16 +126,15 @@ def read_metric(name: str, function: Any, *, argument: str) -> Metric:
 
     Args:
         name (str): The metric's name in reports.
-        function (Callable): The metric; the attributes of the function inside a
-            ``functools.partial`` count too.
-        argument (str): What errors call the function.
+        function (Callable): The metric. A ``functools.partial`` has the attributes of its function.
+        argument (str): The name of the function in errors.
 
     Returns:
         Metric: The metric and its data.
 
     Raises:
-        TypeError: If it is not a function, or has a parameter without default that `compare` does
-            not know.
+        TypeError: If it is not a function, or has a parameter without default that is not one of
+            `ARGUMENTS`.
     """
     if not callable(function):
         _checks.wrong_type(argument, "a function", function)
@@ -148,13 +147,8 @@ def read_metric(name: str, function: Any, *, argument: str) -> Metric:
         and (p.name not in ARGUMENTS or p.kind is p.POSITIONAL_ONLY)
     ]
     if unknown:
-        raise TypeError(
-            _checks.sentence(
-                argument,
-                f"a function whose parameters without default are among {', '.join(ARGUMENTS)}",
-                f"one with {', '.join(unknown)}",
-            )
-        )
+        must = f"a function whose parameters without default are among {', '.join(ARGUMENTS)}"
+        _checks.refuse(argument, must, f"one with {', '.join(unknown)}", TypeError)
     layers, bound = [function], set()
     while isinstance(layers[-1], functools.partial):
         bound |= set(layers[-1].keywords)
@@ -163,17 +157,13 @@ def read_metric(name: str, function: Any, *, argument: str) -> Metric:
     def data(key: str, default: Any) -> Any:
         return next((getattr(f, key) for f in layers if hasattr(f, key)), default)
 
-    return Metric(
-        name,
-        function,
-        frozenset(n for n in parameters if n in ARGUMENTS) - bound,
-        data("higher_is_better", None),
-        data("rounding_scale", 0.0),
-    )
+    arguments = frozenset(parameters).intersection(ARGUMENTS) - bound
+    direction = data("higher_is_better", None)
+    return Metric(name, function, arguments, direction, data("rounding_scale", 0.0))
 
 
 def needs_masks(function: Callable[..., Any]) -> bool:
-    """Whether a metric cannot do without masks.
+    """Whether a metric requires masks.
 
     Args:
         function (Callable): The metric.

@@ -6,27 +6,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks
-from captum_quantum._state import seeded
-from captum_quantum.metrics._maps import (
-    check_attributions,
-    check_callable,
-    check_index,
-    check_inputs,
-    magnitude,
-)
-from captum_quantum.metrics._perturbations import (
-    Noise,
-    check_numbers,
-    check_positive,
-    draws_at_once,
-)
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum import _checks, _state
+from captum_quantum.metrics import _maps, _noise, registry
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
 
 
-@register_metric(higher_is_better=False)
+@registry.register_metric(higher_is_better=False)
 def sensitivity_max(
     attribute: Attribute,
     inputs: Tensor,
@@ -42,32 +28,32 @@ def sensitivity_max(
 
     .. math:: \max_{\|\epsilon\|_\infty \le r} \frac{\|\Phi(x + \epsilon) - \Phi(x)\|}{\|\Phi(x)\|}
 
-    over random :math:`\epsilon`; computed by :func:`captum.metrics.sensitivity_max`
-    (arXiv:1901.09392). Where the map of the image itself is zero, the change is relative to
-    nothing: the value is NaN.
-
-    The perturbations depend on the image and the seed, not on the batch, the process or the
-    device; random numbers that ``attribute`` takes from torch are seeded, and the global random
-    state is restored.
+    with :math:`\Phi(x)` the map of image x, over random :math:`\epsilon`; computed by
+    ``captum.metrics.sensitivity_max`` (arXiv:1901.09392). The perturbations depend on the image and
+    the seed, not on the batch, the process or the device. Random numbers that ``attribute`` draws
+    from torch are seeded; the global random state is restored.
 
     Args:
-        attribute (Callable): Images and targets ``(batch,)`` to maps ``(batch, channels,
-            *spatial)``: a method's ``attribute``. It decides about the model's mode.
-        inputs (Tensor): The images, ``(batch, channels, *spatial)``.
-        target (int or Tensor): The class, or one for each example, ``(batch,)``.
-        perturb_radius (float): Largest change of a pixel, in the images' units.
-        perturb_func (Callable, optional): Repeated images to perturbed images, instead of uniform
-            noise of this radius.
+        attribute (Callable): Maps images and targets ``(batch,)`` to maps ``(batch, channels,
+            *spatial)``, as the ``attribute`` of Captum's methods does. The mode of its model is not
+            changed.
+        inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
+            dimensions.
+        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        perturb_radius (float): Largest change r of a pixel, in the units of the images.
+        perturb_func (Callable, optional): Maps the images, each repeated, to perturbed images.
+            Random numbers that it draws from torch are seeded. Default: uniform noise in [-r, r].
         n_perturb_samples (int): Number of perturbations of each image.
-        max_batch (int): Largest number of images that are explained at once, as far as one
-            perturbation of each image allows.
+        max_batch (int): Largest number of images in one call of ``attribute``, but at least one
+            perturbation of each image.
         seed (int): Fixes the perturbations.
 
     Returns:
-        Tensor: Shape ``(batch,)``, relative changes >= 0, on the inputs' device, no gradient.
+        Tensor: Shape ``(batch,)``, relative changes, at least 0, on the inputs' device, without
+        gradient. NaN where the map of the image itself is zero.
 
     Raises:
-        TypeError, ValueError: If an argument is wrong or a map is not finite.
+        TypeError, ValueError: If an argument is wrong, or a map is not finite.
 
     Examples:
         >>> import torch
@@ -78,16 +64,15 @@ def sensitivity_max(
         >>> bool((sensitivity_max(lambda x, target: x, images, target=0) > 0).all())
         True
     """
-    from captum.metrics import sensitivity_max as of_captum
+    from captum.metrics import sensitivity_max as captum_sensitivity_max
 
-    check_callable("attribute", attribute)
-    check_numbers(seed, n_perturb_samples, max_batch)
-    check_positive("perturb_radius", perturb_radius, "a positive number", math.inf)
-    if perturb_func is not None:
-        check_callable("perturb_func", perturb_func)
-    inputs = check_inputs(inputs)
-    index = check_index(target, len(inputs), inputs.device)
-    noise = Noise(inputs, seed)
+    _maps.check_callable("attribute", attribute)
+    _noise.check_options(seed, n_perturb_samples, max_batch, perturb_func)
+    must = "a positive number"
+    _checks.check_number("perturb_radius", perturb_radius, must, lambda r: 0 < r < math.inf)
+    inputs = _maps.check_inputs(inputs)
+    index = _maps.check_index(target, len(inputs), inputs.device)
+    noise = _noise.Noise(inputs, seed)
     scale: Tensor | None = None
     empty = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
 
@@ -95,23 +80,24 @@ def sensitivity_max(
         nonlocal scale, empty
         images = images[0] if isinstance(images, tuple) else images
         with torch.enable_grad():
-            maps = check_attributions("attribute's maps", attribute(images, target), images)
+            maps = _maps.check_attributions("attribute's maps", attribute(images, target), images)
         if scale is None:  # Captum explains the images themselves first
-            scale, empty = magnitude(maps), (maps == 0).flatten(1).all(dim=1)
-        # Captum's ratio does not depend on the scale, but norms of tiny maps would vanish.
+            scale, empty = _maps.magnitude(maps), (maps == 0).flatten(1).all(dim=1)
+        # The ratio does not depend on the scale, but the norms of tiny maps would vanish.
         return (maps / scale.repeat_interleave(len(maps) // len(scale), dim=0),)
 
-    def shake(images: Tensor) -> Tensor:
+    def add_noise(images: Tensor) -> Tensor:
         uniform = noise.draw(len(images), images[0].numel()).reshape(images.shape)
         return images + (perturb_radius * (2 * uniform - 1)).to(images)
 
-    with seeded(seed, inputs):
-        values: Tensor = of_captum(
+    at_once = _noise.draws_at_once(max_batch, len(inputs), n_perturb_samples)
+    with _state.seeded(seed, inputs):
+        values: Tensor = captum_sensitivity_max(
             explain,
             inputs,
-            perturb_func or shake,
+            perturb_func or add_noise,
             n_perturb_samples=n_perturb_samples,
-            max_examples_per_batch=draws_at_once(max_batch, len(inputs), n_perturb_samples),
+            max_examples_per_batch=at_once,
             target=index,
         )
     _checks.check_finite("sensitivity_max", values)

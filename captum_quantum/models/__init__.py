@@ -1,7 +1,6 @@
 """Hybrid classifiers, their classical twins, and their weights files."""
 
-from captum_quantum.models.digits import IMAGE_SIZE, SmallCNN, digits_model
-from captum_quantum.models.files import load_model, save_model
+from captum_quantum.models.digits import IMAGE_SIZE, SmallCNN, digits_model, load_model, save_model
 from captum_quantum.models.hybrid import GlobalAveragePool, HalfPiTanh, HybridClassifier
 from captum_quantum.models.twin import ClassicalLayer, classical_twin
 

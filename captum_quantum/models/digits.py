@@ -1,32 +1,44 @@
-"""The model of the demo: a small CNN, a variational quantum circuit, a linear head."""
+"""The model of the demo: a small CNN, a variational quantum circuit, and a linear layer.
 
+With its classical twin, and their weights as safetensors files.
+"""
+
+import json
 from collections.abc import Sequence
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks
-from captum_quantum._state import seeded
+from captum_quantum import _checks, _files, _state
 from captum_quantum.layer import VQCLayer
 from captum_quantum.models.hybrid import HybridClassifier
+from captum_quantum.models.twin import ClassicalLayer, classical_twin
 
 IMAGE_SIZE = 32
-"""Height and width of the images that `digits_model` is made for, in pixels."""
+"""Height and width of the images of `digits_model`, in pixels."""
+
+# Of the description in the metadata of a weights file.
+_METADATA_KEY = "captum_quantum"
+_KINDS = ("digits", "digits, classical twin")
+_CONFIG = ("ansatz", "channels", "encoder", "n_classes", "n_layers", "n_qubits")
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(nn.Sequential):
     """Three convolutions: images ``(batch, 1, 32, 32)`` to maps ``(batch, channels, 8, 8)``.
 
-    Each has padding, batch normalisation and a ReLU; the first two are 5 x 5 in strides of 2, the
-    third is 3 x 3. A position of the last maps so sees 21 x 21 pixels, most of a digit. Images of
-    another size give maps of a quarter of it: the same weights also take a mosaic of images.
+    Each has padding, batch normalization and a ReLU; the first two are 5 x 5 with stride 2, the
+    third is 3 x 3. The receptive field of the last maps is 21 x 21 pixels, most of a digit. Images
+    of another size have maps of a quarter of that size, so the same weights also work on mosaics.
 
     Args:
         in_channels (int): Number of channels of the images.
         channels (Sequence[int]): Number of feature maps after each of the three convolutions.
 
     Attributes:
-        conv1, conv2, conv3 (nn.Conv2d): The convolutions, to name them as layers to explain.
+        conv1, conv2, conv3 (nn.Conv2d): The convolutions.
 
     Raises:
         TypeError, ValueError: If an argument is wrong.
@@ -42,7 +54,7 @@ class SmallCNN(nn.Module):
         super().__init__()
         _checks.check_int("in_channels", in_channels, 1)
         first, second, third = _check_channels(channels)
-        # The normalisation that follows each convolution has the bias.
+        # The bias is in the normalization after each convolution.
         self.conv1 = nn.Conv2d(in_channels, first, 5, stride=2, padding=2, bias=False)
         self.norm1 = nn.BatchNorm2d(first)
         self.relu1 = nn.ReLU(inplace=True)
@@ -52,13 +64,6 @@ class SmallCNN(nn.Module):
         self.conv3 = nn.Conv2d(second, third, 3, padding=1, bias=False)
         self.norm3 = nn.BatchNorm2d(third)
         self.relu3 = nn.ReLU(inplace=True)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Feature maps, shape ``(batch, channels[2], height / 4, width / 4)``, none negative."""
-        maps = self.relu1(self.norm1(self.conv1(images)))
-        maps = self.relu2(self.norm2(self.conv2(maps)))
-        last: Tensor = self.relu3(self.norm3(self.conv3(maps)))
-        return last
 
 
 def _check_channels(channels: Any) -> tuple[int, int, int]:
@@ -78,10 +83,10 @@ def digits_model(
     n_classes: int = 10,
     seed: int = 0,
 ) -> HybridClassifier:
-    """The model of the demo: `SmallCNN`, a `VQCLayer` and a linear head, freshly initialised.
+    """The model of the demo with initial weights: `SmallCNN`, a `VQCLayer` and a linear layer.
 
-    Only names and numbers describe it, so that `save_model` can write it to a file that runs no
-    code when it is loaded.
+    Names and numbers describe it completely, so that `save_model` can write it to a file that runs
+    no code when it is loaded.
 
     Args:
         n_qubits (int): Number of qubits.
@@ -106,25 +111,135 @@ def digits_model(
         >>> model(torch.rand(3, 1, 32, 32)).shape
         torch.Size([3, 10])
     """
-    for name, value in (("encoder", encoder), ("ansatz", ansatz)):
+    names = {"encoder": encoder, "ansatz": ansatz}
+    for name, value in names.items():
         if not isinstance(value, str):
             _checks.wrong_type(name, "a name", value)
     _checks.check_int("n_layers", n_layers, 1, 100)
     _checks.check_int("n_classes", n_classes, 2, 100_000)
     channels = _check_channels(channels)
     _checks.check_int("seed", seed, 0)
-    with seeded(seed):
+    with _state.seeded(seed):
         vqc = VQCLayer(n_qubits, n_layers, encoder=encoder, ansatz=ansatz)
         model = HybridClassifier(SmallCNN(1, channels), vqc, channels[-1], n_classes)
-        # Expectation values stay within [-1, 1] and begin near 0; with the usual small weights the
-        # logits would take dozens of epochs to grow to a scale at which softmax can be sure.
+        # Expectation values are in [-1, 1], near 0 at the start. With the usual small weights it
+        # would take dozens of epochs until the logits are large enough for confident predictions.
         nn.init.normal_(model.head.weight)
-    model.config = {
-        "n_qubits": n_qubits,
-        "n_layers": n_layers,
-        "channels": list(channels),
-        "encoder": encoder,
-        "ansatz": ansatz,
-        "n_classes": n_classes,
-    }
+    sizes = {"n_qubits": n_qubits, "n_layers": n_layers, "channels": list(channels)}
+    model.config = {**sizes, **names, "n_classes": n_classes}
     return model
+
+
+def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
+    """Writes a model of `digits_model`, or its classical twin, as a safetensors file.
+
+    The metadata of the file contain ``model.config`` and, unless it is None, ``model.trained``.
+
+    Args:
+        model (HybridClassifier): The model.
+        path (str or PathLike): The file; an existing one is replaced as a whole.
+
+    Raises:
+        ValueError: If the model was not made by `digits_model`.
+        OSError: If the file cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> from captum_quantum.models import digits_model, load_model, save_model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(digits_model(n_qubits=4), f"{folder}/weights.safetensors")
+        ...     model = load_model(f"{folder}/weights.safetensors")
+        >>> model.config["n_qubits"]
+        4
+    """
+    from safetensors.torch import save
+
+    if getattr(model, "config", None) is None:
+        _checks.wrong_value("model", "one made by digits_model, for save_model", model)
+    tensors = {n: value.detach().cpu().contiguous() for n, value in model.state_dict().items()}
+    kind = _KINDS[isinstance(model.vqc, ClassicalLayer)]
+    content: dict[str, Any] = {"model": kind, "config": model.config}
+    if model.trained is not None:
+        content["trained"] = model.trained
+    # Not safetensors' own save_file, which raises its own type of error for a wrong path.
+    metadata = {_METADATA_KEY: json.dumps(content, sort_keys=True)}
+    _files.replace(Path(path), save(tensors, metadata=metadata))
+
+
+def load_model(
+    path: str | PathLike[str], *, device: str | torch.device = "cpu"
+) -> HybridClassifier:
+    """Reads a model that `save_model` has written. Runs no code from the file.
+
+    Args:
+        path (str or PathLike): The file.
+        device (str or torch.device): The device of the model.
+
+    Returns:
+        HybridClassifier: The model with the weights of the file, bit for bit, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated, is not a safetensors file, does not describe a model
+            of `digits_model` or its twin, or its weights have another shape or are not finite.
+
+    Examples:
+        >>> from captum_quantum.models import load_model
+        >>> model = load_model("demo-output/weights.safetensors")  # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.is_file():
+        got = f"{str(path)!r}, which does not exist"
+        _checks.refuse("path", "a weights file", got, FileNotFoundError)
+    tensors, description = _read_file(path)
+    try:
+        model = digits_model(**description["config"])
+    except (TypeError, ValueError) as error:
+        _not_weights(path, f"with the description of a model, but {error}")
+    if description["model"] == _KINDS[1]:
+        model = classical_twin(model)
+    expected = model.state_dict()
+    missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
+    if missing or unknown:
+        _not_weights(path, f"weights missing: {missing or 'none'}, unknown: {unknown or 'none'}")
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape or value.dtype != expected[name].dtype:
+            came, needed = _checks.describe(value), _checks.describe(expected[name])
+            _not_weights(path, f"{name!r} is {came}, the described model needs {needed}")
+        _checks.check_finite(f"{name!r} in {str(path)!r}", value)
+    model.load_state_dict(tensors)
+    model.trained = description.get("trained")
+    return model.to(device).eval()
+
+
+def _not_weights(path: Path, got: str) -> NoReturn:
+    """Raises ValueError for a file that `save_model` has not written."""
+    _checks.refuse("path", "a file that save_model has written", f"{str(path)!r}: {got}")
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the weights and the checked description of the model; not its arguments' values."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names, metadata = file.keys(), file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        _not_weights(path, f"not a whole safetensors file ({error})")
+    if _METADATA_KEY not in metadata:
+        _not_weights(path, f"without a model's description ({_METADATA_KEY!r}) in its metadata")
+    try:
+        description = json.loads(metadata[_METADATA_KEY])
+    except json.JSONDecodeError as error:
+        _not_weights(path, f"with a description that is not JSON ({error})")
+    if not isinstance(description, dict) or description.get("model") not in _KINDS:
+        _not_weights(path, "with the description of something else than a digits model")
+    config = description.get("config")
+    if not isinstance(config, dict) or sorted(config) != list(_CONFIG):
+        _not_weights(path, f"with a configuration that does not name {', '.join(_CONFIG)}")
+    trained = description.get("trained")
+    integers = isinstance(trained, dict) and all(type(n) is int for n in trained.values())
+    if trained is not None and not integers:
+        _not_weights(path, "with a description of its training that is not made of integers")
+    return tensors, description

@@ -1,4 +1,4 @@
-"""Hybrid classifiers: backbone, reduction to angles, variational quantum circuit, linear head."""
+"""Hybrid classifiers: backbone, reduction to angles, variational quantum circuit, linear layer."""
 
 import math
 from typing import Any
@@ -17,18 +17,18 @@ class GlobalAveragePool(nn.Module):
         if maps.dim() < 3:
             return maps
         pixels = maps.flatten(2)
-        # On the way back, mean would write a gradient for every pixel; sum only repeats one number.
+        # The gradient of mean is a tensor of all pixels; that of sum is one number, expanded.
         return pixels.sum(2) / pixels.shape[2]
 
 
 class HalfPiTanh(nn.Module):
-    r"""Squashes numbers to angles: :math:`x \mapsto \frac{\pi}{2} \tanh x`, any shape, radians.
+    r"""Maps features to angles: :math:`x \mapsto \frac{\pi}{2} \tanh x`, any shape, radians.
 
-    Angles within half a turn keep different features different states.
+    In an interval of length pi different angles encode different states.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Angles in radians, in the shape of the features."""
+        """Angles in radians, of the shape of the features."""
         return math.pi / 2 * torch.tanh(features)
 
 
@@ -42,16 +42,16 @@ class HybridClassifier(nn.Module):
         \bar A_k = \frac{1}{|S|} \sum_{s \in S} A^k_s
 
     with V the circuit's expectation values and S the spatial positions. The feature maps are
-    averaged and not flattened because Grad-CAM's channel weights are averages of gradients over
-    positions: they describe a model fully if it sees nothing but the averages, and leave many maps
-    empty otherwise. The backbone's output is the layer to explain:
+    averaged, not flattened, because the channel weights of Grad-CAM are averages of gradients over
+    positions. They describe a model completely if it depends on the averages alone; otherwise many
+    maps are empty. The layer to explain is the backbone:
     ``QuantumLayerGradCam(model, model.backbone)``.
 
     Args:
         backbone (nn.Module): ``(batch, ...)`` to feature maps ``(batch, n_features, *spatial)``
             with any number of spatial dimensions, or none.
         vqc (nn.Module): Angles ``(batch, n_inputs)`` in radians to ``(batch, n_observables)``: a
-            `VQCLayer`, or any other module of that kind.
+            `VQCLayer` or any other module.
         n_features (int): Number of feature maps.
         n_classes (int): Number of classes.
         n_inputs (int, optional): Number of angles. Default: ``vqc.n_inputs``.
@@ -59,28 +59,28 @@ class HybridClassifier(nn.Module):
             ``vqc.n_observables``.
 
     Shape:
-        - Input: whatever the backbone takes, ``(batch, ...)``.
+        - Input: that of the backbone, ``(batch, ...)``.
         - Output: ``(batch, n_classes)``, logits, in the backbone's dtype.
 
     Attributes:
         backbone (nn.Module): Images to feature maps; the layer to explain.
         pool (GlobalAveragePool): Feature maps to their averages, ``(batch, n_features)``.
         reduction (nn.Linear): Averages to ``(batch, n_inputs)``.
-        angles (HalfPiTanh): Its output, ``(batch, n_inputs)`` in radians, is what the circuit
-            encodes.
+        angles (HalfPiTanh): Reduced features to the angles ``(batch, n_inputs)`` in radians that
+            the circuit encodes.
         vqc (nn.Module): The quantum circuit.
         head (nn.Linear): Expectation values to logits.
-        config (dict, optional): What `digits_model` was called with; None for other models.
-        trained (dict, optional): How the model was trained, such as ``{"seed": 0, "epochs": 40}``,
-            where whoever trained it has noted that here; None otherwise. `save_model` keeps it.
+        config (dict, optional): The arguments of `digits_model`; None for other models.
+        trained (dict, optional): How the model was trained, such as ``{"seed": 0, "epochs": 40}``.
+            `fit` does not set it; `save_model` saves it. Default: None.
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If a number is out of range, or is missing because ``vqc`` does not tell it.
+        ValueError: If a number is out of range, or is missing because ``vqc`` has no such
+            attribute.
 
     References:
-        arXiv:2306.03741 for the transfer from a classical backbone to a circuit, arXiv:2408.05899
-        for the map.
+        arXiv:2306.03741 for a classical backbone before a circuit, arXiv:2408.05899 for the map.
 
     Examples:
         >>> import torch
@@ -131,11 +131,9 @@ class HybridClassifier(nn.Module):
 
 
 def _size(vqc: nn.Module, name: str, given: int | None) -> int:
-    """Returns the given number, or what the circuit says of itself."""
+    """Returns the given number, or else the circuit's attribute of that name."""
     if given is None:
         given = getattr(vqc, name, None)
     if given is None:
-        raise ValueError(
-            _checks.sentence(name, f"given for a vqc that has no attribute {name!r}", "None")
-        )
+        _checks.refuse(name, f"given for a vqc that has no attribute {name!r}", "None")
     return _checks.check_int(name, given, 1)

@@ -1,4 +1,4 @@
-"""Classical twins: hybrid classifiers with a classical layer in the place of the circuit."""
+"""Classical twins: hybrid classifiers with a classical layer instead of the circuit."""
 
 import copy
 import math
@@ -11,24 +11,25 @@ from captum_quantum.models.hybrid import HybridClassifier
 
 
 class ClassicalLayer(nn.Module):
-    r"""What takes a circuit's place in a classical twin: numbers in, numbers in [-1, 1] out.
+    r"""The layer of a classical twin instead of the circuit, with values in [-1, 1].
 
-    A chain of blocks :math:`x \mapsto \tanh(W x + b)`, as few as can hold the wanted number of
-    parameters. Where fewer entries of W are wanted than it has, they lie on its diagonals, one
-    after the other, so that every input and every output is connected; the others are 0.
+    A chain of blocks :math:`x \mapsto \tanh(W x + b)`, as few as possible for the number of
+    parameters. If W has more entries than parameters are left, these lie on its diagonals, one
+    diagonal after the other, so that every input and every output is connected; all other entries
+    are 0.
 
-    Like a circuit that measures <Z> on every qubit, it is bounded by 1 and narrows nothing: a
-    hidden layer with as few parameters would have two or three units, through which no ten classes
-    pass.
+    Like a circuit that measures <Z> on every qubit, the layer is bounded by 1 and has no
+    bottleneck. A hidden layer with as few parameters would have two or three units, too few for ten
+    classes.
 
     Args:
         n_inputs (int): Number of inputs.
         n_observables (int): Number of outputs.
-        n_parameters (int): Wanted number of parameters; the nearest possible is taken, which is
-            this one from three inputs, three outputs and
-            ``n_observables + max(n_inputs, n_observables)`` parameters on.
+        n_parameters (int): Number of parameters. If the blocks cannot have this number, they have
+            the nearest one that is possible. They can for at least three inputs, three outputs and
+            ``n_observables + max(n_inputs, n_observables)`` parameters.
         seed (int): Fixes the initial weights, uniform with standard deviation 1 / sqrt(3 fan-in)
-            as those of `torch.nn.Linear`; the global random state is left as it was.
+            as in `torch.nn.Linear`. The global random state is not changed.
 
     Shape:
         - Input: ``(batch, n_inputs)``.
@@ -56,13 +57,10 @@ class ClassicalLayer(nn.Module):
         _checks.check_int("n_parameters", n_parameters, 0)
         _checks.check_int("seed", seed, 0)
         generator = torch.Generator().manual_seed(seed)
-        sizes = _block_sizes(n_inputs, n_observables, n_parameters)
-        self.blocks = nn.Sequential(
-            *(
-                _ThinLinear(n_inputs if i == 0 else n_observables, n_observables, size, generator)
-                for i, size in enumerate(sizes)
-            )
-        )
+        self.blocks = nn.Sequential()
+        for size in _block_sizes(n_inputs, n_observables, n_parameters):
+            self.blocks.append(_ThinLinear(n_inputs, n_observables, size, generator))
+            n_inputs = n_observables
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Numbers in [-1, 1], shape ``(batch, n_observables)``."""
@@ -71,11 +69,11 @@ class ClassicalLayer(nn.Module):
 
 
 def _block_sizes(n_inputs: int, n_outputs: int, wanted: int) -> list[int]:
-    """Numbers of parameters of the blocks whose sum is nearest to the wanted one."""
-    # All biases, and enough entries to touch every input and output; all entries.
+    """Returns the numbers of parameters of the blocks; their sum is nearest to the wanted one."""
+    # Fewest parameters (all biases, every input and output connected) and most of a block.
     first = n_outputs + max(n_inputs, n_outputs), n_outputs * (n_inputs + 1)
     other = 2 * n_outputs, n_outputs * (n_outputs + 1)
-    enough = max(1, 1 - (first[1] - wanted) // other[1])  # the fewest blocks that can hold them
+    enough = max(1, 1 - (first[1] - wanted) // other[1])  # the fewest blocks with so many entries
 
     def total(n_blocks: int) -> int:
         least, most = (first[k] + (n_blocks - 1) * other[k] for k in (0, 1))
@@ -86,7 +84,7 @@ def _block_sizes(n_inputs: int, n_outputs: int, wanted: int) -> list[int]:
     for block in range(n_blocks):
         left = n_blocks - block - 1
         least, most = other if block else first
-        # An even share, as far as the blocks that follow can then hold the rest.
+        # An even share, within what the remaining blocks can complement.
         low, high = max(least, rest - left * other[1]), min(most, rest - left * other[0])
         sizes.append(min(max(rest // (left + 1), low), high))
         rest -= sizes[-1]
@@ -94,7 +92,7 @@ def _block_sizes(n_inputs: int, n_outputs: int, wanted: int) -> list[int]:
 
 
 class _ThinLinear(nn.Module):
-    """tanh(W x + b) with ``size`` parameters: all of b, and entries on the diagonals of W."""
+    """tanh(W x + b) with ``size`` parameters: b, and entries on the diagonals of W."""
 
     def __init__(
         self, n_inputs: int, n_outputs: int, size: int, generator: torch.Generator
@@ -102,10 +100,9 @@ class _ThinLinear(nn.Module):
         super().__init__()
         self.shape = (n_outputs, n_inputs)
         n_entries = size - n_outputs
-        place = torch.arange(n_entries)
-        rows = place % n_outputs
-        columns = (place + place // math.lcm(n_inputs, n_outputs)) % n_inputs
-        self.register_buffer("rows", rows, persistent=False)
+        index = torch.arange(n_entries)
+        columns = (index + index // math.lcm(n_inputs, n_outputs)) % n_inputs
+        self.register_buffer("rows", index % n_outputs, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
         bound = math.sqrt(n_outputs / n_entries)
         uniform = torch.rand(size, generator=generator) * 2 - 1
@@ -113,28 +110,27 @@ class _ThinLinear(nn.Module):
         self.bias = nn.Parameter(bound * uniform[n_entries:])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        rows, columns = self.get_buffer("rows"), self.get_buffer("columns")
-        zeros = self.weight.new_zeros(self.shape)
-        matrix = zeros.index_put((rows, columns), self.weight)
+        entries = self.get_buffer("rows"), self.get_buffer("columns")
+        matrix = self.weight.new_zeros(self.shape).index_put(entries, self.weight)
         return torch.tanh(nn.functional.linear(inputs, matrix, self.bias))
 
 
 def classical_twin(model: HybridClassifier, *, seed: int = 0) -> HybridClassifier:
-    """The same classifier with a classical layer in the place of the circuit.
+    """Returns a copy of a hybrid classifier with a classical layer instead of the circuit.
 
-    Everything else is copied, weights included; the new `ClassicalLayer` is untrained and has as
-    many parameters as the circuit, as nearly as possible, the same inputs and as many outputs in
-    [-1, 1]. For a fair comparison make the twin of an untrained model and train both alike.
+    The copy has the same weights elsewhere. The `ClassicalLayer` is untrained; it has the circuit's
+    numbers of inputs and outputs, the nearest possible number of parameters, and values in [-1, 1].
+    For a fair comparison, make the twin of an untrained model and train both in the same way.
 
     Args:
-        model (HybridClassifier): The hybrid model, left as it is.
-        seed (int): Fixes the initial weights of the new layer.
+        model (HybridClassifier): The hybrid model; not changed.
+        seed (int): Fixes the initial weights of the classical layer.
 
     Returns:
         HybridClassifier: The twin, on the model's device, in its dtype and mode.
 
     Raises:
-        TypeError: If model is no HybridClassifier.
+        TypeError: If ``model`` is not a HybridClassifier.
 
     Examples:
         >>> from captum_quantum.models import classical_twin, digits_model

@@ -1,13 +1,7 @@
 """How the expectation values of a circuit are computed."""
 
-from captum_quantum.simulate.amplitudes import normalize
 from captum_quantum.simulate.fused import FusedSimulator
-from captum_quantum.simulate.protocol import (
-    SIMULATORS,
-    Simulator,
-    read_simulator,
-    register_simulator,
-)
+from captum_quantum.simulate.protocol import SIMULATORS, Simulator, register_simulator
 from captum_quantum.simulate.readout import expectation_values
 from captum_quantum.simulate.torchquantum import TorchQuantumSimulator
 
@@ -17,7 +11,5 @@ __all__ = [
     "Simulator",
     "TorchQuantumSimulator",
     "expectation_values",
-    "normalize",
-    "read_simulator",
     "register_simulator",
 ]

@@ -51,14 +51,19 @@ class FusedSimulator:
     dtypes = (torch.complex64, torch.complex128)
 
     def __init__(self) -> None:
+        self.__setstate__({})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles start with nothing compiled."""
+        return {name: v for name, v in vars(self).items() if name not in ("_cache", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores what a subclass keeps beside the compiled circuits."""
+        vars(self).update(state)
         self._cache: OrderedDict[tuple[int, str, bool], tuple[Circuit, CompiledCircuit]] = (
             OrderedDict()
         )
         self._lock = Lock()
-
-    def __reduce__(self) -> Any:
-        """Copies and pickles start with nothing compiled."""
-        return (type(self), ())
 
     def plan(self, circuit: Circuit, batch: int = 1) -> Plan:
         """What runs for a circuit on a CPU, unless derivatives of gradients are wanted.

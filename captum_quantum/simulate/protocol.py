@@ -25,7 +25,8 @@ class Simulator(Protocol):
       whether derivatives by inputs, weights and initial states are wanted; the weights are shared
       by the batch. ``pullback(cotangent)`` maps ``(batch, n_observables)`` to
       ``(by_inputs, by_weights, by_initial)``, None where not wanted. It must not hold the returned
-      values: a node of a graph that holds its own result is never freed.
+      values, or their memory would never be freed. A subclass that overrides ``expectations`` must
+      override ``vjp`` too; an inherited one is ignored.
     - ``probabilities(circuit, inputs, weights, dtype, *, initial=None, bases=None)``: The
       probabilities ``(batch, 2**n)`` of the outcomes, wire 0 most significant, when wire q is
       measured in the basis ``bases[q]`` of a string over ``"XYZ"``; by default all in Z.
@@ -34,8 +35,8 @@ class Simulator(Protocol):
       ``(batch, n_inputs)``.
 
     Attributes:
-        exact (bool): Whether values are exact. If not, they carry noise, and derivative rules and
-            error bars take it into account.
+        exact (bool): Whether values are exact. If not, they carry noise; layers then follow the
+            parameter-shift rule by default.
     """
 
     exact: bool
@@ -118,7 +119,7 @@ def read_simulator(simulator: str | Simulator) -> Simulator:
         ValueError: If there is no simulator of that name.
     """
     if isinstance(simulator, str):
-        return SIMULATORS[_checks.check_choice("simulator", simulator, SIMULATORS)]()
+        simulator = SIMULATORS[_checks.check_choice("simulator", simulator, SIMULATORS)]()
     expectations = getattr(simulator, "expectations", None)
     is_exact = getattr(simulator, "exact", None)
     if isinstance(simulator, type) or not callable(expectations) or not isinstance(is_exact, bool):
@@ -129,3 +130,18 @@ def read_simulator(simulator: str | Simulator) -> Simulator:
             simulator,
         )
     return simulator
+
+
+def has_vjp(simulator: Simulator) -> bool:
+    """Whether a simulator has a vjp, and that of the ``expectations`` that it computes.
+
+    A subclass that overrides ``expectations`` alone inherits a vjp of other values.
+    """
+    if getattr(simulator, "vjp", None) is None:
+        return False
+    for ancestor in type(simulator).__mro__:
+        if "vjp" in vars(ancestor):
+            return True
+        if "expectations" in vars(ancestor):
+            return False
+    return True

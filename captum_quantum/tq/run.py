@@ -39,7 +39,7 @@ def shallow_copy(module: nn.Module, memo: dict[int, nn.Module] | None = None) ->
 
 
 def _rebound(value: Any, memo: dict[int, nn.Module]) -> Any:
-    """Puts the copies in the place of modules, in containers and bound methods too."""
+    """Replaces modules by their copies, in containers and bound methods too."""
     if isinstance(value, nn.Module):
         return shallow_copy(value, memo)
     if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
@@ -101,18 +101,18 @@ def run_circuit(circuit: Circuit, angles: Tensor, amplitudes: Tensor | None = No
     qdev = tq.QuantumDevice(n_wires=circuit.n_qubits, bsz=batch, device=angles.device)
     if amplitudes is not None:
         qdev.set_states(amplitudes.to(torch.complex64))
-    for gate, own in zip(circuit.gates, circuit.split(angles), strict=True):
+    for gate, gate_angles in zip(circuit.gates, circuit.split(angles), strict=True):
         wires = list(gate.wires)
         if gate.name in MATRIX_ONLY:
             matrix = gate_matrix(
-                gate.name, own, len(wires), inverse=gate.inverse, dtype=torch.complex64
+                gate.name, gate_angles, len(wires), inverse=gate.inverse, dtype=torch.complex64
             )
             tqf.qubitunitaryfast(qdev, wires=wires, params=matrix)
         else:
             tqf.func_name_dict.get(gate.name, tqf.shadamard)(
                 qdev,
                 wires=wires,
-                params=own if gate.angles else None,
+                params=gate_angles if gate.angles else None,
                 n_wires=len(wires) if gate.type.n_wires is None else None,
                 inverse=gate.inverse,
             )

@@ -134,9 +134,9 @@ class RealAmplitudes(LayeredAnsatz):
 
 
 class QCNN(LayeredAnsatz):
-    """Quantum convolutional network: a layer convolves neighbouring qubits and pools half of them.
+    """Quantum convolutional network: a layer convolves neighboring qubits and pools half of them.
 
-    Convolution, on even, then odd neighbouring pairs of the qubits still active: RY on both, RXX,
+    Convolution, on even, then odd neighboring pairs of the qubits still active: RY on both, RXX,
     RYY, RZZ, RY on both, with weights shared by all pairs. Pooling, on pairs: CRZ and, on control
     0, CRX from the qubit that is dropped to the one that stays. Weights ``(n_layers, 9)``. After
     arXiv:1810.03787. The qubits that stay are 1, 3, 5, ... of those active: read the last one.
@@ -145,13 +145,11 @@ class QCNN(LayeredAnsatz):
     def __init__(self, n_qubits: int, n_layers: int) -> None:
         most = int(math.log2(n_qubits))
         if n_layers > most:
-            raise ValueError(
-                _checks.sentence(
-                    "n_layers",
-                    f"at most log2(n_qubits) = {most} for ansatz 'qcnn', as every layer drops half "
-                    "of the qubits",
-                    str(n_layers),
-                )
+            _checks.refuse(
+                "n_layers",
+                f"at most log2(n_qubits) = {most} for ansatz 'qcnn', as every layer drops half "
+                "of the qubits",
+                str(n_layers),
             )
         super().__init__(n_qubits, n_layers, (n_layers, 9))
 

@@ -1,7 +1,7 @@
 """Tracing: from TorchQuantum modules to a Circuit.
 
 The modules run twice on a device that records every gate and simulates nothing, with every input
-and weight replaced by a number of its own, different in the two runs. An angle that shows the two
+and weight replaced by another number, different in the two runs. An angle that shows the two
 numbers of one source comes from that source; one that shows the same number twice is a constant;
 anything else was computed from inputs or weights, which no circuit can express, and is refused.
 """
@@ -48,7 +48,7 @@ class _Recorder(tq.QuantumDevice):
         self.gates_applied = 0
 
     def reset_states(self, bsz: int) -> None:
-        """Starts anew from |0...0>, as TorchQuantum does."""
+        """Restarts from |0...0>, as TorchQuantum does."""
         self.op_history.clear()
         self.__dict__["gates_applied"] = 0
 
@@ -78,7 +78,7 @@ def weight_tensors(encoder: nn.Module, ansatz: nn.Module) -> list[Tensor]:
 
 
 def _substitute(module: nn.Module, stand_ins: dict[int, Tensor]) -> None:
-    """Puts stand-ins in the place of a shallow copy's parameters and buffers."""
+    """Replaces a shallow copy's parameters and buffers by stand-ins."""
     for child in module.modules():
         for name, parameter in child._parameters.items():
             if parameter is not None and id(parameter) in stand_ins:
@@ -108,8 +108,8 @@ def _record(
     values = _stand_in_values(n_inputs + sum(w.numel() for w in weights), run)
     stand_ins, offset = {}, n_inputs
     for weight in weights:
-        own = values[offset : offset + weight.numel()].reshape(weight.shape)
-        stand_ins[id(weight)] = own.to(weight.dtype)
+        stand_in = values[offset : offset + weight.numel()].reshape(weight.shape)
+        stand_ins[id(weight)] = stand_in.to(weight.dtype)
         offset += weight.numel()
     memo: dict[int, nn.Module] = {}
     copies = [shallow_copy(module, memo) for module in modules]
@@ -278,11 +278,11 @@ def trace(
             raise CircuitError(
                 "reupload must be False for amplitude encoding, which sets the state"
             )
-        gates = _read(n_qubits, 0, lambda _, own, qdev, x: own(qdev), [encoder, ansatz])
+        gates = _read(n_qubits, 0, lambda _, ansatz, qdev, x: ansatz(qdev), [encoder, ansatz])
         return Circuit(n_qubits, gates, observables, 2**n_qubits, n_weights, True)
 
-    def apply(own_encoder: nn.Module, own_ansatz: nn.Module, qdev: nn.Module, x: Tensor) -> None:
-        apply_modules(own_encoder, own_ansatz, qdev, x, reupload)
+    def apply(encoder_copy: nn.Module, ansatz_copy: nn.Module, qdev: nn.Module, x: Tensor) -> None:
+        apply_modules(encoder_copy, ansatz_copy, qdev, x, reupload)
 
     if isinstance(encoder, tq.GeneralEncoder):
         n_inputs = 1 + max(
@@ -305,7 +305,7 @@ def trace(
             continue
         if 0 < circuit.n_inputs < _WIDEST_PROBE:
             return circuit
-    read(n_qubits)  # says what is wrong, if anything is
+    read(n_qubits)  # raises if the modules cannot be traced
     raise CircuitError(
         f"encoder must use its inputs as angles; got {_checks.describe(encoder)}, whose gates use "
         "none"

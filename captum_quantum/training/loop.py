@@ -1,4 +1,4 @@
-"""A plain training loop, and predictions in batches."""
+"""A training loop, and predictions in batches."""
 
 import torch
 import torch.nn.functional as F
@@ -22,19 +22,19 @@ def fit(
 ) -> list[float]:
     """Trains a classifier with Adam and cross entropy.
 
-    The learning rate falls to 0 as half a cosine. The examples of an epoch are split into batches
-    of nearly equal size. Everything random comes from ``seed``: the order of the examples and what
-    the model itself draws, such as dropout. The global random state, the model's mode and its
-    ``.grad`` are left as they were. A module whose parameters are all frozen stays in evaluation
-    mode, so that its BatchNorm statistics are frozen too.
+    The learning rate falls to 0 along half a cosine. Each epoch is split into batches of nearly
+    equal size. ``seed`` fixes all random numbers: the order of the examples and those that the
+    model draws, such as dropout. The global random state, the mode of every submodule and the
+    ``.grad`` of the parameters are restored. A submodule whose parameters are all frozen runs in
+    evaluation mode, so that the statistics of a frozen BatchNorm are frozen, too.
 
     Args:
-        model (nn.Module): Batches of inputs to logits ``(batch, n_classes)``; changed in place.
+        model (nn.Module): Batches of inputs to logits ``(batch, n_classes)``; trained in place.
         inputs (Tensor): Shape ``(n, ...)``; batches are moved to the model's device.
         targets (Tensor): Classes, shape ``(n,)``, int64.
         epochs (int): Number of passes over the data.
         batch_size (int): Largest number of examples in a step.
-        lr (float): Learning rate at the start.
+        lr (float): Initial learning rate.
         seed (int): Fixes the training.
         progress (bool): Whether to show a progress bar on stderr.
 
@@ -42,7 +42,7 @@ def fit(
         list[float]: The mean training loss of each epoch.
 
     Raises:
-        TypeError, ValueError: If an argument is wrong; the model is then as it was.
+        TypeError, ValueError: If an argument is wrong; the model is not changed.
 
     Examples:
         >>> import torch
@@ -56,10 +56,7 @@ def fit(
     _checks.check_int("epochs", epochs, 1)
     _checks.check_int("batch_size", batch_size, 1)
     _checks.check_int("seed", seed, 0)
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)):
-        _checks.wrong_type("lr", "a positive number", lr)
-    if not 0 < lr < float("inf"):
-        _checks.wrong_value("lr", "a positive number", lr)
+    _checks.check_number("lr", lr, "a positive number", lambda rate: 0 < rate < float("inf"))
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         _checks.wrong_value("model", "a module with parameters to train", model)
@@ -67,26 +64,21 @@ def fit(
 
     device = parameters[0].device
     n_batches = -(-len(inputs) // batch_size)
+    n_steps = epochs * n_batches
     optimizer = torch.optim.Adam(parameters, lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * n_batches)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     generator = torch.Generator().manual_seed(seed)
     losses = []
-    bar = tqdm(
-        total=epochs * n_batches,
-        desc="training",
-        unit="step",
-        mininterval=0.5,
-        disable=not progress,
-    )
+    bar = tqdm(total=n_steps, desc="training", unit="step", mininterval=0.5, disable=not progress)
     with bar, seeded(seed, device), training_mode(model), grads_kept(parameters):
         for _ in range(epochs):
-            # Summed on the device and read once an epoch, so that steps on a GPU do not wait.
+            # Summed on the device and read once in an epoch: no synchronization in each step.
             total = torch.zeros((), device=device)
             order = torch.randperm(len(inputs), generator=generator)
             for rows in order.tensor_split(n_batches):
                 batch = inputs[rows.to(inputs.device)].to(device)
-                answers = targets[rows.to(targets.device)].to(device)
-                loss = F.cross_entropy(model(batch), answers)
+                labels = targets[rows.to(targets.device)].to(device)
+                loss = F.cross_entropy(model(batch), labels)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -99,12 +91,12 @@ def fit(
 
 
 def predict(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Tensor:
-    """Class probabilities (softmax of the logits), in evaluation mode and in batches.
+    """Computes class probabilities (softmax of the logits), in evaluation mode and in batches.
 
     Args:
         model (nn.Module): Batches of inputs to logits ``(batch, n_classes)``; its mode is restored.
         inputs (Tensor): Shape ``(n, ...)``, n at least 1; batches are moved to the model's device.
-        batch_size (int): Number of examples at a time.
+        batch_size (int): Largest number of examples in a batch.
 
     Returns:
         Tensor: Shape ``(n, n_classes)``, on the model's device.
@@ -128,13 +120,13 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Tensor:
 
 
 def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int = 256) -> float:
-    """Share of examples whose most probable class is the right one.
+    """Computes the share of examples whose most probable class is the true one.
 
     Args:
         model (nn.Module): Batches of inputs to logits ``(batch, n_classes)``; its mode is restored.
-        inputs (Tensor): Shape ``(n, ...)``.
-        targets (Tensor): Classes, shape ``(n,)``, int64.
-        batch_size (int): Number of examples at a time.
+        inputs (Tensor): Shape ``(n, ...)``, n at least 1; batches are moved to the model's device.
+        targets (Tensor): True classes, shape ``(n,)``, int64.
+        batch_size (int): Largest number of examples in a batch.
 
     Returns:
         float: A number in [0, 1].
@@ -154,7 +146,7 @@ def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int 
 
 
 def _check_data(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-    """Checks inputs and targets, and asks the model about one example how many classes it has."""
+    """Raises TypeError or ValueError for wrong data; one example tells the number of classes."""
     if _checks.check_real("inputs", inputs).dim() == 0 or len(inputs) == 0:
         _checks.wrong_value("inputs", "at least one example", inputs)
     if not isinstance(targets, Tensor) or targets.dtype != torch.int64:

@@ -1,4 +1,4 @@
-"""Drawing a circuit with Qiskit's drawer."""
+"""Figures of circuits, by Qiskit's drawer."""
 
 from typing import Any
 
@@ -8,14 +8,22 @@ from captum_quantum.circuit import Circuit
 
 
 def draw_circuit(circuit: Circuit, **kwargs: Any) -> Figure:
-    """Draws every gate as a labelled box or in its usual form; x[i] are inputs, w[j] weights.
+    """Draws a circuit; x[i] are inputs, w[j] weights, and the title names the observables.
 
     Args:
         circuit (Circuit): The circuit.
         **kwargs: Passed to ``qiskit.QuantumCircuit.draw``, for example ``fold`` or ``scale``.
 
     Returns:
-        matplotlib.figure.Figure: The figure, free of pyplot's state.
+        matplotlib.figure.Figure: The figure, not known to pyplot.
+
+    Examples:
+        >>> from captum_quantum import Angle, Circuit, Gate, Observable
+        >>> from captum_quantum.visualization import draw_circuit
+        >>> gates = (Gate("ry", (0,), (Angle.of_input(0),)), Gate("cnot", (0, 1)))
+        >>> figure = draw_circuit(Circuit(2, gates, (Observable.of("Z1"),), n_inputs=1))
+        >>> figure.axes[0].get_title()
+        'reads ⟨Z1⟩'
     """
     from matplotlib import pyplot
     from qiskit import QuantumCircuit
@@ -33,8 +41,8 @@ def draw_circuit(circuit: Circuit, **kwargs: Any) -> Figure:
         angles = f"({', '.join(map(str, gate.angles))})" if gate.angles else ""
         label = f"{gate.name.upper()}{'†' if gate.inverse else ''}{angles}"
         drawn.append(QiskitGate(gate.name, len(gate.wires), [], label=label), list(gate.wires))
-    # With axes of ours, the drawer scales its text to the wrong size; so it makes a figure through
-    # pyplot, which is taken off pyplot's list again.
+    # Given axes, the drawer scales text wrongly; without, it makes a figure with pyplot, from whose
+    # list it is removed here.
     figure: Figure = drawn.draw("mpl", **{"fold": 16, "style": "clifford", **kwargs})
     pyplot.close(figure)
     reads = "reads " + ", ".join(f"⟨{observable}⟩" for observable in circuit.observables)

@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 from captum.attr import LayerAttribution
+from matplotlib import cm, colors
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from torch import Tensor
@@ -96,9 +93,17 @@ def plot_explanations(
         >>> len(figure.axes)
         7
     """
-    _check_rows(explanations, headers)
-    n_rows, n_large = len(explanations), len(explanations[0].maps) + 1
-    n_qubits = len(explanations[0].qubit_maps)
+    if not explanations:
+        _checks.wrong_value("explanations", "at least one row", list(explanations))
+    sizes = {(len(e.maps), len(e.qubit_maps)) for e in explanations}
+    if len(sizes) != 1:
+        must = "rows of the same numbers of maps and qubits"
+        _checks.wrong_value("explanations", must, sorted(sizes))
+    n_maps, n_qubits = sizes.pop()
+    if len(headers) != n_maps + 2:
+        must = f"{n_maps + 2} headers, one for each column"
+        _checks.wrong_value("headers", must, list(headers))
+    n_rows, n_large = len(explanations), n_maps + 1
     n_small = -(-n_qubits // 2)  # in each of two lines
     gaps, small_gaps = (n_large + 1) * _GAP, (n_small - 1) * _SMALL_GAP
     free = _WIDTH - 2 * _MARGIN - gaps
@@ -116,22 +121,14 @@ def plot_explanations(
     height = top + n_rows * side + (n_rows - 1) * _ROW_GAP + footer
 
     figure = Figure(figsize=(_WIDTH, height), facecolor="white")
+    figure.subplots_adjust(left / _WIDTH, footer / height, 1 - left / _WIDTH, 1 - top / height)
+    wspace, hspace = _GAP * len(widths) / sum(widths), _ROW_GAP / side
     grid = figure.add_gridspec(
-        n_rows,
-        len(widths),
-        width_ratios=widths,
-        wspace=_GAP * len(widths) / sum(widths),
-        hspace=_ROW_GAP / side,
-        left=left / _WIDTH,
-        right=1 - left / _WIDTH,
-        bottom=footer / height,
-        top=1 - top / height,
+        n_rows, len(widths), width_ratios=widths, wspace=wspace, hspace=hspace
     )
-    if title:
-        figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="top", fontsize=20)
-    if subtitle:
-        y = 1 - (0.3 + 0.35 * bool(title)) / height
-        figure.text(0.5, y, subtitle, ha="center", va="top", fontsize=14)
+    figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="top", fontsize=20)
+    y = 1 - (0.3 + 0.35 * bool(title)) / height
+    figure.text(0.5, y, subtitle, ha="center", va="top", fontsize=14)
     for column, header in zip([*range(n_large), -1], headers, strict=True):
         box = grid[0, column].get_position(figure)
         x, y = (box.x0 + box.x1) / 2, box.y1 + (_ROW_GAP + 0.02) / height
@@ -140,13 +137,10 @@ def plot_explanations(
         lines = grid[row, -1].subgridspec(
             2, n_small, wspace=_SMALL_GAP / small, hspace=_LINE_GAP / small
         )
-        _plot_row(
-            explanation,
-            [_panel(figure, grid[row, column]) for column in range(n_large)],
-            [_panel(figure, lines[divmod(qubit, n_small)]) for qubit in range(n_qubits)],
-        )
+        cells = [lines[divmod(qubit, n_small)] for qubit in range(n_qubits)]
+        _plot_row(figure, explanation, [grid[row, column] for column in range(n_large)], cells)
     bar = figure.add_axes((0.39, (footer - 0.55) / height, 0.22, 0.17 / height))
-    scale = ScalarMappable(Normalize(-1, 1), COLORS)
+    scale = cm.ScalarMappable(colors.Normalize(-1, 1), COLORS)
     figure.colorbar(scale, cax=bar, orientation="horizontal", ticks=[])
     y = (footer - 0.55 + 0.17 / 2) / height
     figure.text(0.38, y, "evidence against the class", ha="right", va="center", fontsize=13)
@@ -155,48 +149,30 @@ def plot_explanations(
     return figure
 
 
-def _check_rows(explanations: Sequence[Explanation], headers: Sequence[str]) -> None:
-    if not explanations:
-        _checks.wrong_value("explanations", "at least one row", list(explanations))
-    sizes = {(len(e.maps), len(e.qubit_maps)) for e in explanations}
-    if len(sizes) != 1:
-        _checks.wrong_value(
-            "explanations", "rows of the same numbers of maps and qubits", sorted(sizes)
-        )
-    n_columns = len(explanations[0].maps) + 2
-    if len(headers) != n_columns:
-        _checks.wrong_value("headers", f"{n_columns} headers, one for each column", list(headers))
+def _plot_row(
+    figure: Figure, row: Explanation, large: Sequence[SubplotSpec], small: Sequence[SubplotSpec]
+) -> None:
+    image, maps, qubit_maps = (t.detach().cpu() for t in (row.image, row.maps, row.qubit_maps))
+    limit = max(float(maps.abs().max()), float(qubit_maps.abs().max())) or 1.0
+    _panel(figure, large[0], row.title, fontsize=12).imshow(image.numpy(), cmap="gray")
+    for cell, values, title in zip(large[1:], maps, row.map_titles, strict=True):
+        _plot_map(_panel(figure, cell, title, fontsize=12), values, image, limit, outline=1.2)
+    for qubit, (cell, values) in enumerate(zip(small, qubit_maps, strict=True)):
+        axes = _panel(figure, cell, f"qubit {qubit}", fontsize=9, pad=3)
+        _plot_map(axes, values, image, limit, outline=0.6)
 
 
-def _panel(figure: Figure, spec: SubplotSpec) -> Axes:
-    axes = figure.add_subplot(spec, xticks=[], yticks=[])
+def _panel(
+    figure: Figure, cell: SubplotSpec, title: str, fontsize: float, pad: float | None = None
+) -> Axes:
+    axes = figure.add_subplot(cell, xticks=[], yticks=[])
     axes.spines[:].set_color("0.6")
+    axes.set_title(title, fontsize=fontsize, pad=pad)
     return axes
 
 
-def _plot_row(explanation: Explanation, large: Sequence[Axes], small: Sequence[Axes]) -> None:
-    image = explanation.image.detach().cpu().numpy()
-    large[0].imshow(image, cmap="gray")
-    large[0].set_title(explanation.title, fontsize=12)
-    maps, qubit_maps = explanation.maps.detach().cpu(), explanation.qubit_maps.detach().cpu()
-    limit = max(float(maps.abs().max()), float(qubit_maps.abs().max())) or 1.0
-    for axes, values, title in zip(large[1:], maps, explanation.map_titles, strict=True):
-        _plot_map(axes, values, image, limit, outline=1.2)
-        axes.set_title(title, fontsize=12)
-    for qubit, (axes, values) in enumerate(zip(small, qubit_maps, strict=True)):
-        _plot_map(axes, values, image, limit, outline=0.6)
-        axes.set_title(f"qubit {qubit}", fontsize=9, pad=3)
-
-
-def _plot_map(
-    axes: Axes, values: Tensor, image: npt.NDArray[Any], limit: float, outline: float
-) -> None:
-    height, width = image.shape
-    scaled = LayerAttribution.interpolate(
-        values[None, None], (height, width), interpolate_mode="bilinear"
-    )
-    axes.imshow(
-        scaled[0, 0].numpy(), cmap=COLORS, vmin=-limit, vmax=limit, interpolation="bilinear"
-    )
-    half = (image.min() + image.max()) / 2
-    axes.contour(image, levels=[half], colors="black", linewidths=outline)
+def _plot_map(axes: Axes, values: Tensor, image: Tensor, limit: float, outline: float) -> None:
+    scaled = LayerAttribution.interpolate(values[None, None], image.shape, "bilinear")[0, 0]
+    axes.imshow(scaled.numpy(), cmap=COLORS, vmin=-limit, vmax=limit, interpolation="bilinear")
+    half = float(image.min() + image.max()) / 2
+    axes.contour(image.numpy(), levels=[half], colors="black", linewidths=outline)

@@ -421,7 +421,7 @@ def plan_passes(plan: Any, batch: int, train: bool) -> list[tuple[float, float]]
     n = plan.circuit.n_qubits
     numbers = 2**n * batch
     size = 8 * numbers
-    follow = train or any(type(step).__name__ == "Turn" for step in plan.steps)
+    follow = train or any(type(step).__name__ == "InputPhases" for step in plan.steps)
     n_observables = len(plan.circuit.observables)
     passes: list[tuple[float, float]] = []
 
@@ -447,9 +447,9 @@ def plan_passes(plan: Any, batch: int, train: bool) -> list[tuple[float, float]]
                 add(times, 2)
             if step.phases and train:
                 add(times, 2)
-        elif kind == "Turn":
+        elif kind == "InputPhases":
             # The phases of either half of the bits, then those of each factor on several wires.
-            factors = 2 * bool(step.own) + len(step.wide)
+            factors = 2 * bool(step.single) + len(step.multi)
             for _ in range(3):  # forwards, the gradient, the state
                 add(6 * factors * numbers, 2 * factors)
             add(8 * numbers, 2)  # the gradient by the phases: reads both

@@ -14,6 +14,7 @@ import html
 import json
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib import import_module
@@ -92,7 +93,8 @@ class Formulas:
         try:
             mathml = self._converter.convert_with_local_state(latex, displaystyle=display)
         except LatexError as error:
-            reason = re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines()
+            text = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # without colors
+            reason = next(line for line in text.splitlines() if line.strip())
             self.problems.append(f"{place}: the formula {latex!r} cannot be rendered: {reason}")
             mathml = f"<code>{html.escape(latex)}</code>"
         self._mathml.append(mathml)
@@ -151,8 +153,10 @@ def written_docs(space: pdoc.doc.Namespace, package: str) -> Iterator[pdoc.doc.D
         if isinstance(doc, pdoc.doc.Class):
             yield from written_docs(doc, package)
             continue
-        if doc.name == "__init__" or doc.docstring.startswith("Alias for field number"):
-            doc.docstring = ""  # a base's text, or Python's own: the class describes its arguments
+        if doc.name == "__init__":  # the class describes the arguments; a protocol has none
+            doc.docstring = "@private" if getattr(space.obj, "_is_protocol", False) else ""
+        elif doc.docstring.startswith("Alias for field number"):  # Python's own text
+            doc.docstring = ""
         described = "Attributes:" in space.docstring and f"{doc.name} (" in space.docstring
         if isinstance(doc, pdoc.doc.Variable) and not doc.docstring and described:
             doc.docstring = "@private"  # shown once is enough
@@ -206,14 +210,17 @@ def build(package: str, folder: Path, articles: list[Path]) -> list[str]:
     for page in pages.values():
         problems += missing(page, package)
         for doc in written_docs(page, package):
-            doc.docstring = formulas.mark(plain(doc.docstring), doc.fullname)
+            doc.docstring = plain(formulas.mark(doc.docstring, doc.fullname))
     for article in articles:
-        module = ModuleType(article.stem, article.read_text(encoding="utf-8"))
+        title = article.stem.capitalize()
+        module = ModuleType(title, article.read_text(encoding="utf-8"))
         module.__dict__.update(__docformat__="markdown", __all__=[])
-        pages[article.stem] = pdoc.doc.Module(module)
+        pages[title] = pdoc.doc.Module(module)
     problems += formulas.problems
 
     pdoc.render.configure(docformat="google", template_directory=HERE / "templates")
+    # Types that are imported for type checking alone are shown as they are written.
+    warnings.filterwarnings("ignore", "Error parsing type annotation")
     for name, page in pages.items():
         text = formulas.insert(pdoc.render.html_module(page, pages))
         left_over = LeftOver()

@@ -1,4 +1,4 @@
-"""Batches that do not fit in memory are cut; memory does not grow with the data."""
+"""Batches that do not fit in memory are halved; memory does not grow with the data."""
 
 import gc
 import os
@@ -39,7 +39,7 @@ from captum_quantum.evaluation import storage
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_batches_are_cut_until_they_fit(error):
+def test_batches_are_halved_until_they_fit(error):
     model, sizes = small_model(), []
 
     def hungry(inputs):
@@ -68,7 +68,7 @@ def test_batches_are_cut_until_they_fit(error):
     assert sizes == [9, 5, 3, 3, 3, 3, 3, 3, 5, 3, 2]
 
 
-def test_a_run_that_goes_on_cuts_batches_as_an_undisturbed_one(tmp_path):
+def test_a_resumed_run_divides_batches_as_an_undisturbed_one(tmp_path):
     def hungry(attributions):
         if len(attributions) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -8,8 +8,7 @@ from comparison import Cam, batches, energy, everything, run, samples, score, sm
 from torch import nn
 
 from captum_quantum import compare
-from captum_quantum.evaluation.devices import read_device
-from captum_quantum.evaluation.processes import World
+from captum_quantum.evaluation.processes import World, read_device
 
 
 class Moody(nn.Module):

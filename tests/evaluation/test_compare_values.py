@@ -47,7 +47,7 @@ def test_maps_are_computed_once_for_each_method_and_batch():
     assert seen == [5, 5, 5, 5, 5, 5, 5, 5, 3, 3]
 
 
-def test_metrics_get_what_they_ask_for_by_name():
+def test_metrics_get_the_arguments_that_they_name():
     model = small_model()
     seen = {}
 
@@ -79,7 +79,7 @@ def test_direction_of_partial_metrics_is_found():
     model = small_model(1)
     report = compare({"s": Saliency(model)}, batches(4), {"bound": bound}, progress=False)
     assert report.metrics == {"bound": True}
-    # The bound model is asked, not the method's.
+    # The bound model is used, not the model of the method.
     images, labels = samples(4)
     expected = small_model()(images).gather(1, labels[:, None])[:, 0]
     np.testing.assert_allclose(report.values["bound"]["s"], expected.detach(), rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 
@@ -23,8 +24,10 @@ from comparison import (
 from torch import nn
 
 from captum_quantum import QuantumLayerGradCam, VQCLayer, compare
-from captum_quantum.metrics import average_drop
+from captum_quantum.evaluation import methods
+from captum_quantum.metrics import average_drop, registry
 from captum_quantum.models import HybridClassifier
+from captum_quantum.simulate import FusedSimulator
 
 
 @pytest.mark.parametrize(
@@ -183,6 +186,27 @@ def test_with_output_functions_need_a_version(change, argument, name, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def unread():
+    raise AssertionError("the loader is read")
+    yield
+
+
+def test_registered_functions_need_a_version_before_the_loader_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_NAMED", dict(registry._NAMED))
+    monkeypatch.setattr(methods, "_METHODS", dict(methods._METHODS))
+    registry.register_metric(higher_is_better=True, name="own_metric")(lambda attributions: 0)
+    methods.register_method("own method", "a pair")(lambda model, layer: (inner, model))
+    made = {"own method": methods.named_methods()["own method"].make(small_model(), None)}
+    saliency = {"s": Saliency(small_model())}
+    for given, metrics, argument in (
+        (saliency, ["own_metric"], "metrics['own_metric']"),
+        (made, ["average_drop"], "methods['own method']"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"{argument} must be made of functions")):
+            compare(given, unread(), metrics, output=tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
 def test_without_output_functions_need_no_version():
     report = compare({"m": (inner, nn.Flatten())}, batches(), {"largest": largest}, progress=False)
     assert report.configuration["metrics"] == {"largest": f"{HERE}largest without version"}
@@ -212,7 +236,7 @@ def test_functions_of_the_packages_that_results_name_need_no_version(tmp_path):
         lambda model, changed: (versioned(inner), versioned(model.forward, int(changed))),
     ],
 )
-def test_a_method_made_otherwise_is_another_configuration(make, tmp_path):
+def test_a_method_with_other_options_is_another_configuration(make, tmp_path):
     model = small_model()
     arguments = {"loader": batches(), "metrics": {"e": energy}, "output": tmp_path}
     compare({"m": make(model, False)}, **arguments, progress=False)
@@ -229,6 +253,55 @@ def test_the_gradient_rule_of_a_quantum_method_is_part_of_the_configuration(tmp_
     other = QuantumLayerGradCam(hybrid, backbone, gradient="parameter-shift")
     with pytest.raises(FileExistsError, match=r"methods.q.options.gradient = "):
         compare({"q": other}, **arguments, progress=False)
+
+
+class Own(VQCLayer):
+    """The same weights and circuit, another forward."""
+
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+class Simulator:
+    exact = True
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def expectations(self, circuit, inputs, weights, dtype, *, initial=None):
+        values = FusedSimulator().expectations(circuit, inputs, weights, dtype, initial=initial)
+        return self.factor * values
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: VQCLayer(3), lambda: VQCLayer(3, encoder="rx")),
+        (lambda: VQCLayer(3), lambda: VQCLayer(3, observables=["X0", "X1", "Z0 Z1"])),
+        (lambda: VQCLayer(3), lambda: VQCLayer(3, reupload=True)),
+        (lambda: VQCLayer(3), lambda: Own(3)),
+        (
+            lambda: VQCLayer(3, simulator=Simulator(0.1)),
+            lambda: VQCLayer(3, simulator=Simulator(0.5)),
+        ),
+    ],
+    ids=["encoder", "observables", "reupload", "subclass", "simulator"],
+)
+def test_another_circuit_of_the_same_weights_is_another_configuration(one, other, tmp_path):
+    def explain(layer):
+        torch.manual_seed(0)
+        vqc = layer()
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), vqc, nn.Linear(3, 10)
+        )
+        cams = {"q": QuantumLayerGradCam(model, model[0])}
+        return compare(cams, batches(), ["sparseness"], output=tmp_path, progress=False)
+
+    explain(one)
+    explain(one)
+    with pytest.raises(FileExistsError, match=r"methods.q.model = "):
+        explain(other)
 
 
 def test_other_versions_are_another_configuration(tmp_path, monkeypatch):
@@ -279,7 +352,7 @@ def test_results_without_configuration_are_refused(tmp_path):
         run(tmp_path)
 
 
-def test_other_data_later_on_are_noticed(tmp_path):
+def test_data_that_have_changed_are_noticed(tmp_path):
     for place in (0, 1, 2):
         changed = [(*one, one[0] > 0.5) for one in batches()]
         folder = tmp_path / str(place)

@@ -28,7 +28,7 @@ class Counting(TensorDataset):
         return super().__getitem__(index)
 
 
-def test_a_data_loader_loads_only_what_is_still_to_be_done(tmp_path, monkeypatch):
+def test_a_data_loader_loads_only_batches_without_results(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     data = Counting(*samples())
 
@@ -85,7 +85,7 @@ class Last(SequentialSampler):
         return iter(range(len(self.data_source) - 1, -1, -1))
 
 
-def test_samplers_of_ones_own_are_asked_themselves(tmp_path):
+def test_samplers_of_the_user_are_used(tmp_path):
     images, labels = samples()
     data = TensorDataset(images, labels)
     whole = run(None)

@@ -83,7 +83,7 @@ run(folder / "whole")
 pause = 0.004  # 75 batches of two maps each: at least 0.6 s
 moments = random.Random(int(sys.argv[2]))
 kills, sizes = 0, set()
-while kills < 20:
+while kills < 20 or (len(sizes) < 4 and kills < 500):  # a busy machine starts slowly
     child = os.fork()
     if not child:
         run(folder / "killed")
@@ -111,7 +111,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (seed, done.stderr)
     n_kills, n_sizes = map(int, done.stdout.split())
-    assert n_kills == 20, seed
+    assert n_kills >= 20, seed
     assert n_sizes >= 4, seed  # they did fall into the work
     for name in ("values.csv", "configuration.json"):
         whole, killed = ((tmp_path / f / name).read_bytes() for f in ("whole", "killed"))
@@ -201,7 +201,7 @@ try:
     run(folder)
 except Exception as error:  # whatever it is, the test compares its type and message
     print(f"{type(error).__name__}: {error}", flush=True)
-    sys.stdin.read()  # the process goes on, so that nobody hears of its end
+    sys.stdin.read()  # the process stays alive, so that the other does not see it end
 """
 
 
@@ -274,7 +274,7 @@ def test_one_of_two_processes_is_killed(victim, tmp_path):
 
     for number in range(3):
         processes, before = start(number, "0.02"), size()
-        while size() == before:  # until the work goes on
+        while size() == before:  # until the work is resumed
             assert processes[victim].poll() is None, seed
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.3))

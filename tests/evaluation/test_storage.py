@@ -27,7 +27,7 @@ from captum_quantum import _files, compare
 from captum_quantum.evaluation import storage
 
 
-def test_results_are_written_as_they_come_and_merged(tmp_path):
+def test_results_are_appended_after_each_batch_and_merged(tmp_path):
     whole = run(tmp_path / "whole")
     assert sorted(p.name for p in (tmp_path / "whole").iterdir()) == [
         ".lock",
@@ -59,7 +59,7 @@ def count_maps(monkeypatch):
     return seen
 
 
-def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+def test_a_run_is_resumed_where_it_was_stopped(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", loader=Sized(stop_after(3)))

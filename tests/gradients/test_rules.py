@@ -5,14 +5,10 @@ import torch
 from torch import nn
 
 from captum_quantum import GradientRuleError, QuantumLayerGradCam, VQCLayer, quantum_gradient
-from captum_quantum.gradients import (
-    RULES,
-    JacobianRule,
-    function_of_inputs,
-    register_rule,
-    shifted_jacobian,
-    vjp_of,
-)
+from captum_quantum.gradients import RULES, JacobianRule, register_rule, shifted_jacobian
+from captum_quantum.gradients.function import function_of_inputs
+from captum_quantum.gradients.nodes import attach
+from captum_quantum.gradients.table import vjp_of
 
 
 class Tripled(JacobianRule):
@@ -101,6 +97,40 @@ def test_what_is_no_rule_is_refused(rule, error, message):
     with pytest.raises(error, match=message):
         register_rule(rule)
     assert before == RULES
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2), (3, 1, 2), (3, 2, 1)])
+def test_a_jacobian_of_a_wrong_shape_is_refused(shape):
+    rule = type("Wrong", (JacobianRule,), {"jacobian": lambda self, function: torch.ones(shape)})()
+    pullback = rule.vjp(function_of_inputs(nn.Tanh(), None, torch.rand(3, 2)))
+    with pytest.raises(ValueError, match=r"Jacobian of Wrong must be of shape \(3, 2, 2\); got"):
+        pullback(torch.ones(3, 2))
+
+
+def test_a_vjp_of_a_wrong_shape_is_refused():
+    x = torch.rand(3, 2, requires_grad=True)
+    for result in (torch.ones(3, 1), None):
+        out = attach(torch.zeros(3, 2), x, lambda cotangent, result=result: result)
+        with pytest.raises(ValueError, match=r"rule's vjp must be of shape \(3, 2\); got"):
+            out.sum().backward()
+
+
+@pytest.mark.parametrize("rule", ["parameter-shift", "finite-difference", "backprop"])
+def test_weights_must_not_change_before_the_rule_has_run(rule):
+    layer, x = VQCLayer(2), torch.rand(3, 2, requires_grad=True)
+    with quantum_gradient(layer, rule):
+        out = layer(x)
+    with torch.no_grad():
+        layer.ansatz.weights.add_(0.7)
+    with pytest.raises(RuntimeError, match="weights of VQCLayer have been modified in place"):
+        out.sum().backward()
+
+
+def test_an_empty_batch_under_a_rule():
+    layer, x = VQCLayer(2), torch.rand(0, 2, requires_grad=True)
+    with quantum_gradient(layer, "parameter-shift"):
+        layer(x).sum().backward()
+    assert x.grad.shape == (0, 2)
 
 
 def test_derivatives_of_shifts_are_weighted_sums():

@@ -61,9 +61,11 @@ def slow_mask(attributions, size):
 
 def slow_whole_and_masked(model, inputs, attributions, targets, baseline):
     hidden = slow_baseline(baseline, inputs)
-    for image, instead, own, target in zip(inputs, hidden, attributions, targets, strict=True):
-        mask = slow_mask(own, image.shape[1:])
-        masked = mask * image + (1 - mask) * instead
+    for image, hidden_pixels, single, target in zip(
+        inputs, hidden, attributions, targets, strict=True
+    ):
+        mask = slow_mask(single, image.shape[1:])
+        masked = mask * image + (1 - mask) * hidden_pixels
         yield probability(model, image, target), probability(model, masked, target)
 
 
@@ -84,11 +86,11 @@ def slow_curves(model, inputs, attributions, targets, baseline, steps, inserting
     n = inputs[0, 0].size
     counts = [t * n // steps for t in range(steps + 1)]
     curves, areas = [], []
-    for image, instead, own, target in zip(
+    for image, hidden_pixels, single, target in zip(
         inputs, slow_baseline(baseline, inputs), attributions, targets, strict=True
     ):
-        start, end = (instead, image) if inserting else (image, instead)
-        values = slow_resize(own.sum(0), image.shape[1:]).ravel()
+        start, end = (hidden_pixels, image) if inserting else (image, hidden_pixels)
+        values = slow_resize(single.sum(0), image.shape[1:]).ravel()
         order = sorted(range(n), key=lambda i: -values[i])  # sorted() keeps the order of ties
         curve = []
         for count in counts:

@@ -14,8 +14,8 @@ from captum_quantum.metrics import sparseness
 def test_sparseness_is_half_the_mean_relative_difference_of_all_pairs(shape):
     maps = random_maps(*shape)
     expected = []
-    for own in maps.numpy():
-        sizes = np.abs(own.sum(0)).ravel()
+    for single in maps.numpy():
+        sizes = np.abs(single.sum(0)).ravel()
         differences = sum(abs(a - b) for a in sizes for b in sizes)
         expected.append(differences / (2 * len(sizes) ** 2 * sizes.mean()))
     assert sparseness(maps).tolist() == pytest.approx(expected)

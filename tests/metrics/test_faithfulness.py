@@ -49,12 +49,12 @@ def test_curves_equal_the_definition(name, shape, baseline, model, inputs):
         model, inputs.numpy(), maps.numpy(), TARGETS.tolist(), baseline, 8, name == "insertion"
     )
     metric = getattr(metrics, name)
-    found = metric(
+    result = metric(
         model, inputs, maps, TARGETS, baseline=baseline, steps=8, max_batch=7, return_curves=True
     )
-    assert found.fractions.tolist() == pytest.approx(fractions)
-    assert found.probabilities.numpy() == pytest.approx(np.array(curves))
-    assert found.area.tolist() == pytest.approx(areas)
+    assert result.fractions.tolist() == pytest.approx(fractions)
+    assert result.probabilities.numpy() == pytest.approx(np.array(curves))
+    assert result.area.tolist() == pytest.approx(areas)
     alone = metric(model, inputs, maps, TARGETS, baseline=baseline, steps=8)
     assert alone.tolist() == pytest.approx(areas)
 
@@ -66,11 +66,11 @@ def test_tied_pixels_go_row_by_row(name, model, inputs):
     _, curves, _ = slow_curves(
         model, inputs.numpy(), maps.numpy(), TARGETS.tolist(), 0.0, 63, name == "insertion"
     )
-    found = getattr(metrics, name)(
+    result = getattr(metrics, name)(
         model, inputs, maps, TARGETS, baseline=0.0, steps=1000, return_curves=True
     )
-    assert found.probabilities.shape == (6, 64)  # a step for each pixel, not more
-    assert found.probabilities.numpy() == pytest.approx(np.array(curves))
+    assert result.probabilities.shape == (6, 64)  # a step for each pixel, not more
+    assert result.probabilities.numpy() == pytest.approx(np.array(curves))
 
 
 @pytest.mark.parametrize("name", ["average_drop", "average_gain", "average_increase"])

@@ -15,8 +15,8 @@ from captum_quantum.datasets import mosaics
 def test_energy_pointing_game_equals_the_definition(shape):
     maps, masks = random_maps(*shape), random_masks(6, 9, 7)
     expected = []
-    for own, mask in zip(maps.numpy(), masks.numpy(), strict=True):
-        positive = slow_resize(np.maximum(own.sum(0), 0), (9, 7))
+    for single, mask in zip(maps.numpy(), masks.numpy(), strict=True):
+        positive = slow_resize(np.maximum(single.sum(0), 0), (9, 7))
         inside = sum(positive[i, j] for i in range(9) for j in range(7) if mask[i, j])
         expected.append(inside / positive.sum())
     assert metrics.energy_pointing_game(maps, masks).tolist() == pytest.approx(expected)
@@ -29,8 +29,8 @@ def test_pointing_game_equals_the_definition(shape, tolerance):
     maps, masks = random_maps(*shape), random_masks(60, 9, 7, share=0.1)
     masks[:, 0, 0] = True
     expected = []
-    for own, mask in zip(maps.numpy(), masks.numpy(), strict=True):
-        large = slow_resize(np.maximum(own.sum(0), 0), (9, 7))
+    for single, mask in zip(maps.numpy(), masks.numpy(), strict=True):
+        large = slow_resize(np.maximum(single.sum(0), 0), (9, 7))
         best = min((i, j) for i in range(9) for j in range(7) if large[i, j] == large.max())
         expected.append(
             float(any(math.dist(best, at) <= tolerance for at in np.argwhere(mask).tolist()))
@@ -72,7 +72,7 @@ def test_what_points_nowhere_is_a_miss_and_an_empty_mask_undefined():
 
 def test_of_tied_peaks_the_first_counts():
     maps = torch.tensor([[[[0.0, 2.0, 1.0], [2.0, 0.0, 2.0]]]])
-    for place in [(0, 1), (1, 0), (1, 2)]:
+    for peak in [(0, 1), (1, 0), (1, 2)]:
         masks = torch.zeros(1, 2, 3, dtype=torch.bool)
-        masks[0][place] = True
-        assert metrics.pointing_game(maps, masks).item() == float(place == (0, 1))
+        masks[0][peak] = True
+        assert metrics.pointing_game(maps, masks).item() == float(peak == (0, 1))

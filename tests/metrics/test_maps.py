@@ -10,11 +10,11 @@ from captum_quantum.metrics._maps import gaussian_blur, resize
 @pytest.mark.parametrize("size", [(9, 7), (3, 4), (30, 2)])
 def test_resizing_equals_captums_and_the_definition(size):
     maps = random_maps(3, 5, 6)
-    found = resize(maps, size)
+    result = resize(maps, size)
     of_captum = LayerAttribution.interpolate(maps[:, None], size, "bilinear")[:, 0]
-    assert found.numpy() == pytest.approx(of_captum.numpy())
-    for one, own in zip(found, maps, strict=True):
-        assert one.numpy() == pytest.approx(slow_resize(own.numpy(), size))
+    assert result.numpy() == pytest.approx(of_captum.numpy())
+    for one, single in zip(result, maps, strict=True):
+        assert one.numpy() == pytest.approx(slow_resize(single.numpy(), size))
 
 
 def test_blur_equals_scipys():

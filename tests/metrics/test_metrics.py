@@ -59,7 +59,7 @@ def call(name, attributions, dtype=torch.float32, device="cpu"):
         model(x)
         return attributions.repeat_interleave(len(x) // 3, dim=0)
 
-    own = {
+    given = {
         "model": model,
         "inputs": inputs,
         "attributions": attributions,
@@ -69,7 +69,7 @@ def call(name, attributions, dtype=torch.float32, device="cpu"):
         "other": inputs,
     }
     metric = getattr(metrics, name)
-    return metric(**{n: own[n] for n in inspect.signature(metric).parameters if n in own})
+    return metric(**{n: given[n] for n in inspect.signature(metric).parameters if n in given})
 
 
 def tensors(result):

@@ -78,9 +78,9 @@ def test_energy_pointing_game_is_relevance_mass_accuracy(model, inputs, maps):
     masks[5] = False
     mass = quantus.RelevanceMassAccuracy(**RAW)
     expected = run(mass, model, inputs, maps.relu(), masks)
-    found = metrics.energy_pointing_game(maps, masks).numpy()
-    assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)
-    assert np.isnan(found).tolist() == [False] * 5 + [True]
+    result = metrics.energy_pointing_game(maps, masks).numpy()
+    assert result == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    assert np.isnan(result).tolist() == [False] * 5 + [True]
 
 
 def test_pointing_game(model, inputs, maps):
@@ -108,13 +108,13 @@ def test_sensitivity_is_max_sensitivity(model, inputs):
     maps = gradients(model, inputs, TARGETS)
     metric = quantus.MaxSensitivity(nr_samples=1, perturb_func=shift, **RAW)
     expected = run(metric, model, inputs, maps, explain_func=explain)
-    found = metrics.sensitivity_max(
+    result = metrics.sensitivity_max(
         lambda x, target: gradients(model, x, target),
         inputs,
         TARGETS,
         perturb_func=lambda x: x + 0.05,
     )
-    assert found.numpy() == pytest.approx(expected, rel=1e-4)
+    assert result.numpy() == pytest.approx(expected, rel=1e-4)
 
 
 def test_rank_correlation(maps):

@@ -12,7 +12,7 @@ from slow_metrics import TARGETS, random_maps, slow_resize
 from torch import nn
 
 from captum_quantum.metrics import infidelity, sensitivity_max
-from captum_quantum.metrics._perturbations import Noise, _mixed
+from captum_quantum.metrics._noise import Noise, _hash
 
 
 class Recorder:
@@ -64,13 +64,13 @@ def test_infidelity_equals_the_definition(normalize, channels, model, inputs):
     )
     removed = squares(asked, inputs, 7.0, 9).numpy()
     for i, target in enumerate(TARGETS.tolist()):
-        own = [slow_resize(c, (9, 7)) for c in maps[i].numpy()]
+        single = [slow_resize(c, (9, 7)) for c in maps[i].numpy()]
         whole = model(inputs[[i]])[0, target].item()
         predicted, true = [], []
         for square in removed[i]:
             image = np.where(square, 7.0, inputs[i].numpy())
             true.append(whole - model(torch.from_numpy(image)[None])[0, target].item())
-            predicted.append(sum((c * square).sum() for c in own))
+            predicted.append(sum((c * square).sum() for c in single))
         predicted, true = np.array(predicted), np.array(true)
         factor = (predicted @ true) / (predicted @ predicted) if normalize else 1
         expected = np.mean((factor * predicted - true) ** 2)
@@ -131,10 +131,10 @@ def test_infidelity_is_captums_for_perturbations_of_ones_own(model, inputs):
         expected = captum.metrics.infidelity(
             model, add_a_third, inputs, maps, target=TARGETS, normalize=normalize
         )
-        found = infidelity(
+        result = infidelity(
             model, inputs, maps, TARGETS, perturb_func=add_a_third, normalize=normalize
         )
-        assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+        assert result.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
 
 
 def slow_sensitivity(attribute, asked, inputs, targets, n):
@@ -143,11 +143,12 @@ def slow_sensitivity(attribute, asked, inputs, targets, n):
     perturbed = torch.cat(rest).reshape(len(inputs), n, *inputs.shape[1:])
     values = []
     for i, target in enumerate(targets.tolist()):
-        own = attribute(inputs[[i]], torch.tensor([target]))
+        single = attribute(inputs[[i]], torch.tensor([target]))
         changes = [
-            (attribute(p[None], torch.tensor([target])) - own).norm().item() for p in perturbed[i]
+            (attribute(p[None], torch.tensor([target])) - single).norm().item()
+            for p in perturbed[i]
         ]
-        values.append(max(changes) / own.norm().item())
+        values.append(max(changes) / single.norm().item())
     return values, perturbed - inputs[:, None]
 
 
@@ -157,11 +158,11 @@ def test_sensitivity_equals_the_definition(model, inputs):
         return torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)[0]
 
     asked = Recorder(attribute)
-    found = sensitivity_max(
+    result = sensitivity_max(
         asked, inputs, TARGETS, perturb_radius=0.1, n_perturb_samples=7, max_batch=1000
     )
     expected, noise = slow_sensitivity(attribute, asked.asked, inputs, TARGETS, 7)
-    assert found.tolist() == pytest.approx(expected)
+    assert result.tolist() == pytest.approx(expected)
     assert noise.abs().max() <= 0.1 + 1e-12
     assert scipy.stats.kstest(noise.flatten(), "uniform", (-0.1, 0.2)).pvalue > 1e-3
     shift = sensitivity_max(attribute, inputs, TARGETS, perturb_func=lambda x: x + 0.05)
@@ -238,7 +239,7 @@ def test_the_random_state_survives_errors(run, model, inputs):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_bits_are_mixed_as_in_splitmix64():
+def test_bits_are_hash_as_in_splitmix64():
     state = torch.arange(1, 6) * (0x9E3779B97F4A7C15 - 2**64)
     expected = [  # the first five numbers of the generator started with 0
         0xE220A8397B1DCDAF,
@@ -247,7 +248,7 @@ def test_bits_are_mixed_as_in_splitmix64():
         0xF88BB8A8724C81EC,
         0x1B39896A51A8749B,
     ]
-    assert [bits % 2**64 for bits in _mixed(state).tolist()] == expected
+    assert [bits % 2**64 for bits in _hash(state).tolist()] == expected
 
 
 def test_noise_is_uniform_and_independent():
@@ -257,7 +258,7 @@ def test_noise_is_uniform_and_independent():
     assert noise.min() >= 0
     assert noise.max() < 1
     assert scipy.stats.kstest(noise.flatten(), "uniform").pvalue > 1e-3
-    for axis in range(3):  # neighbours along images, draws and places
+    for axis in range(3):  # neighbors along images, draws and positions
         a = noise.narrow(axis, 0, noise.shape[axis] - 1).flatten()
         b = noise.narrow(axis, 1, noise.shape[axis] - 1).flatten()
         assert abs(np.corrcoef(a, b)[0, 1]) < 4 / math.sqrt(len(a))

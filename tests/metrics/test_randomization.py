@@ -1,4 +1,4 @@
-"""Parameter randomisation: what is randomised, what stays, and that the model comes back."""
+"""Parameter randomization: what is randomized, what stays, and that the model comes back."""
 
 import copy
 import math
@@ -82,7 +82,7 @@ CLASSICAL = {
 }
 
 
-def test_each_part_is_randomised_alone_and_the_cascade_layer_by_layer(model, inputs):
+def test_each_part_is_randomized_alone_and_the_cascade_layer_by_layer(model, inputs):
     assert {n for n, _ in model.named_parameters() if n.startswith("vqc")} == QUANTUM
     watch = Watch(model)
     similar = parameter_randomization(model, watch, inputs, 2)
@@ -366,7 +366,7 @@ def test_predictions_after_it_are_those_before(model, inputs):
     ("change", "error", "says"),
     [
         ({"model": torch.sin}, TypeError, "model must be a module"),
-        ({"model": nn.Sequential(nn.Flatten())}, ValueError, "parameters to randomise"),
+        ({"model": nn.Sequential(nn.Flatten())}, ValueError, "parameters to randomize"),
         ({"attribute": 3}, TypeError, "attribute must be a module or a function"),
         ({"attribute": lambda x, t: x}, ValueError, "attribute must be .* never calls it"),
         ({"parts": "layers"}, ValueError, "parts must be one of cascade, classical, quantum"),
@@ -387,7 +387,7 @@ def test_wrong_arguments_are_named(change, error, says, model, inputs):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_a_part_that_cannot_be_randomised_says_so(inputs):
+def test_a_part_that_cannot_be_randomized_says_so(inputs):
     class Scale(nn.Module):
         def __init__(self):
             super().__init__()
@@ -402,12 +402,12 @@ def test_a_part_that_cannot_be_randomised_says_so(inputs):
             parameter_randomization(net, Saliency(net).attribute, inputs, 0, parts=parts)
 
 
-def test_maps_of_the_randomised_model_that_are_not_finite_say_when(model, inputs):
+def test_maps_of_the_randomized_model_that_are_not_finite_say_when(model, inputs):
     maps = iter([inputs, inputs * math.nan])
 
     def attribute(images, target):
         model(images)
         return next(maps)
 
-    with pytest.raises(ValueError, match="maps after randomising 'quantum' must be finite"):
+    with pytest.raises(ValueError, match="maps after randomizing 'quantum' must be finite"):
         parameter_randomization(model, attribute, inputs, 0)

@@ -46,12 +46,12 @@ def test_agreement_equals_the_definition(shape, other):
     size = tuple(max(s) for s in zip(shape[2:], other[2:], strict=True))
     if size == other[2:]:  # ties; between other pixels rounding would break them
         second[:3] = (2 * second[:3]).round()
-    found = agreement(first, second, top=0.15)
+    result = agreement(first, second, top=0.15)
     for i, (one, two) in enumerate(zip(first.numpy(), second.numpy(), strict=True)):
         a, b = (slow_resize(m.sum(0), size).ravel() for m in (one, two))
         cosine = 1 - scipy.spatial.distance.cosine(a, b)
-        assert found.cosine[i].item() == pytest.approx(cosine)
-        assert found.rank_correlation[i].item() == pytest.approx(scipy.stats.spearmanr(a, b)[0])
+        assert result.cosine[i].item() == pytest.approx(cosine)
+        assert result.rank_correlation[i].item() == pytest.approx(scipy.stats.spearmanr(a, b)[0])
         k = math.ceil(0.15 * len(a))
         tops = []
         for values in (a, b):
@@ -60,7 +60,7 @@ def test_agreement_equals_the_definition(shape, other):
             shared = (k - above) / sum(values == lowest)
             tops.append([1 if v > lowest else shared if v == lowest else 0 for v in values])
         overlap = sum(min(x, y) for x, y in zip(*tops, strict=True)) / k
-        assert found.top_overlap[i].item() == pytest.approx(overlap)
+        assert result.top_overlap[i].item() == pytest.approx(overlap)
 
 
 def test_agreement_without_ties_counts_common_pixels():
@@ -76,8 +76,8 @@ def test_agreement_does_not_depend_on_the_order_of_pixels_nor_on_scale():
     order = torch.randperm(36, generator=torch.Generator().manual_seed(1))
     shuffled = [m.flatten(2)[:, :, order].unflatten(2, (6, 6)) for m in (a, b)]
     for x, y in ((a, b * 1e-200), tuple(shuffled), (a * 1e200, b)):
-        for found, expected in zip(agreement(x, y), agreement(a, b), strict=True):
-            assert found.tolist() == pytest.approx(expected.tolist())
+        for result, expected in zip(agreement(x, y), agreement(a, b), strict=True):
+            assert result.tolist() == pytest.approx(expected.tolist())
     same = agreement(a, a)
     assert isinstance(same, Agreement)
     assert [v.tolist() for v in same] == [pytest.approx([1, 1, 1])] * 3
@@ -97,17 +97,17 @@ def slow_ssim(a, b, radius):
     window = np.exp(-0.5 * (np.arange(-radius, radius + 1) / 1.5) ** 2)
     window = np.outer(window, window) / window.sum() ** 2
     c1, c2 = 0.02**2, 0.06**2
-    found = []
+    result = []
     for i in range(radius, a.shape[0] - radius):
         for j in range(radius, a.shape[1] - radius):
             x, y = (m[i - radius : i + radius + 1, j - radius : j + radius + 1] for m in (a, b))
             mx, my = (window * x).sum(), (window * y).sum()
             vx, vy = (window * (x - mx) ** 2).sum(), (window * (y - my) ** 2).sum()
             cov = (window * (x - mx) * (y - my)).sum()
-            found.append(
+            result.append(
                 (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
             )
-    return np.mean(found)
+    return np.mean(result)
 
 
 @pytest.mark.parametrize(

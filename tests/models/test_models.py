@@ -164,10 +164,10 @@ def test_seed_fixes_the_weights_and_leaves_the_global_state_alone():
 def test_maps_equal_captums(model, layer):
     images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     target = [0, 3, 9, 3]
-    own = QuantumLayerGradCam(model, model.get_submodule(layer)).attribute(images, target)
+    maps = QuantumLayerGradCam(model, model.get_submodule(layer)).attribute(images, target)
     captums = LayerGradCam(model, model.get_submodule(layer)).attribute(images, target)
-    torch.testing.assert_close(own, captums)
-    assert own.abs().max() > 0
+    torch.testing.assert_close(maps, captums)
+    assert maps.abs().max() > 0
 
 
 def test_weights_file_round_trips_bit_for_bit(model, weights):
@@ -358,11 +358,11 @@ def test_nearest_number_of_parameters(n_inputs, n_outputs):
     }
     for wanted in range(60):
         layer = ClassicalLayer(n_inputs, n_outputs, wanted)
-        found = n_parameters(layer)
-        if found <= max(possible):
-            assert abs(found - wanted) == min(abs(n - wanted) for n in possible)
+        number = n_parameters(layer)
+        if number <= max(possible):
+            assert abs(number - wanted) == min(abs(n - wanted) for n in possible)
         if n_inputs >= 3 and n_outputs >= 3 and wanted >= least:
-            assert found == wanted
+            assert number == wanted
 
 
 def test_a_classical_layer_is_its_formula():

@@ -146,7 +146,7 @@ def test_frozen_modules_stay_frozen(data):
         parameter.requires_grad = False
     before = state(model[:2])
     fit(model, *data, epochs=2)
-    assert same(before, model[:2].state_dict())  # statistics of the normalisation included
+    assert same(before, model[:2].state_dict())  # statistics of the normalization included
 
 
 @pytest.mark.parametrize("progress", [True, False])

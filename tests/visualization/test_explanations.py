@@ -37,7 +37,7 @@ def test_panels_do_not_overlap_and_stay_on_the_sheet(n_rows, n_maps, n_qubits):
     figure = plot_explanations([explanation(n_maps, n_qubits)] * n_rows, headers(n_maps))
     figure.draw_without_rendering()
     panels = [axes.get_position() for axes in figure.axes]
-    assert len(panels) == n_rows * (1 + n_maps + n_qubits) + 1  # and the colour bar
+    assert len(panels) == n_rows * (1 + n_maps + n_qubits) + 1  # and the color bar
     for k, panel in enumerate(panels):
         assert panel.x0 >= 0
         assert panel.y0 >= 0
@@ -111,8 +111,8 @@ def test_red_is_for_and_blue_is_against(tmp_path):
     height, width = pixels.shape[:2]
     y = round((1 - (panel.y0 + 0.1 * panel.height)) * height)
     for share, strong, weak in ((0.1, 0, 2), (0.9, 2, 0)):
-        colour = pixels[y, round((panel.x0 + share * panel.width) * width)]
-        assert colour[strong] > colour[weak] + 50
+        color = pixels[y, round((panel.x0 + share * panel.width) * width)]
+        assert color[strong] > color[weak] + 50
 
 
 def test_maps_are_scaled_to_the_image():
@@ -153,13 +153,15 @@ def test_pyplot_does_not_know_the_figures(tmp_path):
 def test_saved_figure(tmp_path):
     figure = plot_explanations([explanation(3)] * 3, headers(3), title="a", caption="b\nc")
     save_figure(figure, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size < 800_000
+    assert (tmp_path / "figure.png").stat().st_size < 400_000
     image = Image.open(tmp_path / "figure.png").convert("RGB")
     assert image.width == 1600
     assert image.getpixel((0, 0)) == (255, 255, 255)
     figure.savefig(tmp_path / "exact.png", dpi=100)
-    exact = Image.open(tmp_path / "exact.png").convert("RGB")
-    assert np.array_equal(np.asarray(exact), np.asarray(image))
+    exact = np.asarray(Image.open(tmp_path / "exact.png").convert("RGB")).astype(int)
+    difference = np.abs(exact - np.asarray(image))
+    assert difference.mean() < 1
+    assert (difference > 10).mean() < 1e-3
     assert png(figure) == (tmp_path / "figure.png").read_bytes()
 
 

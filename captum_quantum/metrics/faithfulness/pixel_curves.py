@@ -1,37 +1,23 @@
-"""Insertion and deletion: the probability as pixels enter or leave the image, best first."""
+"""Insertion and deletion: probabilities while pixels enter or leave the image."""
 
-from typing import Literal, NamedTuple, overload
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks
-from captum_quantum._state import evaluation_mode
-from captum_quantum.metrics._maps import (
-    check_callable,
-    check_inputs,
-    is_constant,
-    read_maps,
-    resize,
-)
-from captum_quantum.metrics._scores import (
-    Model,
-    Probability,
-    check_scores,
-    read_answer,
-    read_baseline,
-    read_target,
-)
-from captum_quantum.metrics.registry import register_metric
+from captum_quantum import _checks, _state
+from captum_quantum.metrics import _maps, _scores, registry
+from captum_quantum.metrics._scores import Baseline, Model, Probability
 
 
 class PixelCurves(NamedTuple):
-    """Probability against the share of pixels inserted or deleted.
+    """The target's probability as a function of the share of pixels inserted or deleted.
 
     Attributes:
-        area (Tensor): Area under each curve, ``(batch,)``.
-        fractions (Tensor): Shares of pixels from 0 to 1, ``(n_points,)``.
-        probabilities (Tensor): The target's probability at each share, ``(batch, n_points)``.
+        area (Tensor): Area under each curve, shape ``(batch,)``; NaN where the map is constant.
+        fractions (Tensor): Shares of pixels from 0 to 1, shape ``(n_points,)``.
+        probabilities (Tensor): Probability at each share, shape ``(batch, n_points)``.
     """
 
     area: Tensor
@@ -39,126 +25,140 @@ class PixelCurves(NamedTuple):
     probabilities: Tensor
 
 
+class _CurveMetric(Protocol):
+    """The signature of `insertion` and `deletion`; ``return_curves`` decides what is returned."""
+
+    @overload
+    def __call__(
+        self,
+        model: Model,
+        inputs: Tensor,
+        attributions: Tensor,
+        target: int | Tensor,
+        *,
+        baseline: Baseline = ...,
+        steps: int = 32,
+        max_batch: int = 256,
+        probability: Probability | None = None,
+        return_curves: Literal[False] = False,
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self,
+        model: Model,
+        inputs: Tensor,
+        attributions: Tensor,
+        target: int | Tensor,
+        *,
+        baseline: Baseline = ...,
+        steps: int = 32,
+        max_batch: int = 256,
+        probability: Probability | None = None,
+        return_curves: Literal[True],
+    ) -> PixelCurves: ...
+
+
+def _curve_metric(function: Callable[..., Any]) -> _CurveMetric:
+    """Returns the function itself; for type checkers its result depends on ``return_curves``."""
+    return function
+
+
 def _pixel_curves(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
     target: int | Tensor,
-    baseline: float | Tensor | Literal["blur"],
+    baseline: Baseline,
     steps: int,
     max_batch: int,
     probability: Probability | None,
-    inserting: bool,
+    insert: bool,
 ) -> PixelCurves:
-    check_callable("model", model)
+    """Computes the curves of insertion, or else of deletion."""
+    _maps.check_callable("model", model)
     _checks.check_int("steps", steps, 1)
     _checks.check_int("max_batch", max_batch, 1)
-    inputs = check_inputs(inputs)
-    maps = read_maps("attributions", attributions, inputs)
-    hidden = read_baseline(baseline, inputs)
-    first, then = (hidden, inputs) if inserting else (inputs, hidden)
+    inputs = _maps.check_inputs(inputs)
+    maps = _maps.read_maps("attributions", attributions, inputs)
+    hidden = _scores.read_baseline(baseline, inputs)
+    start, end = (hidden, inputs) if insert else (inputs, hidden)
 
     batch, device = len(inputs), inputs.device
-    # Adding 0 turns -0 into 0; equal pixels keep their order, row by row.
-    maps = resize(maps, inputs.shape[2:]) + 0.0
-    values = maps.flatten(1)
-    order = values.argsort(dim=1, descending=True, stable=True)
+    # Adding 0 turns -0 into 0; the stable order of equal pixels is row by row.
+    maps = _maps.resize(maps, inputs.shape[2:]) + 0.0
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     n_pixels = order.shape[1]
-    rank = torch.empty_like(order)
-    rank.scatter_(1, order, torch.arange(n_pixels, device=device).expand_as(order))
-    rank = rank.reshape(batch, 1, *inputs.shape[2:])
+    rank = order.argsort(dim=1).reshape(batch, 1, *inputs.shape[2:])
     steps = min(steps, n_pixels)
     counts = torch.arange(steps + 1, device=device) * n_pixels // steps
 
-    answers = []
-    with torch.no_grad(), evaluation_mode(model):
-        scores = check_scores(model, inputs[:1])
-        index = read_target(target, scores.expand(batch, -1))
-        # All images of all points of the curves are one long batch, cut where memory says so.
+    chunks = []
+    with torch.no_grad(), _state.evaluation_mode(model):
+        scores = _scores.check_scores(model, inputs[:1])
+        index = _scores.read_target(target, scores.expand(batch, -1))
+        # All images of all points of the curves, point by point, in chunks of at most max_batch.
         for rows in torch.arange((steps + 1) * batch, device=device).split(max_batch):
             point, example = rows // batch, rows % batch
-            reached = rank[example] < counts[point].reshape(-1, *[1] * (rank.dim() - 1))
-            images = torch.where(reached, then[example], first[example])
-            answers.append(
-                read_answer(check_scores(model, images), index[example], probability).target
-            )
-    probabilities = torch.cat(answers).reshape(steps + 1, batch).T
+            replaced = rank[example] < counts[point].reshape(-1, *[1] * (rank.dim() - 1))
+            images = torch.where(replaced, end[example], start[example])
+            scores = _scores.check_scores(model, images)
+            chunks.append(_scores.target_probabilities(scores, index[example], probability).target)
+    probabilities = torch.cat(chunks).reshape(steps + 1, batch).T
     fractions = counts.to(probabilities.dtype) / n_pixels
     area = torch.trapezoid(probabilities, fractions)
-    return PixelCurves(
-        torch.where(is_constant(maps), torch.nan, area), fractions, probabilities.contiguous()
-    )
+    area = torch.where(_maps.is_constant(maps), torch.nan, area)
+    return PixelCurves(area, fractions, probabilities.contiguous())
 
 
-@overload
+@_curve_metric
+@registry.register_metric(higher_is_better=True)
 def insertion(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
     target: int | Tensor,
     *,
-    baseline: float | Tensor | Literal["blur"] = "blur",
-    steps: int = 32,
-    max_batch: int = 256,
-    probability: Probability | None = None,
-    return_curves: Literal[False] = False,
-) -> Tensor: ...
-
-
-@overload
-def insertion(
-    model: Model,
-    inputs: Tensor,
-    attributions: Tensor,
-    target: int | Tensor,
-    *,
-    baseline: float | Tensor | Literal["blur"] = "blur",
-    steps: int = 32,
-    max_batch: int = 256,
-    probability: Probability | None = None,
-    return_curves: Literal[True],
-) -> PixelCurves: ...
-
-
-@register_metric(higher_is_better=True)
-def insertion(
-    model: Model,
-    inputs: Tensor,
-    attributions: Tensor,
-    target: int | Tensor,
-    *,
-    baseline: float | Tensor | Literal["blur"] = "blur",
+    baseline: Baseline = "blur",
     steps: int = 32,
     max_batch: int = 256,
     probability: Probability | None = None,
     return_curves: bool = False,
 ) -> Tensor | PixelCurves:
-    r"""Insertion: how soon the probability rises as pixels enter the baseline, best first.
+    r"""Insertion: area under the probability while pixels replace the baseline, best first.
 
     .. math:: \mathrm{area} = \int_0^1 p(t) \, dt,
 
-    with p(t) the target's probability once the share t of the pixels, those of the map's largest
-    values, are the image's and the others the baseline's (arXiv:1806.07421); trapezoidal rule. The
-    map is summed over its channels and scaled to the image's size (bilinear); negative pixels come
-    last, equal ones row by row. A constant map orders nothing: its area is NaN.
+    with p(t) the target's probability for the baseline in which the share t of the pixels, those
+    with the largest values of the map, is that of the image (arXiv:1806.07421); trapezoidal rule.
+
+    The map is summed over its channels and scaled to the size of the image (bilinear). Pixels are
+    ranked by its values: negative values come last, equal values row by row.
 
     Args:
-        model: As in :func:`average_drop`.
-        inputs: As in :func:`average_drop`.
-        attributions: As in :func:`average_drop`.
-        target: As in :func:`average_drop`.
-        baseline: As in :func:`average_drop`.
-        steps (int): Number of steps from no pixel to all, at most one for each pixel.
-        max_batch (int): Largest number of images that the model gets at once.
-        probability: As in :func:`average_drop`.
-        return_curves (bool): Whether to return the curves too.
+        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``. A module
+            runs in evaluation mode; the mode of every submodule is restored.
+        inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
+            dimensions.
+        attributions (Tensor): The maps of these images as Captum's ``attribute`` returns them:
+            shape ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
+        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        baseline (float, Tensor or "blur"): Replaces hidden pixels: a number, a tensor that
+            broadcasts to the images, or ``"blur"`` for the images blurred by a Gaussian of 11
+            pixels, standard deviation 5, borders repeated (arXiv:1806.07421).
+        steps (int): Number of steps from no pixel to all pixels; at most one step for each pixel.
+        max_batch (int): Largest number of images in one call of the model.
+        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape.
+            Default: softmax over the classes.
+        return_curves (bool): Whether to return the curves, too.
 
     Returns:
-        Tensor or PixelCurves: Areas ``(batch,)`` in [0, 1], on the inputs' device, no gradient; or
-        areas, shares of pixels ``(steps + 1,)`` and probabilities ``(batch, steps + 1)``.
+        Tensor or PixelCurves: Areas, shape ``(batch,)``, in [0, 1], on the inputs' device, without
+        gradient; NaN where the map is constant, which ranks no pixel. With ``return_curves`` the
+        areas, the shares of pixels ``(steps + 1,)`` and the probabilities ``(batch, steps + 1)``.
 
     Raises:
-        TypeError, ValueError: As :func:`average_drop`.
+        TypeError, ValueError: If an argument is wrong, or attributions, baseline or scores are not
+            finite.
 
     Examples:
         >>> import torch
@@ -168,7 +168,7 @@ def insertion(
         >>> insertion(model, image, image, target=0, baseline=0.0)
         tensor([0.9218])
         >>> curves = insertion(model, image, -image, 0, baseline=0.0, return_curves=True)
-        >>> curves.probabilities  # the pixel that counts comes last
+        >>> curves.probabilities  # the pixel that matters comes last
         tensor([[0.5000, 0.5000, 0.5000, 0.5000, 0.9820]])
     """
     curves = _pixel_curves(
@@ -177,71 +177,55 @@ def insertion(
     return curves if return_curves else curves.area
 
 
-@overload
+@_curve_metric
+@registry.register_metric(higher_is_better=False)
 def deletion(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
     target: int | Tensor,
     *,
-    baseline: float | Tensor | Literal["blur"] = 0.0,
-    steps: int = 32,
-    max_batch: int = 256,
-    probability: Probability | None = None,
-    return_curves: Literal[False] = False,
-) -> Tensor: ...
-
-
-@overload
-def deletion(
-    model: Model,
-    inputs: Tensor,
-    attributions: Tensor,
-    target: int | Tensor,
-    *,
-    baseline: float | Tensor | Literal["blur"] = 0.0,
-    steps: int = 32,
-    max_batch: int = 256,
-    probability: Probability | None = None,
-    return_curves: Literal[True],
-) -> PixelCurves: ...
-
-
-@register_metric(higher_is_better=False)
-def deletion(
-    model: Model,
-    inputs: Tensor,
-    attributions: Tensor,
-    target: int | Tensor,
-    *,
-    baseline: float | Tensor | Literal["blur"] = 0.0,
+    baseline: Baseline = 0.0,
     steps: int = 32,
     max_batch: int = 256,
     probability: Probability | None = None,
     return_curves: bool = False,
 ) -> Tensor | PixelCurves:
-    r"""Deletion: how soon the probability falls as the baseline replaces pixels, best first.
+    r"""Deletion: area under the probability while the baseline replaces pixels, best first.
 
-    The area of :func:`insertion` with image and baseline exchanged: p(t) is the target's
-    probability once the share t of the pixels, those of the map's largest values, are the
-    baseline's (arXiv:1806.07421). A constant map orders nothing: its area is NaN.
+    .. math:: \mathrm{area} = \int_0^1 p(t) \, dt,
+
+    with p(t) the target's probability for the image in which the share t of the pixels, those with
+    the largest values of the map, is that of the baseline (arXiv:1806.07421); trapezoidal rule.
+
+    The map is summed over its channels and scaled to the size of the image (bilinear). Pixels are
+    ranked by its values: negative values come last, equal values row by row.
 
     Args:
-        model: As in :func:`average_drop`.
-        inputs: As in :func:`average_drop`.
-        attributions: As in :func:`average_drop`.
-        target: As in :func:`average_drop`.
-        baseline: As in :func:`average_drop`.
-        steps: As in :func:`insertion`.
-        max_batch: As in :func:`insertion`.
-        probability: As in :func:`average_drop`.
-        return_curves: As in :func:`insertion`.
+        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``. A module
+            runs in evaluation mode; the mode of every submodule is restored.
+        inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
+            dimensions.
+        attributions (Tensor): The maps of these images as Captum's ``attribute`` returns them:
+            shape ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
+        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        baseline (float, Tensor or "blur"): Replaces hidden pixels: a number, a tensor that
+            broadcasts to the images, or ``"blur"`` for the images blurred by a Gaussian of 11
+            pixels, standard deviation 5, borders repeated (arXiv:1806.07421).
+        steps (int): Number of steps from no pixel to all pixels; at most one step for each pixel.
+        max_batch (int): Largest number of images in one call of the model.
+        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape.
+            Default: softmax over the classes.
+        return_curves (bool): Whether to return the curves, too.
 
     Returns:
-        Tensor or PixelCurves: As :func:`insertion`.
+        Tensor or PixelCurves: Areas, shape ``(batch,)``, in [0, 1], on the inputs' device, without
+        gradient; NaN where the map is constant, which ranks no pixel. With ``return_curves`` the
+        areas, the shares of pixels ``(steps + 1,)`` and the probabilities ``(batch, steps + 1)``.
 
     Raises:
-        TypeError, ValueError: As :func:`average_drop`.
+        TypeError, ValueError: If an argument is wrong, or attributions, baseline or scores are not
+            finite.
 
     Examples:
         >>> import torch
