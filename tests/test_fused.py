@@ -111,7 +111,11 @@ def check_circuits_in_lanes(seeds):
         kinds |= {"signs"} if readout.signs is not None else set()
         kinds |= {"parities"} if readout.parities is not None else set()
         kinds |= {"pairs"} if readout.pairs else set()
-        kinds |= {"multi" for step in plan.steps if isinstance(step, InputPhases) and step.multi}
+        kinds |= {
+            "multi"
+            for step in plan.steps
+            if isinstance(step, InputPhases) and step.multiplications > 2
+        }
         kinds |= {"phases" for step in plan.steps if isinstance(step, Monomial) and step.phases}
         kinds |= {"real" for step in plan.steps if isinstance(step, Dense) and step.real}
     seen = {"signs", "parities", "pairs", "multi", "phases", "real"}
@@ -607,8 +611,8 @@ def test_gates_that_take_inputs_are_phases_between_shared_matrices(encoder):
     circuit = VQCLayer(7, 3, encoder=encoder, reupload=True).circuit
     plan = plan_of(circuit)
     phases = [step for step in plan.steps if isinstance(step, InputPhases)]
-    assert sum(len(step.single) for step in phases) == 2 * 7  # those of the first are prepared
-    assert not any(step.multi for step in phases)
+    assert sum(len(step.factors) for step in phases) == 2 * 7  # those of the first are prepared
+    assert all(step.multiplications == 2 for step in phases)
     # Gates on all wires, four times, as matrices of 4, 4 and 8 rows; RY's bases make them complex.
     assert plan.multiply_adds <= 2**7 * (2 * 2 + 4 * (4 + 4 + 8))
     assert reorderings(plan) <= 4 + 2

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from captum_quantum.circuit.primitives import extended_index
 from captum_quantum.simulate.lanes import join_samples, repeat_index, split_samples
 from captum_quantum.simulate.plan import InputPhases, Plan
 from captum_quantum.simulate.products import KroneckerProduct
@@ -40,19 +41,21 @@ class PhaseTable:
         for number, step in enumerate(plan.steps):
             if not isinstance(step, InputPhases):
                 continue
-            if step.single:
-                of_step = torch.zeros(n, 2, n_inputs, dtype=torch.float64)
-                for position, bit in step.single:
-                    factor = plan.factors[position]
-                    of_step[bit, :, factor.angle] += factor.primitive.exponents()
+            of_step = torch.zeros(n, 2, n_inputs, dtype=torch.float64)
+            self._multi[number] = []
+            for position, bits in step.factors:
+                factor = plan.factors[position]
+                of_entries = factor.primitive.exponents()
+                if len(bits) == 1:
+                    of_step[bits[0], :, factor.angle] += of_entries
+                    continue
+                diagonal, _ = extended_index(bits, n)
+                rows = repeat_index(diagonal, len(of_entries), lanes).to(device)
+                of_entries = of_entries[:, None].to(device, real)
+                self._multi[number].append((factor.angle, of_entries, rows))
+            if of_step.any():
                 self._single[number] = len(exponents)
                 exponents.append(of_step.flatten(0, 1).to(device, real))
-            self._multi[number] = []
-            for position, diagonal in step.multi:
-                factor = plan.factors[position]
-                of_entries = factor.primitive.exponents()[:, None].to(device, real)
-                rows = repeat_index(diagonal, len(of_entries), lanes).to(device)
-                self._multi[number].append((factor.angle, of_entries, rows))
         # For each step with gates on single wires what inputs add for each wire's 0 and 1.
         self._exponents = torch.stack(exponents) if exponents else None
 

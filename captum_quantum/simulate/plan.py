@@ -75,16 +75,19 @@ class InputPhases:
     """Multiplies the rows of each sample by phases ``exp(i s x)`` with its inputs x.
 
     Attributes:
-        single (tuple): For factors on one wire pairs (position, which bit of a row the wire is, the
-            first being the most significant).
-        multi (tuple): For the others pairs (position, for each row its index on the factor's
-            diagonal, ``(2**n,)``).
+        factors (tuple): Pairs (position of a factor, which bits of a row its wires are, 0 being the
+            most significant).
         names (tuple[str, ...]): The gates, for the printed plan.
     """
 
-    single: tuple[tuple[int, int], ...]
-    multi: tuple[tuple[int, Tensor], ...]
+    factors: tuple[tuple[int, tuple[int, ...]], ...]
     names: tuple[str, ...]
+
+    @property
+    def multiplications(self) -> int:
+        """How often each row is multiplied: twice for all factors on single wires together."""
+        n_multi = sum(len(bits) > 1 for _, bits in self.factors)
+        return n_multi + 2 * (n_multi < len(self.factors))
 
 
 Step = Dense | Monomial | InputPhases
@@ -180,7 +183,7 @@ class Plan:
             elif isinstance(step, Monomial):
                 total += bool(step.phases)
             else:
-                total += 2 * bool(step.single) + len(step.multi)
+                total += step.multiplications
         return int(2**self.circuit.n_qubits * total)
 
     def __str__(self) -> str:

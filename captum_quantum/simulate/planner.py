@@ -57,7 +57,7 @@ def _cost(plan: Plan) -> float:
         elif isinstance(step, Monomial):
             cost += (step.rows is not None) + 2 * bool(step.phases)
         else:
-            cost += 2 * (2 * bool(step.single) + len(step.multi))
+            cost += 2 * step.multiplications
     return cost
 
 
@@ -283,16 +283,11 @@ class _Planner:
     def _close_input_phases(self) -> None:
         if not self.input_phases:
             return
-        single: list[tuple[int, int]] = []
-        multi: list[tuple[int, Tensor]] = []
-        for position in self.input_phases:
-            bits = [self.layout.index(wire) for wire in self.factors[position].wires]
-            if len(bits) == 1:
-                single.append((position, bits[0]))
-            else:
-                multi.append((position, self._keep(extended_index(bits, self.n)[0])))
-        names = self._names_of(self.input_phases)
-        self.steps.append(InputPhases(tuple(single), tuple(multi), names))
+        factors = tuple(
+            (position, tuple(map(self.layout.index, self.factors[position].wires)))
+            for position in self.input_phases
+        )
+        self.steps.append(InputPhases(factors, self._names_of(self.input_phases)))
         self.input_phases = []
 
     def _append_monomial(
