@@ -100,7 +100,7 @@ def test_passes_of_a_plan_counted_by_hand():
     dense = step("Dense", wires=(0, 1))
     swap = step("Monomial", rows=torch.arange(8), phases=())
     phase = step("Monomial", rows=None, phases=((0, None),))
-    turn = step("InputPhases", single=((0, 0),), multi=())
+    turn = step("InputPhases", multiplications=2)
     numbers = 2**3 * 5  # in the states of 5 samples
     ends = 6 + (3 + 2 * 2) + (2 * 2 + 2) + 8, 1 + 1 + 2 + 1  # operations, states read and written
 

@@ -182,7 +182,8 @@ class FusedSimulator:
             _checks.wrong_value("weights", "shared by the batch, with one dimension", weights)
         given, wanted = (inputs, needs[0]) if initial is None else (initial, needs[2])
         evaluation = self._compiled(circuit).evaluation(given, weights, dtype, (wanted, needs[1]))
-        no_angles = inputs.detach() if needs[0] else None  # of amplitudes: without columns
+        # Beside amplitudes the inputs have no columns.
+        no_angles = inputs.detach() if needs[0] and initial is not None else None
 
         def pullback(cotangent: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
             by_given, by_weights = evaluation.pullback(cotangent)

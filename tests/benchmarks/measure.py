@@ -449,7 +449,7 @@ def plan_passes(plan: Any, batch: int, train: bool) -> list[tuple[float, float]]
                 add(times, 2)
         elif kind == "InputPhases":
             # The phases of either half of the bits, then those of each factor on several wires.
-            factors = 2 * bool(step.single) + len(step.multi)
+            factors = step.multiplications
             for _ in range(3):  # forwards, the gradient, the state
                 add(6 * factors * numbers, 2 * factors)
             add(8 * numbers, 2)  # the gradient by the phases: reads both

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="measure only these tables")
+    parser.add_argument("--systems", nargs="+", help="measure only these, by name, beside fused")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--from-json", type=Path, help="remake tables and figure from this file")
     args = parser.parse_args(argv)
@@ -43,17 +44,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         # Read by the peers' own thread pools when they are imported.
         os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
-        results = measure(args.device, args.threads, args.quick, args.only)
+        results = measure(args.device, args.threads, args.quick, args.only, args.systems)
     write(results, args.output)
 
 
-def measure(device: str, threads: int, quick: bool, only: list[str] | None) -> dict[str, Any]:
+def measure(
+    device: str,
+    threads: int,
+    quick: bool,
+    only: list[str] | None,
+    chosen: list[str] | None = None,
+) -> dict[str, Any]:
     """All results as plain data."""
     import systems
     import torch
     from measure import CUDA, FULL, QUICK, Measurement, settings_dict
 
     systems.silence()
+    if chosen is not None:
+        names = {"fused", *chosen}
+        systems.SYSTEMS = tuple(s for s in systems.SYSTEMS if s.name in names)
     missing = {system.package for system in systems.SYSTEMS} - {
         system.package for system in systems.installed()
     }
