@@ -433,7 +433,10 @@ class VQCLayer(nn.Module):
 
     def _angles(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Input angles, one column for each gate angle from an input, and initial states."""
-        return _columns(rows, self.circuit.indices("input"), 1), self.amplitudes(rows)
+        initial = self.amplitudes(rows)
+        if initial is not None:  # no columns, and no node that autograd goes through
+            return rows.new_zeros(len(rows), 0), initial
+        return _columns(rows, self.circuit.indices("input"), 1), None
 
     def _check_inputs(self, inputs: Tensor) -> None:
         _checks.check_real("inputs", inputs)

@@ -106,10 +106,10 @@ class Polynomial:
         angles = self._angles.forward(given.to(self._one.dtype).T)
         cosine, sine = torch.cos(angles), torch.sin(angles)
         vectors = torch.stack([self._one.expand_as(angles), cosine, sine], dim=1)
-        halves = KroneckerProduct(vectors.unflatten(0, (2, self._half)))
-        count = 2 if derivatives else 1
-        by_halves = torch.bmm(self._tables[:count], halves.value.flip(0)[:count])
-        by_halves = by_halves.unflatten(1, (-1, self._n_observables))
+        halves = KroneckerProduct(vectors.view(2, self._half, 3, -1))
+        others = halves.value.flip(0) if derivatives else halves.value[1:]
+        by_halves = torch.bmm(self._tables[: len(others)], others)
+        by_halves = by_halves.view(len(others), -1, self._n_observables, others.shape[2])
         return Terms(cosine, sine, halves, by_halves)
 
     def values(self, terms: Terms) -> Tensor:
