@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
-from captum_quantum.circuit import Circuit, Observable, read_observables
+from captum_quantum.circuit import Circuit, Observable, read_observables, select
 from captum_quantum.gradients import function, nodes, table
 from captum_quantum.simulate import Simulator, amplitudes, protocol
 
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_QUBITS = 24
-
-
-def _columns(values: Tensor, indices: list[int], dim: int) -> Tensor:
-    """Picks entries along a dimension; all of them in order is no work."""
-    if indices == list(range(values.shape[dim])):
-        return values
-    return values.index_select(dim, torch.tensor(indices, dtype=torch.long, device=values.device))
 
 
 class _Adjoint(torch.autograd.Function):
@@ -292,11 +285,11 @@ class VQCLayer(nn.Module):
             Tensor: Shape ``(batch, n_observables)``, differentiable by autograd if the simulator
             is.
         """
-        inputs = _columns(angles, self.circuit.columns("input"), 1)
+        inputs = select(angles, self.circuit.columns("input"), 1)
         if own_weights:
             weights = self._weight_angles()
         else:
-            weights = _columns(angles, self.circuit.columns("weight"), 1)
+            weights = select(angles, self.circuit.columns("weight"), 1)
         return self._simulate(inputs, weights, amplitudes, angles.dtype).to(angles.dtype)
 
     def _simulate(
@@ -380,7 +373,7 @@ class VQCLayer(nn.Module):
         # Weights that the model itself has computed may depend on what is explained.
         if nodes.is_inputs_only() and all(read(self).is_leaf for read in self._weights):
             weights = weights.detach()
-        return _columns(weights, self.circuit.indices("weight"), 0)
+        return select(weights, self.circuit.indices("weight"), 0)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Expectation values ``(..., n_observables)`` for inputs ``(..., n_inputs)``."""
@@ -436,7 +429,7 @@ class VQCLayer(nn.Module):
         initial = self.amplitudes(rows)
         if initial is not None:  # no columns, and no node that autograd goes through
             return rows.new_zeros(len(rows), 0), initial
-        return _columns(rows, self.circuit.indices("input"), 1), None
+        return select(rows, self.circuit.indices("input"), 1), None
 
     def _check_inputs(self, inputs: Tensor) -> None:
         _checks.check_real("inputs", inputs)

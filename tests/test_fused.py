@@ -12,7 +12,7 @@ from circuits import REAL_GATES, arguments, norms, random_circuit
 
 from captum_quantum import Angle, Circuit, Gate, Observable, VQCLayer
 from captum_quantum.circuit import GATE_TYPES
-from captum_quantum.simulate import FusedSimulator, compiled, program
+from captum_quantum.simulate import FusedSimulator, compiled, products, program
 from captum_quantum.simulate.adjoint import AdjointRun
 from captum_quantum.simulate.compiled import CompiledCircuit
 from captum_quantum.simulate.lanes import join_samples
@@ -765,3 +765,16 @@ def test_closed_form_of_many_qubits():
     values = FusedSimulator().expectations(circuit, x, weights, torch.complex128)
     expected = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
     assert torch.allclose(values, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 128, 700, 4099])
+@pytest.mark.parametrize("m", [1, 3, 600])
+def test_outer_products_in_parts(m, columns, monkeypatch):
+    first, second = (torch.randn(m, d, columns, dtype=torch.complex128) for d in (2, 3))
+    whole = products.outer_products(first, second)
+    monkeypatch.setattr(
+        products, "_parts", lambda m, k, device: min(products.PARTS // m, k // products.COLUMNS)
+    )
+    in_parts = products.outer_products(first, second)
+    assert torch.allclose(in_parts, whole, rtol=0, atol=1e-10)
+    assert torch.allclose(whole, torch.einsum("mdk,mek->mde", first, second), rtol=0, atol=1e-10)

@@ -1,6 +1,6 @@
 """What a circuit is: gates, angle sources and observables as frozen, validated data."""
 
-from captum_quantum.circuit.circuit import Angle, Circuit, CircuitError, Gate
+from captum_quantum.circuit.circuit import Angle, Circuit, CircuitError, Gate, index_tensor, select
 from captum_quantum.circuit.gates import GATE_TYPES, gate_matrix, gate_type
 from captum_quantum.circuit.observable import Observable, PauliString, read_observables
 
@@ -14,5 +14,7 @@ __all__ = [
     "PauliString",
     "gate_matrix",
     "gate_type",
+    "index_tensor",
     "read_observables",
+    "select",
 ]

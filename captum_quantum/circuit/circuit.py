@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,6 +19,34 @@ Source = Literal["input", "weight", "constant"]
 
 class CircuitError(ValueError):
     """A circuit that cannot be built, traced or run, with the gate and the reason."""
+
+
+@lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # what is kept must serve training later
+def index_tensor(indices: tuple[int, ...], device: torch.device) -> Tensor:
+    """An index as a tensor, made once: a GPU would have to wait for it at every call.
+
+    Args:
+        indices (tuple[int, ...]): The index.
+        device (torch.device): Where.
+
+    Returns:
+        Tensor: int64, shape ``(len(indices),)``; not to be modified.
+    """
+    return torch.tensor(indices, dtype=torch.long, device=device)
+
+
+def select(values: Tensor, indices: Sequence[int], dim: int) -> Tensor:
+    """Picks entries along a dimension; all of them in order is no work.
+
+    Args:
+        values (Tensor): Any shape.
+        indices (Sequence[int]): Which entries.
+        dim (int): The dimension.
+    """
+    if list(indices) == list(range(values.shape[dim])):
+        return values
+    return values.index_select(dim, index_tensor(tuple(indices), values.device))
 
 
 def _require(condition: bool, argument: str, must: str, got: Any) -> None:
@@ -256,7 +284,7 @@ class Circuit:
             ],
             dim=1,
         )
-        return pool[:, torch.tensor(index, dtype=torch.long, device=inputs.device)]
+        return select(pool, index, 1)
 
     def weights_as_inputs(self) -> "Circuit":
         """The same circuit in which every angle is an input of its own, constants apart."""

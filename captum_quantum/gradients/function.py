@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from captum_quantum.circuit import Circuit, Gate
+from captum_quantum.circuit import Circuit, Gate, index_tensor
 from captum_quantum.gradients.nodes import Pullback, not_intercepted
 from captum_quantum.quantum_layer import QuantumLayer
 
@@ -80,7 +80,7 @@ def function_of_angles(
     """
     table = table.detach()
     columns = layer.circuit.columns("input" if source == "input" else "weight")
-    index = torch.tensor(columns, dtype=torch.long, device=table.device)
+    index = index_tensor(tuple(columns), table.device)
     variables = table[:, index]
     check_unchanged = _watch(module)
 

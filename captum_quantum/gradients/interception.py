@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
+from captum_quantum.circuit import select
 from captum_quantum.gradients.function import (
     QuantumFunction,
     function_of_angles,
@@ -115,8 +116,7 @@ def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | Non
     elif inputs.dim() == 1:
         inputs = inputs[None]
     if layer is not None and not layer.circuit.amplitude_encoding:
-        index = torch.tensor(layer.circuit.indices("input"), device=inputs.device)
-        angles = inputs[:, index]
+        angles = select(inputs, layer.circuit.indices("input"), 1)
         table = layer.angle_table(inputs.detach())
         function = function_of_angles(module, layer, table, "input")
     else:

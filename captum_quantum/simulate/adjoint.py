@@ -20,6 +20,7 @@ from captum_quantum.simulate.measurement import as_reals
 from captum_quantum.simulate.memory import Buffers
 from captum_quantum.simulate.plan import Dense, InputPhases, Monomial
 from captum_quantum.simulate.preparation import Prepared
+from captum_quantum.simulate.products import outer_products
 from captum_quantum.simulate.program import Program
 
 
@@ -132,6 +133,5 @@ def _outer(cotangent: Tensor, state: Tensor, left: int, matrix: Tensor) -> Tenso
         # Re(c psi^T): of real and imaginary parts side by side, as -i i = 1.
         cotangent, state = as_reals(cotangent), as_reals(state.conj_physical())
     cotangent, state = (rows.reshape(left, len(matrix), -1) for rows in (cotangent, state))
-    if left == 1:
-        return cotangent[0] @ state[0].mT
-    return torch.bmm(cotangent, state.mT).sum(dim=0)
+    products = outer_products(cotangent, state)
+    return products[0] if left == 1 else products.sum(dim=0)

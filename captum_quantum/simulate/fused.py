@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum.circuit import Circuit, Gate, Observable
+from captum_quantum.circuit import Circuit, Gate, Observable, select
 from captum_quantum.simulate.arguments import check_arguments
 from captum_quantum.simulate.compiled import CompiledCircuit
 from captum_quantum.simulate.plan import Plan
@@ -221,8 +221,8 @@ class FusedSimulator:
         given = inputs if initial is None else initial
         if by_sample:
             columns = circuit.columns("input") + circuit.columns("weight")
-            order = torch.argsort(torch.tensor(columns, device=weights.device))
-            given, weights = torch.cat([inputs, weights], dim=1)[:, order], weights.new_zeros(0)
+            back = sorted(range(len(columns)), key=columns.__getitem__)
+            given, weights = select(torch.cat([inputs, weights], 1), back, 1), weights.new_zeros(0)
         return (compiled.probabilities if bases else compiled.expectations)(given, weights, dtype)
 
     def _compiled(

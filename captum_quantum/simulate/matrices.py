@@ -85,8 +85,11 @@ def make_matrices(tables: Tables, weights: Tensor) -> Matrices:
     for number, layers in tables.layers.items():
         partial: list[Tensor] = []
         for layer in layers:
-            matrix = _matrix_of(layer, matrices)
-            partial.append(matrix @ partial[-1] if partial else matrix)
+            if partial and layer.rows is not None:
+                partial.append(partial[-1].index_select(0, layer.rows[0]))
+            else:
+                matrix = _matrix_of(layer, matrices)
+                partial.append(matrix @ partial[-1] if partial else matrix)
         matrices.partial[number], matrix = partial, partial[-1]
         step = tables.plan.steps[number]
         if isinstance(step, Dense) and step.real:
@@ -133,7 +136,9 @@ def matrices_vjp(tables: Tables, matrices: Matrices, cotangents: MatrixCotangent
                     of_krons[layer.kron[0]][layer.kron[1]] = of_layer
                 elif layer.index is not None:
                     add(layer.index, of_layer)
-            if position:
+            if position and layer.rows is not None:
+                cotangent = cotangent.index_select(0, layer.rows[1])
+            elif position:
                 cotangent = _matrix_of(layer, matrices).mT @ cotangent
     for k, index in tables.krons.items():
         add(index, matrices.krons[k].vjp(as_vectors(torch.stack(of_krons[k]))))

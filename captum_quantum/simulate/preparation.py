@@ -8,7 +8,7 @@ from torch import Tensor
 from captum_quantum.simulate.entries import take
 from captum_quantum.simulate.lanes import join_samples, split_rows, split_samples
 from captum_quantum.simulate.matrices import Matrices, MatrixCotangents
-from captum_quantum.simulate.products import KroneckerProduct
+from captum_quantum.simulate.products import KroneckerProduct, outer_products
 from captum_quantum.simulate.tables import Tables
 
 
@@ -129,8 +129,8 @@ class Preparation:
                 of_vectors = _apply_each(matrices.transpose(1, 2), of_vectors)
             else:
                 if needs[1]:
-                    batch = of_vectors.shape[2]
-                    cotangents.levels[number] = of_vectors @ before.mT.expand(-1, batch, -1)
+                    before = before.expand_as(of_vectors)
+                    cotangents.levels[number] = outer_products(of_vectors, before)
                 of_vectors = matrices.mT @ of_vectors
         if needs[0] and of_entries is not None and prepared.harmonics is not None:
             of_angles = of_angles + tables.of_inputs.vjp(prepared.harmonics, of_entries)

@@ -5,10 +5,48 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+PARTS, COLUMNS = 512, 128
+"""The most parts of all of `outer_products` together, and the fewest columns of one."""
+
 
 def square(start: int, side: int) -> Tensor:
     """Indices of a matrix's entries that are stored one after the other, ``(side, side)``."""
     return torch.arange(start, start + side * side).reshape(side, side)
+
+
+def outer_products(first: Tensor, second: Tensor) -> Tensor:
+    """``a b^T`` for many pairs of matrices with few rows and many columns.
+
+    Args:
+        first (Tensor): Matrices a, ``(m, d, k)``.
+        second (Tensor): Matrices b, ``(m, e, k)``.
+
+    Returns:
+        Tensor: ``(m, d, e)``.
+    """
+    m, d, k = first.shape
+    parts = _parts(m, k, first.device)
+    if parts < 2:
+        return first @ second.mT if m == 1 else torch.bmm(first, second.mT)
+    length = k // parts
+    split = (
+        matrix[..., : parts * length].unflatten(2, (parts, length)).transpose(1, 2).flatten(0, 1)
+        for matrix in (first, second)
+    )
+    result = outer_products(*split).view(m, parts, d, -1).sum(dim=1)
+    if k % parts:
+        rest = (matrix[..., parts * length :] for matrix in (first, second))
+        result = result + outer_products(*rest)
+    return result
+
+
+def _parts(m: int, k: int, device: torch.device) -> int:
+    """Into how many parts the columns are cut.
+
+    On a GPU a product is summed by a single block of threads, however many columns there are; the
+    other blocks would be idle.
+    """
+    return 1 if device.type == "cpu" else min(PARTS // m, k // COLUMNS)
 
 
 class KroneckerProduct:

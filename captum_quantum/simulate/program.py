@@ -72,6 +72,7 @@ class Program:
         with torch.inference_mode(False), torch.no_grad():
             copy = weights.clone()
             matrices = self.make_matrices(copy)
+        if weights.is_cpu:
             self._matrices = (copy, matrices)
         return matrices
 

@@ -26,11 +26,14 @@ class Layer:
             which of the products of as many.
         index (Tensor or None): Which entry stands where, ``(d, d)``.
         matrix (Tensor or None): A fixed matrix, ``(d, d)``.
+        rows (tuple[Tensor, Tensor] or None): If the matrix is a permutation, its index of rows and
+            the inverse, ``(d,)``.
     """
 
     kron: tuple[int, int] | None = None
     index: Tensor | None = None
     matrix: Tensor | None = None
+    rows: tuple[Tensor, Tensor] | None = None
 
 
 class Tables:
@@ -202,5 +205,9 @@ class Tables:
             layers.append(Layer(index=torch.where(same, entry, 1).to(self.device)))
         for layer_ in layers:
             if layer_.matrix is not None:
+                rows = layer_.matrix.real.argmax(dim=1)
+                identity = torch.eye(len(rows), dtype=layer_.matrix.dtype)
+                if torch.equal(layer_.matrix, identity[rows]):
+                    layer_.rows = rows.to(self.device), torch.argsort(rows).to(self.device)
                 layer_.matrix = cast(layer_.matrix, self.dtype).to(self.device)
         return layers

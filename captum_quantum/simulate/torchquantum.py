@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from captum_quantum.circuit import Circuit
+from captum_quantum.circuit import Circuit, select
 from captum_quantum.simulate.amplitudes import rescale
 from captum_quantum.simulate.arguments import check_arguments
 from captum_quantum.simulate.readout import expectation_values
@@ -63,8 +63,8 @@ class TorchQuantumSimulator:
         parts = (inputs, weights.expand(len(inputs), -1), inputs.new_tensor(constants))
         angles = torch.cat([part.expand(len(inputs), -1).float() for part in parts], dim=1)
         columns = [k for source in ("input", "weight", "constant") for k in circuit.columns(source)]
-        order = torch.argsort(torch.tensor(columns, dtype=torch.long, device=inputs.device))
-        states = run_circuit(circuit, angles.index_select(1, order), initial)
+        order = sorted(range(len(columns)), key=columns.__getitem__)
+        states = run_circuit(circuit, select(angles, order, 1), initial)
         return expectation_values(states, circuit.observables, circuit.n_qubits)
 
     def run_modules(

@@ -11,6 +11,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -124,8 +125,11 @@ class Measurement:
             "memory": self._memory,
         }
 
-    def run(self, only: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
-        """Measures the sections named, or all: section -> rows."""
+    def run(
+        self, only: list[str] | None = None, minutes: float | None = None
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Measures the sections named, or all, until the time is over: section -> rows."""
+        end = math.inf if minutes is None else time.monotonic() + 60 * minutes
         names = list(self.sections) if only is None else only
         sizes = {
             "input_gradient": len(self.settings.rows),
@@ -140,6 +144,8 @@ class Measurement:
         try:
             with tqdm(total=sum(sizes[name] for name in names), unit="row") as bar:
                 for name in names:
+                    if time.monotonic() > end:
+                        break
                     if name in ("growth", "limit", "memory"):  # without others in memory
                         self._end_workers()
                     bar.set_description(name.replace("_", " "))
@@ -147,6 +153,8 @@ class Measurement:
                     for row in self.sections[name]():
                         tables[name].append(row)
                         bar.update()
+                        if time.monotonic() > end:
+                            break
         finally:
             self._end_workers()
         return tables

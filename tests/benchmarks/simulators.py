@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="measure only these tables")
     parser.add_argument("--systems", nargs="+", help="measure only these, by name, beside fused")
+    parser.add_argument("--minutes", type=float, help="start no more rows after so many minutes")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--from-json", type=Path, help="remake tables and figure from this file")
     args = parser.parse_args(argv)
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         # Read by the peers' own thread pools when they are imported.
         os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
-        results = measure(args.device, args.threads, args.quick, args.only, args.systems)
+        results = measure(
+            args.device, args.threads, args.quick, args.only, args.systems, args.minutes
+        )
     write(results, args.output)
 
 
@@ -54,6 +57,7 @@ def measure(
     quick: bool,
     only: list[str] | None,
     chosen: list[str] | None = None,
+    minutes: float | None = None,
 ) -> dict[str, Any]:
     """All results as plain data."""
     import systems
@@ -75,7 +79,7 @@ def measure(
     start = datetime.now(timezone.utc)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     try:
-        tables = Measurement(settings, torch.device(device), threads).run(only)
+        tables = Measurement(settings, torch.device(device), threads).run(only, minutes)
     finally:
         torch.set_num_threads(before)
     return {

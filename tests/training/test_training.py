@@ -211,8 +211,8 @@ def test_wrong_arguments_of_predict(data):
 
 @pytest.mark.gpu
 def test_fit_on_a_gpu(data):
-    before = torch.cuda.get_rng_state(), torch.random.get_rng_state()
     models = [network().cuda() for _ in range(2)]
+    before = torch.cuda.get_rng_state(), torch.random.get_rng_state()
     losses = [fit(model, *data, epochs=3, seed=1) for model in models]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert predict(models[0], data[0]).is_cuda
