@@ -18,26 +18,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Angle",
-    "Circuit",
-    "CircuitError",
-    "Gate",
-    "GradientPathError",
-    "GradientRuleError",
-    "HybridClassifier",
-    "Observable",
-    "QuantumLayerGradCam",
-    "Report",
-    "VQCLayer",
-    "classical_twin",
-    "compare",
-    "datasets",
-    "metrics",
-    "models",
-    "quantum_gradient",
-    "training",
-    "visualization",
-]
+    "Angle", "Circuit", "CircuitError", "Gate", "GradientPathError", "GradientRuleError",
+    "HybridClassifier", "Observable", "QuantumLayerGradCam", "Report", "VQCLayer", "classical_twin",
+    "compare", "datasets", "metrics", "models", "quantum_gradient", "training", "visualization"
+]  # fmt: skip
 
 _ROOMS = {
     "attr": ("QuantumLayerGradCam",),

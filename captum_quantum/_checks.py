@@ -99,12 +99,8 @@ def check_finite(argument: str, value: Tensor) -> None:
     if bool(finite.all()):
         return
     where = tuple(int(i) for i in (~finite).nonzero()[0])
-    refuse(
-        argument,
-        "finite everywhere",
-        f"{int((~finite).sum())} of {value.numel()} values NaN or infinite, "
-        f"the first, {float(value[where])}, at index {where}",
-    )
+    got = f"{int((~finite).sum())} of {value.numel()} values NaN or infinite, the first, "
+    refuse(argument, "finite everywhere", f"{got}{float(value[where])}, at index {where}")
 
 
 def check_target(target: Any, output: Tensor) -> None:
@@ -120,15 +116,12 @@ def check_target(target: Any, output: Tensor) -> None:
         TypeError: If it is none of these types, or not of integers.
     """
     if output.dim() == 0:
-        refuse(
-            "forward_func's output",
-            "a tensor with one row for each example",
-            "a tensor without dimensions",
-        )
-    batch, rest = output.shape[0], tuple(output.shape[1:])
+        must = "a tensor with one row for each example"
+        refuse("forward_func's output", must, "a tensor without dimensions")
+    shape = batch, *rest = tuple(output.shape)
     if target is None:
         if output[0].numel() != 1:
-            refuse("target", f"given for an output of shape {tuple(output.shape)}", "None")
+            refuse("target", f"given for an output of shape {shape}", "None")
         return
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
@@ -149,13 +142,8 @@ def check_target(target: Any, output: Tensor) -> None:
         if not all(isinstance(i, int) and not isinstance(i, bool) for i in index):
             wrong_type("target", "integers", entry)
         if len(index) != len(rest):
-            wrong_value(
-                "target", f"{len(rest)} indices for an output of shape {tuple(output.shape)}", entry
-            )
+            wrong_value("target", f"{len(rest)} indices for an output of shape {shape}", entry)
         for i, size in zip(index, rest, strict=True):
             if not -size <= i < size:
-                refuse(
-                    "target",
-                    f"an index in [0, {size - 1}] for an output of shape {tuple(output.shape)}",
-                    str(entry),
-                )
+                must = f"an index in [0, {size - 1}] for an output of shape {shape}"
+                refuse("target", must, str(entry))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from captum_quantum import _checks, _compat
 from captum_quantum.circuit import Circuit, Observable, read_observables, select
 from captum_quantum.gradients import function, nodes, table
-from captum_quantum.simulate import Simulator, amplitudes, protocol
+from captum_quantum.simulate import Simulator, protocol
+from captum_quantum.simulate.arguments import normalize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,16 +130,10 @@ class VQCLayer(nn.Module):
 
         self.encoder: nn.Module | None = tq.make_encoder(encoder, n_qubits)
         self.ansatz: nn.Module | None = tq.make_ansatz(ansatz, n_qubits, n_layers)
-        if reupload and not (
-            hasattr(self.ansatz, "layer")
-            and isinstance(getattr(self.ansatz, "n_layers", None), int)
-        ):
-            _checks.wrong_type(
-                "ansatz",
-                "one with n_layers and layer(qdev, index), as captum_quantum.tq.LayeredAnsatz, for "
-                "reupload=True",
-                self.ansatz,
-            )
+        has_layers = isinstance(getattr(self.ansatz, "n_layers", None), int)
+        if reupload and not (has_layers and hasattr(self.ansatz, "layer")):
+            must = "one with n_layers and layer(qdev, index), as captum_quantum.tq.LayeredAnsatz"
+            _checks.wrong_type("ansatz", f"{must}, for reupload=True", self.ansatz)
         self.reupload = reupload
         self.circuit: Circuit = tq.trace(self.encoder, self.ansatz, n_qubits, read, reupload)
         self._weights = [attrgetter(name) for name in tq.weight_names(self.encoder, self.ansatz)]
@@ -268,7 +263,7 @@ class VQCLayer(nn.Module):
 
     def amplitudes(self, inputs: Tensor) -> Tensor | None:
         """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
-        return amplitudes.normalize(inputs) if self.circuit.amplitude_encoding else None
+        return normalize(inputs) if self.circuit.amplitude_encoding else None
 
     def run(
         self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
@@ -335,15 +330,11 @@ class VQCLayer(nn.Module):
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
             initial = self.amplitudes(leaf)
-        no_angles = leaf.new_zeros(len(leaf), 0)
-        _, simulators_pullback = self._simulator.vjp(
-            self.circuit,
-            leaf.detach() if initial is None else no_angles,
-            self._weight_angles().detach(),
-            self._complex(leaf.dtype),
-            initial=None if initial is None else initial.detach(),
-            needs=(initial is None, False, initial is not None),
-        )
+        angles = leaf.detach() if initial is None else leaf.new_zeros(len(leaf), 0)
+        given = self.circuit, angles, self._weight_angles().detach(), self._complex(leaf.dtype)
+        needs = (initial is None, False, initial is not None)
+        start = None if initial is None else initial.detach()
+        _, simulators_pullback = self._simulator.vjp(*given, initial=start, needs=needs)
 
         def pullback(cotangent: Tensor) -> Tensor:
             by_inputs, _, by_initial = simulators_pullback(cotangent)

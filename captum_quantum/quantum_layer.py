@@ -9,14 +9,9 @@ from captum_quantum import _checks
 from captum_quantum.circuit import Circuit
 
 __all__ = [
-    "ADAPTERS",
-    "QuantumLayer",
-    "as_quantum_layer",
-    "find_quantum_layers",
-    "follows_own_rule",
-    "own_rule",
-    "register_adapter",
-]
+    "ADAPTERS", "QuantumLayer", "as_quantum_layer", "find_quantum_layers", "follows_own_rule",
+    "own_rule", "register_adapter"
+]  # fmt: skip
 
 
 @runtime_checkable
@@ -109,13 +104,10 @@ def as_quantum_layer(module: nn.Module) -> QuantumLayer | None:
         missing.append("gradient (the name of a gradient rule)")
     missing += [name for name in methods if not callable(getattr(candidate, name, None))]
     if missing:
-        _checks.refuse(
-            "a quantum layer",
-            "a module with circuit, gradient, angle_table, amplitudes and run, as "
-            "captum_quantum.quantum_layer.QuantumLayer describes them",
-            f"{_checks.describe(module)} without {', '.join(missing)}",
-            TypeError,
-        )
+        must = "a module with circuit, gradient, angle_table, amplitudes and run, as "
+        must += "captum_quantum.quantum_layer.QuantumLayer describes them"
+        got = f"{_checks.describe(module)} without {', '.join(missing)}"
+        _checks.refuse("a quantum layer", must, got, TypeError)
     layer: QuantumLayer = candidate
     return layer
 

@@ -15,7 +15,7 @@ from captum_quantum.circuit import GATE_TYPES
 from captum_quantum.simulate import FusedSimulator, compiled, products, program
 from captum_quantum.simulate.adjoint import AdjointRun
 from captum_quantum.simulate.compiled import CompiledCircuit
-from captum_quantum.simulate.lanes import join_samples
+from captum_quantum.simulate.layout import join_samples
 from captum_quantum.simulate.phases import PhaseTable
 from captum_quantum.simulate.plan import Dense, InputPhases, Monomial
 from captum_quantum.simulate.planner import FRONT, MANY, NARROW, _cost, _Planner, make_plan

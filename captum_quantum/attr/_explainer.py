@@ -43,11 +43,8 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         self.gradient, self.path_steps = gradient, path_steps
         self.quantum_layers = find_quantum_layers(self._model, quantum_layer)
         if gradient is not None and not self.quantum_layers:
-            _checks.refuse(
-                "quantum_layer",
-                f"given for gradient={gradient!r}, as forward_func shows no quantum layer",
-                "None",
-            )
+            must = f"given for gradient={gradient!r}, as forward_func shows no quantum layer"
+            _checks.refuse("quantum_layer", must, "None")
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         GradientAttribution.__init__(self, forward_func)
 
@@ -70,9 +67,8 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
                 inputs, additional_forward_args, to_input, shares, cut, scale
             ) as graph:
                 if m is not None and len(graph.calls) != len({call.device for call in graph.calls}):
-                    _checks.wrong_value(
-                        "path_steps", "None for a layer that is called several times", m
-                    )
+                    must = "None for a layer that is called several times"
+                    _checks.wrong_value("path_steps", must, m)
                 values = explain(graph)
             total = values if total is None else tuple(map(torch.add, total, values))
         assert total is not None
@@ -128,9 +124,8 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         seen: list[Tensor] = []
 
         def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.extend(
-                a.detach() for a in args if isinstance(a, Tensor) and a.device.type != "cpu"
-            )
+            tensors = (a for a in args if isinstance(a, Tensor))
+            seen.extend(a.detach() for a in tensors if a.device.type != "cpu")
 
         handles = [module.register_forward_pre_hook(note) for module in self.quantum_layers]
         try:
@@ -165,9 +160,8 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         if self._model is not None and not isinstance(self._model, nn.DataParallel):
             devices = {parameter.device for parameter in self._model.parameters()}
             if len(devices) == 1 and all(tensor.device not in devices for tensor in formatted):
-                _checks.wrong_value(
-                    "inputs", f"on the model's device, {devices.pop()}", formatted[0]
-                )
+                must = f"on the model's device, {devices.pop()}"
+                _checks.wrong_value("inputs", must, formatted[0])
         return formatted
 
     def _check_same_shapes(self, graph: RecordedGraph) -> None:
@@ -176,20 +170,14 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
             shapes = [tuple(tensor.shape) for tensor in call.tensors]
             first = per_device.setdefault(call.device, shapes)
             if shapes != first:
-                _checks.refuse(
-                    "layer",
-                    "one whose calls in a forward pass all give tensors of the same shape, so "
-                    "that their maps add up",
-                    f"a {type(self.layer).__name__} with shapes {first} and {shapes}",
-                )
+                must = "one whose calls all give tensors of the same shape, to add up their maps"
+                got = f"a {type(self.layer).__name__} with shapes {first} and {shapes}"
+                _checks.refuse("layer", must, got)
 
     def _check_single_tensor(self, graph: RecordedGraph) -> None:
         if len(graph.calls[0].tensors) != 1:
-            _checks.wrong_value(
-                "layer",
-                "one of a single tensor; for several, use attribute",
-                f"{len(graph.calls[0].tensors)} tensors",
-            )
+            must = "one of a single tensor; for several, use attribute"
+            _checks.wrong_value("layer", must, f"{len(graph.calls[0].tensors)} tensors")
 
     def _score(self, graph: RecordedGraph, target: Any) -> Tensor:
         _checks.check_target(target, graph.output)

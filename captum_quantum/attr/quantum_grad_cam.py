@@ -1,6 +1,7 @@
 """QGrad-CAM with Captum's API."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,26 +139,15 @@ class QuantumLayerGradCam(LayerExplainer):
         kwargs = dict(grad_kwargs or {})
 
         def maps_of(graph: RecordedGraph) -> Grads:
-            maps = [
-                tuple(
-                    self._map(grad, activation, attr_dim_summation)
-                    for grad, activation in zip(grads, call.activations, strict=True)
-                )
-                for grads, call in zip(
-                    self._gradients(graph, self._score(graph, target), kwargs),
-                    graph.calls,
-                    strict=True,
-                )
-            ]
+            gradients = self._gradients(graph, self._score(graph, target), kwargs)
+            maps = []
+            for grads, call in zip(gradients, graph.calls, strict=True):
+                pairs = zip(grads, call.activations, strict=True)
+                maps.append(tuple(self._map(*pair, attr_dim_summation) for pair in pairs))
             return graph.gather(maps, self._device_ids)
 
-        maps = self._explained(
-            maps_of,
-            inputs,
-            additional_forward_args,
-            attribute_to_layer_input,
-            cut=not kwargs.get("create_graph", False),
-        )
+        given = inputs, additional_forward_args, attribute_to_layer_input
+        maps = self._explained(maps_of, *given, cut=not kwargs.get("create_graph", False))
         if relu_attributions:
             maps = tuple(torch.relu(one) for one in maps)
         if not kwargs.get("create_graph", False):
@@ -297,22 +287,17 @@ class QuantumLayerGradCam(LayerExplainer):
         layer = as_quantum_layer(module)
         circuit = None if layer is None else layer.circuit
         if circuit is not None and circuit.amplitude_encoding:
-            _checks.wrong_value(
-                "quantum_layer",
-                "one whose inputs are angles on qubits, as amplitude encoding has no qubit shares",
-                module,
-            )
+            must = "one whose inputs are angles on qubits: amplitude encoding has no qubit shares"
+            _checks.wrong_value("quantum_layer", must, module)
 
         def parts(cotangent: Tensor) -> Iterable[Tensor]:
             return [cotangent * share for share in membership(circuit, input_wires, cotangent)]
 
-        shares, direct = self._explained(
-            lambda graph: self._shares(graph, target, lambda call: call.angles, parts),
-            inputs,
-            additional_forward_args,
-            attribute_to_layer_input,
-            shares=True,
-        )
+        def shares_of(graph: RecordedGraph) -> Grads:
+            return self._shares(graph, target, lambda call: call.angles, parts)
+
+        given = inputs, additional_forward_args, attribute_to_layer_input
+        shares, direct = self._explained(shares_of, *given, shares=True)
         return (shares, direct) if return_direct else shares
 
     def attribute_observables(
@@ -353,18 +338,13 @@ class QuantumLayerGradCam(LayerExplainer):
             GradientRuleError: If the gradient rule does not apply.
         """
         by_last_dim = as_quantum_layer(self._single_quantum_layer()) is not None
-        shares, direct = self._explained(
-            lambda graph: self._shares(
-                graph,
-                target,
-                lambda call: call.outputs,
-                lambda cotangent: one_at_a_time(cotangent, by_last_dim),
-            ),
-            inputs,
-            additional_forward_args,
-            attribute_to_layer_input,
-            shares=True,
-        )
+
+        def shares_of(graph: RecordedGraph) -> Grads:
+            parts = partial(one_at_a_time, by_last_dim=by_last_dim)
+            return self._shares(graph, target, lambda call: call.outputs, parts)
+
+        given = inputs, additional_forward_args, attribute_to_layer_input
+        shares, direct = self._explained(shares_of, *given, shares=True)
         return (shares, direct) if return_direct else shares
 
     def _shares(
@@ -408,11 +388,8 @@ class QuantumLayerGradCam(LayerExplainer):
 
     def _single_quantum_layer(self) -> nn.Module:
         if len(self.quantum_layers) != 1:
-            _checks.refuse(
-                "quantum_layer",
-                "given, or the only one of forward_func",
-                f"{len(self.quantum_layers)} quantum layers",
-            )
+            got = f"{len(self.quantum_layers)} quantum layers"
+            _checks.refuse("quantum_layer", "given, or the only one of forward_func", got)
         return self.quantum_layers[0]
 
     def _quantum_score(self, graph: RecordedGraph, target: Any) -> Tensor:
@@ -421,11 +398,8 @@ class QuantumLayerGradCam(LayerExplainer):
         if not score.requires_grad:
             raise GradientPathError
         if not graph.quantum_calls:
-            _checks.wrong_value(
-                "quantum_layer",
-                "behind the layer, where a gradient passes it",
-                self.quantum_layers[0],
-            )
+            must = "behind the layer, where a gradient passes it"
+            _checks.wrong_value("quantum_layer", must, self.quantum_layers[0])
         return score
 
     def _gradients(

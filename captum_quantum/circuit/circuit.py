@@ -275,15 +275,8 @@ class Circuit:
                 n_constants += 1
             else:
                 index.append(offsets[angle.source] + angle.index)
-        batch = inputs.shape[0]
-        pool = torch.cat(
-            [
-                inputs,
-                weights.to(inputs.dtype).expand(batch, -1),
-                inputs.new_tensor(constants).expand(batch, -1),
-            ],
-            dim=1,
-        )
+        parts = (inputs, weights.to(inputs.dtype), inputs.new_tensor(constants))
+        pool = torch.cat([part.expand(len(inputs), -1) for part in parts], dim=1)
         return select(pool, index, 1)
 
     def weights_as_inputs(self) -> "Circuit":
@@ -306,13 +299,8 @@ class Circuit:
         def count(number: int, noun: str) -> str:
             return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
-        summary = ", ".join(
-            [
-                count(self.n_qubits, "qubit"),
-                count(self.n_inputs, "input")
-                + (" (amplitudes)" if self.amplitude_encoding else ""),
-                count(self.n_weights, "weight"),
-            ]
-        )
+        qubits, inputs = count(self.n_qubits, "qubit"), count(self.n_inputs, "input")
+        inputs += " (amplitudes)" if self.amplitude_encoding else ""
+        summary = f"{qubits}, {inputs}, {count(self.n_weights, 'weight')}"
         readout = ", ".join(f"<{observable}>" for observable in self.observables)
         return "\n".join([summary, *(f"  {gate}" for gate in self.gates), f"reads {readout}"])

@@ -30,12 +30,8 @@ ShiftRule = tuple[tuple[float, float], ...]
 TWO_TERM: ShiftRule = ((math.pi / 2, 0.5), (-math.pi / 2, -0.5))
 _NEAR = (math.sqrt(2) + 1) / (4 * math.sqrt(2))
 _FAR = (math.sqrt(2) - 1) / (4 * math.sqrt(2))
-FOUR_TERM: ShiftRule = (
-    (math.pi / 2, _NEAR),
-    (-math.pi / 2, -_NEAR),
-    (3 * math.pi / 2, -_FAR),
-    (-3 * math.pi / 2, _FAR),
-)
+_PAIRS = ((math.pi / 2, _NEAR), (3 * math.pi / 2, -_FAR))
+FOUR_TERM: ShiftRule = tuple((sign * shift, sign * c) for shift, c in _PAIRS for sign in (1, -1))
 
 
 @dataclass(frozen=True)

@@ -166,27 +166,17 @@ def rotation(
     """``exp(-i s t P / 2) = cos(s t / 2) 1 - i sin(s t / 2) P`` for the Pauli word P, scale s."""
     pauli = pauli_word(word)
     identity = torch.eye(len(pauli), dtype=pauli.dtype)
-    return Primitive(
-        wires or tuple(range(controls + len(word))),
-        controlled(0 * identity, controls),
-        controlled(identity, controls, outside=0),
-        controlled(-1j * pauli, controls, outside=0),
-        angle,
-        scale / 2,
-    )
+    cosine, sine = (controlled(m, controls, outside=0) for m in (identity, -1j * pauli))
+    wires = wires or tuple(range(controls + len(word)))
+    return Primitive(wires, controlled(0 * identity, controls), cosine, sine, angle, scale / 2)
 
 
 def phase(angle: int = 0, *, controls: int = 0, wires: tuple[int, ...] = ()) -> Primitive:
     """``diag(1, ..., 1, e^{i t})``."""
     last = torch.diag(torch.tensor([0, 1], dtype=torch.complex128))
-    return Primitive(
-        wires or tuple(range(controls + 1)),
-        controlled(torch.eye(2, dtype=last.dtype) - last, controls),
-        controlled(last, controls, outside=0),
-        controlled(1j * last, controls, outside=0),
-        angle,
-        1.0,
-    )
+    constant = controlled(torch.eye(2, dtype=last.dtype) - last, controls)
+    cosine, sine = (controlled(m, controls, outside=0) for m in (last, 1j * last))
+    return Primitive(wires or tuple(range(controls + 1)), constant, cosine, sine, angle, 1.0)
 
 
 def extended_index(wires: Sequence[int], n_wires: int) -> tuple[Tensor, Tensor]:

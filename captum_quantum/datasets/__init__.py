@@ -5,12 +5,6 @@ from captum_quantum.datasets.mosaics import Mosaics, mosaics
 from captum_quantum.datasets.registry import Dataset, named_datasets, register_dataset
 
 __all__ = [
-    "Dataset",
-    "Digits",
-    "Mosaics",
-    "load_digits",
-    "mosaics",
-    "named_datasets",
-    "read_digit",
-    "register_dataset",
-]
+    "Dataset", "Digits", "Mosaics", "load_digits", "mosaics", "named_datasets", "read_digit",
+    "register_dataset"
+]  # fmt: skip

@@ -15,19 +15,9 @@ if TYPE_CHECKING:
     from captum_quantum.evaluation.seeds import SeedDifference, SeedReport, Spread
 
 __all__ = [
-    "Difference",
-    "NamedMethod",
-    "Report",
-    "Score",
-    "SeedDifference",
-    "SeedReport",
-    "Spread",
-    "World",
-    "compare",
-    "named_methods",
-    "register_method",
-    "versions",
-]
+    "Difference", "NamedMethod", "Report", "Score", "SeedDifference", "SeedReport", "Spread",
+    "World", "compare", "named_methods", "register_method", "versions"
+]  # fmt: skip
 
 _MODULES = {
     "comparison": ("compare",),

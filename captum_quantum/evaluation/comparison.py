@@ -197,15 +197,10 @@ def compare(
         batches.check_complete(results, n_batches)
         if folder is not None:
             world.first_does(lambda: storage.merge(folder, table, results.values()))
-    return Report(
-        table.methods,
-        {m.name: m.higher_is_better for m in metric_list},
-        results.values(),
-        configuration,
-        confidence=confidence,
-        seed=seed,
-        rounding_scales={m.name: m.rounding_scale for m in metric_list},
-    )
+    directions = {m.name: m.higher_is_better for m in metric_list}
+    scales = {m.name: m.rounding_scale for m in metric_list}
+    given = table.methods, directions, results.values(), configuration
+    return Report(*given, confidence=confidence, seed=seed, rounding_scales=scales)
 
 
 @contextmanager

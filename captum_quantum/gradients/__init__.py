@@ -12,13 +12,6 @@ from captum_quantum.gradients.shift import shifted_jacobian
 from captum_quantum.gradients.table import RULES, register_rule
 
 __all__ = [
-    "RULES",
-    "GradientPathError",
-    "GradientRule",
-    "GradientRuleError",
-    "JacobianRule",
-    "QuantumFunction",
-    "quantum_gradient",
-    "register_rule",
-    "shifted_jacobian",
-]
+    "RULES", "GradientPathError", "GradientRule", "GradientRuleError", "JacobianRule",
+    "QuantumFunction", "quantum_gradient", "register_rule", "shifted_jacobian"
+]  # fmt: skip

@@ -83,14 +83,10 @@ def commutator_jacobian(
     wide = angles.detach().to(torch.float64)
     n, batch = circuit.n_qubits, len(wide)
     per_gate = circuit.split(wide)
-    unitaries = [
-        extend(
-            gate_matrix(gate.name, gate_angles, len(gate.wires), inverse=gate.inverse),
-            gate.wires,
-            n,
-        )
-        for gate, gate_angles in zip(circuit.gates, per_gate, strict=True)
-    ]
+    unitaries = []
+    for gate, gate_angles in zip(circuit.gates, per_gate, strict=True):
+        matrix = gate_matrix(gate.name, gate_angles, len(gate.wires), inverse=gate.inverse)
+        unitaries.append(extend(matrix, gate.wires, n))
     if amplitudes is None:
         amplitudes = torch.eye(1, 2**n, device=wide.device).expand(batch, -1)
     states = amplitudes.detach().to(torch.complex128)

@@ -12,16 +12,11 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
 from captum_quantum.circuit import select
+from captum_quantum.gradients import nodes
 from captum_quantum.gradients.function import (
     QuantumFunction,
     function_of_angles,
     function_of_inputs,
-)
-from captum_quantum.gradients.nodes import (
-    GradientRuleError,
-    attach,
-    depends_on,
-    is_not_intercepted,
 )
 from captum_quantum.gradients.table import RULES, vjp_of
 from captum_quantum.quantum_layer import as_quantum_layer, own_rule
@@ -69,7 +64,7 @@ class _Interception:
         blocks = [block for block in tuple(_active[self.module]) if block.thread == self.thread]
         return (
             blocks[-1] is self
-            and not is_not_intercepted()
+            and not nodes.is_not_intercepted()
             and (threading.get_ident() == self.thread or _compat.is_replica(module))
         )
 
@@ -81,11 +76,9 @@ class _Interception:
         if not self._concerns(module) or not torch.is_grad_enabled():
             return None
         if len(args) != 1 or not isinstance(args[0], Tensor):
-            _checks.wrong_type(
-                f"input of {type(module).__name__} under quantum_gradient",
-                "a single tensor",
-                args[0] if len(args) == 1 else tuple(type(a).__name__ for a in args),
-            )
+            argument = f"input of {type(module).__name__} under quantum_gradient"
+            came = args[0] if len(args) == 1 else tuple(type(a).__name__ for a in args)
+            _checks.wrong_type(argument, "a single tensor", came)
         inputs = args[0]
         if not inputs.requires_grad or not inputs.numel():
             return None
@@ -102,7 +95,7 @@ class _Interception:
             _checks.wrong_type(
                 f"output of {type(module).__name__} under quantum_gradient", "a tensor", outputs
             )
-        if self.if_broken and depends_on(outputs, args[0].grad_fn):
+        if self.if_broken and nodes.depends_on(outputs, args[0].grad_fn):
             return None
         call = _connect(module, inputs, outputs, self.rule)
         self.calls.append(call)
@@ -132,7 +125,7 @@ def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | Non
     def if_open(cotangent: Tensor) -> Tensor:
         return pullback(cotangent) if switch.open else cotangent.new_zeros(shape)
 
-    values = attach(outputs.reshape(len(inputs), -1), angles, if_open)
+    values = nodes.attach(outputs.reshape(len(inputs), -1), angles, if_open)
     return QuantumCall(module, angles, values.reshape(outputs.shape), switch)
 
 
@@ -145,7 +138,7 @@ def _check_values(function: QuantumFunction, outputs: Tensor) -> None:
     atol = max(1e-3, 4 * torch.finfo(outputs.dtype).eps) * (1 + float(values.abs().max()))
     found = outputs.detach().reshape(len(values), -1)
     if found.shape != values.shape or not torch.allclose(found, values, atol=atol):
-        raise GradientRuleError(
+        raise nodes.GradientRuleError(
             f"a gradient rule does not apply to {_checks.describe(function.module)}, whose outputs "
             "are not the expectation values of its circuit; put what is done before or after the "
             "circuit into modules of its own"

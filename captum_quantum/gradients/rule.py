@@ -137,14 +137,8 @@ class Backprop:
                     "rule 'backprop' does not apply: the layer's outputs do not depend on its "
                     "inputs for autograd; use 'parameter-shift' or 'finite-difference'"
                 )
-            (result,) = torch.autograd.grad(
-                outputs,
-                leaf,
-                cotangent.to(outputs.dtype),
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+            (result,) = torch.autograd.grad(outputs, leaf, cotangent.to(outputs.dtype), **options)
             return result
 
         return pullback

@@ -40,24 +40,9 @@ from captum_quantum.metrics.robustness import sensitivity_max
 from captum_quantum.metrics.similarity import Agreement, agreement
 
 __all__ = [
-    "Agreement",
-    "MapSimilarity",
-    "PixelCurves",
-    "agreement",
-    "average_drop",
-    "average_gain",
-    "average_increase",
-    "deletion",
-    "energy_pointing_game",
-    "grid_pointing_game",
-    "infidelity",
-    "insertion",
-    "named_metrics",
-    "parameter_randomization",
-    "pointing_game",
-    "randomization_classical",
-    "randomization_quantum",
-    "register_metric",
-    "sensitivity_max",
-    "sparseness",
-]
+    "Agreement", "MapSimilarity", "PixelCurves", "agreement", "average_drop", "average_gain",
+    "average_increase", "deletion", "energy_pointing_game", "grid_pointing_game", "infidelity",
+    "insertion", "named_metrics", "parameter_randomization", "pointing_game",
+    "randomization_classical", "randomization_quantum", "register_metric", "sensitivity_max",
+    "sparseness"
+]  # fmt: skip

@@ -91,14 +91,9 @@ def sensitivity_max(
         return images + (perturb_radius * (2 * uniform - 1)).to(images)
 
     at_once = _noise.draws_at_once(max_batch, len(inputs), n_perturb_samples)
+    sizes = {"n_perturb_samples": n_perturb_samples, "max_examples_per_batch": at_once}
+    perturb = perturb_func or add_noise
     with _state.seeded(seed, inputs):
-        values: Tensor = captum_sensitivity_max(
-            explain,
-            inputs,
-            perturb_func or add_noise,
-            n_perturb_samples=n_perturb_samples,
-            max_examples_per_batch=at_once,
-            target=index,
-        )
+        values: Tensor = captum_sensitivity_max(explain, inputs, perturb, **sizes, target=index)
     _checks.check_finite("sensitivity_max", values)
     return torch.where(empty, torch.nan, values)

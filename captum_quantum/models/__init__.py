@@ -5,14 +5,6 @@ from captum_quantum.models.hybrid import GlobalAveragePool, HalfPiTanh, HybridCl
 from captum_quantum.models.twin import ClassicalLayer, classical_twin
 
 __all__ = [
-    "IMAGE_SIZE",
-    "ClassicalLayer",
-    "GlobalAveragePool",
-    "HalfPiTanh",
-    "HybridClassifier",
-    "SmallCNN",
-    "classical_twin",
-    "digits_model",
-    "load_model",
-    "save_model",
-]
+    "IMAGE_SIZE", "ClassicalLayer", "GlobalAveragePool", "HalfPiTanh", "HybridClassifier",
+    "SmallCNN", "classical_twin", "digits_model", "load_model", "save_model"
+]  # fmt: skip

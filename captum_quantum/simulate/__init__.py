@@ -6,10 +6,6 @@ from captum_quantum.simulate.readout import expectation_values
 from captum_quantum.simulate.torchquantum import TorchQuantumSimulator
 
 __all__ = [
-    "SIMULATORS",
-    "FusedSimulator",
-    "Simulator",
-    "TorchQuantumSimulator",
-    "expectation_values",
-    "register_simulator",
-]
+    "SIMULATORS", "FusedSimulator", "Simulator", "TorchQuantumSimulator", "expectation_values",
+    "register_simulator"
+]  # fmt: skip

@@ -14,10 +14,9 @@ last is kept, whatever the depth (Jones and Gacon, arXiv:2009.02823).
 import torch
 from torch import Tensor
 
-from captum_quantum.simulate.lanes import split_rows
+from captum_quantum.simulate.layout import Buffers, split_rows
 from captum_quantum.simulate.matrices import Matrices, MatrixCotangents, matrices_vjp
 from captum_quantum.simulate.measurement import as_reals
-from captum_quantum.simulate.memory import Buffers
 from captum_quantum.simulate.plan import Dense, InputPhases, Monomial
 from captum_quantum.simulate.preparation import Prepared
 from captum_quantum.simulate.products import outer_products

@@ -1,4 +1,4 @@
-"""What every simulator checks of its arguments."""
+"""What simulators share: checks of their arguments, and inputs as amplitudes."""
 
 import torch
 from torch import Tensor
@@ -36,12 +36,23 @@ def check_arguments(
     if inputs.dim() != 2 or inputs.shape[1] != n_inputs:
         _checks.wrong_value("inputs", f"of shape (batch, {n_inputs})", inputs)
     if weights.shape != (n_weights,) and weights.shape != (len(inputs), n_weights):
-        _checks.wrong_value(
-            "weights", f"of shape ({n_weights},) or ({len(inputs)}, {n_weights})", weights
-        )
+        must = f"of shape ({n_weights},) or ({len(inputs)}, {n_weights})"
+        _checks.wrong_value("weights", must, weights)
     if circuit.amplitude_encoding:
         shape = (len(inputs), 2**circuit.n_qubits)
         if initial is None or initial.shape != shape:
             _checks.wrong_value("initial", f"amplitudes of shape {shape}", initial)
     elif initial is not None:
         _checks.wrong_value("initial", "None for a circuit without amplitude encoding", initial)
+
+
+def rescale(rows: Tensor) -> Tensor:
+    """Divides each row by its largest modulus: only ratios count, and squares stay in range."""
+    return rows / rows.detach().abs().amax(dim=-1, keepdim=True)
+
+
+def normalize(rows: Tensor) -> Tensor:
+    """Divides each row by its norm: ``(batch, 2**n)`` numbers, not all zero, to amplitudes."""
+    rows = rescale(rows)
+    norm: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows / norm

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum.simulate.entries import cast
-from captum_quantum.simulate.lanes import join_samples, repeat_index, split_rows, split_samples
+from captum_quantum.simulate.layout import join_samples, repeat_index, split_rows, split_samples
 from captum_quantum.simulate.plan import Readout
 
 

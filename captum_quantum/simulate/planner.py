@@ -1,13 +1,13 @@
 """From a circuit to its plan."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from captum_quantum.circuit import Circuit
 from captum_quantum.circuit.primitives import extended_index
-from captum_quantum.simulate.blocks import Block, in_rounds, side_by_side
 from captum_quantum.simulate.factors import Factor, arrange, relevant_factors
 from captum_quantum.simulate.plan import Dense, InputPhases, Monomial, Plan, Step
 from captum_quantum.simulate.readout import fold_readout
@@ -61,6 +61,19 @@ def _cost(plan: Plan) -> float:
     return cost
 
 
+@dataclass(eq=False)
+class _Block:
+    """A dense step that still takes gates: gates on few wires whose product is one matrix.
+
+    Attributes:
+        wires (list[int]): Its wires.
+        factors (list[int]): Positions of its factors, in the order of application.
+    """
+
+    wires: list[int]
+    factors: list[int] = field(default_factory=list)
+
+
 class _Planner:
     """Goes through a circuit's factors once and collects them into steps.
 
@@ -93,8 +106,8 @@ class _Planner:
         self.layout = list(range(self.n))  # the wires in the order of the rows' bits
         self.front = 0 if self.is_whole else min(front, self.n // 2)
         self.steps: list[Step] = []
-        self.blocks: list[Block] = []  # open, in order; those that share wires must stay in it
-        self.last_block: dict[int, Block] = {}  # by wire
+        self.blocks: list[_Block] = []  # open, in order; those that share wires must stay in it
+        self.last_block: dict[int, _Block] = {}  # by wire
         self.monomial: list[int] = []
         self.input_phases: list[int] = []
         self.kept: dict[bytes, Tensor] = {}
@@ -166,7 +179,7 @@ class _Planner:
     def _add_to_block(self, position: int) -> None:
         block = self._block_of(self.factors[position].wires)
         if block is None:
-            block = Block(sorted(self.factors[position].wires))
+            block = _Block(sorted(self.factors[position].wires))
             touching = [self.last_block[wire] for wire in block.wires if wire in self.last_block]
             for other in sorted(dict.fromkeys(touching), key=lambda other: len(other.wires)):
                 union = sorted({*block.wires, *other.wires})
@@ -177,30 +190,30 @@ class _Planner:
             self.last_block.update(dict.fromkeys(block.wires, block))
         block.factors.append(position)
 
-    def _block_of(self, wires: Iterable[int]) -> Block | None:
+    def _block_of(self, wires: Iterable[int]) -> _Block | None:
         """The open block that is the last on all of these wires, if one is."""
         first, *others = (self.last_block.get(wire) for wire in wires)
         return first if all(other is first for other in others) else None
 
     def _close_blocks(self) -> None:
         """Emits the open blocks, small ones side by side in one matrix."""
-        rounds = in_rounds(self.blocks)
+        rounds = _in_rounds(self.blocks)
         self.blocks, self.last_block = [], {}
         most = self.n if self.is_whole else SIDE_BY_SIDE
         for number, blocks in enumerate(rounds):
             later = [block.wires for others in rounds[number + 1 :] for block in others]
-            packed = side_by_side(blocks, self.layout, self.front, most)
+            packed = _side_by_side(blocks, self.layout, self.front, most)
             for k, block in enumerate(packed):
                 self._emit(block, [other.wires for other in packed[k + 1 :]], later)
 
-    def _emit(self, block: Block, following: list[list[int]], later: list[list[int]]) -> None:
+    def _emit(self, block: _Block, following: list[list[int]], later: list[list[int]]) -> None:
         """Appends a block's dense step.
 
         Where rows must be reordered so that its wires are neighbors, those of blocks after it are
         brought along.
 
         Args:
-            block (Block): The block.
+            block (_Block): The block.
             following (list[list[int]]): Wires of blocks that follow, on other wires.
             later (list[list[int]]): Wires of those after them: of these as many as there is room
                 for behind the front.
@@ -306,3 +319,62 @@ class _Planner:
     def _keep(self, index: Tensor) -> Tensor:
         """The same tensor for the same numbers: layers of a circuit reorder rows alike."""
         return self.kept.setdefault(index.numpy().tobytes(), index)
+
+
+def _in_rounds(blocks: Sequence[_Block]) -> list[list[_Block]]:
+    """Groups blocks so that those of a round are on different wires, as early as they can be."""
+    rounds: list[list[_Block]] = []
+    depth: dict[int, int] = {}  # in how many rounds a wire is so far
+    for block in blocks:
+        first = max(depth.get(wire, 0) for wire in block.wires)
+        depth.update(dict.fromkeys(block.wires, first + 1))
+        rounds += [[] for _ in range(first + 1 - len(rounds))]
+        rounds[first].append(block)
+    return rounds
+
+
+def _side_by_side(
+    blocks: Sequence[_Block], layout: Sequence[int], front: int, most: int
+) -> list[_Block]:
+    """Puts small blocks on different wires together.
+
+    Blocks behind the first ``front`` wires are kept apart from others, if that costs no step.
+
+    Args:
+        blocks (Sequence[_Block]): The blocks.
+        layout (Sequence[int]): The wires in the order of the rows' bits.
+        front (int): Number of wires that are kept in front of a dense step's.
+        most (int): The most wires of a step.
+    """
+    ordered = sorted(blocks, key=lambda block: min(map(layout.index, block.wires)))
+
+    def is_behind(block: _Block) -> bool:
+        return all(layout.index(wire) >= front for wire in block.wires)
+
+    behind = [block for block in ordered if is_behind(block)]
+    others = [block for block in ordered if not is_behind(block)]
+    apart, packed = _pack(behind, most) + _pack(others, most), _pack(behind + others, most)
+    return apart if len(apart) == len(packed) else packed
+
+
+def _pack(blocks: Sequence[_Block], most: int) -> list[_Block]:
+    """Puts neighbors together; most wires at the end, where products are narrow."""
+    packed: list[_Block] = []
+    wires_left = sum(len(block.wires) for block in blocks)
+    size = _next_size(wires_left, most)
+    for block in reversed(blocks):
+        if packed and len(packed[-1].wires) + len(block.wires) <= size:
+            packed[-1].wires = block.wires + packed[-1].wires
+            packed[-1].factors = block.factors + packed[-1].factors
+            continue
+        if packed:
+            wires_left -= len(packed[-1].wires)
+            size = _next_size(wires_left, most)
+        packed.append(_Block(list(block.wires), list(block.factors)))
+    return packed[::-1]
+
+
+def _next_size(wires: int, most: int) -> int:
+    """The wires of the next of as few steps as possible, all about the same size."""
+    steps = -(-wires // most)
+    return -(-wires // steps) if wires else 0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum.simulate.entries import take
-from captum_quantum.simulate.lanes import join_samples, split_rows, split_samples
+from captum_quantum.simulate.layout import join_samples, split_rows, split_samples
 from captum_quantum.simulate.matrices import Matrices, MatrixCotangents
 from captum_quantum.simulate.products import KroneckerProduct, outer_products
 from captum_quantum.simulate.tables import Tables

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from captum_quantum.simulate.layout import Buffers, keep_freed_memory
 from captum_quantum.simulate.matrices import Matrices, make_matrices
 from captum_quantum.simulate.measurement import Measurement
-from captum_quantum.simulate.memory import Buffers, keep_freed_memory
 from captum_quantum.simulate.plan import Dense, InputPhases, Plan
 from captum_quantum.simulate.polynomial import Polynomial
 from captum_quantum.simulate.preparation import Preparation, Prepared

@@ -123,12 +123,9 @@ def read_simulator(simulator: str | Simulator) -> Simulator:
     expectations = getattr(simulator, "expectations", None)
     is_exact = getattr(simulator, "exact", None)
     if isinstance(simulator, type) or not callable(expectations) or not isinstance(is_exact, bool):
-        _checks.wrong_type(
-            "simulator",
-            f"one of {', '.join(sorted(SIMULATORS))}, or an object with exact (True or False) and "
-            "expectations(circuit, inputs, weights, dtype, *, initial=None)",
-            simulator,
-        )
+        must = f"one of {', '.join(sorted(SIMULATORS))}, or an object with exact (True or False) "
+        must += "and expectations(circuit, inputs, weights, dtype, *, initial=None)"
+        _checks.wrong_type("simulator", must, simulator)
     return simulator
 
 

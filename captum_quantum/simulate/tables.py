@@ -8,7 +8,7 @@ from torch import Tensor
 
 from captum_quantum.circuit.primitives import Primitive, extended_index
 from captum_quantum.simulate.entries import AngleMap, Entries, cast
-from captum_quantum.simulate.lanes import repeat_index
+from captum_quantum.simulate.layout import repeat_index
 from captum_quantum.simulate.phases import PhaseTable
 from captum_quantum.simulate.plan import Dense, Monomial, Plan
 from captum_quantum.simulate.products import ChainProducts, square

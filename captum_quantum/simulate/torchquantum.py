@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum.circuit import Circuit, select
-from captum_quantum.simulate.amplitudes import rescale
-from captum_quantum.simulate.arguments import check_arguments
+from captum_quantum.simulate.arguments import check_arguments, rescale
 from captum_quantum.simulate.readout import expectation_values
 
 

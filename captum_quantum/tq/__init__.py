@@ -21,14 +21,6 @@ from captum_quantum.tq.templates import ANSAETZE, ENCODERS, LayeredAnsatz, make_
 from captum_quantum.tq.trace import trace, weight_names
 
 __all__ = [
-    "ANSAETZE",
-    "ENCODERS",
-    "LayeredAnsatz",
-    "make_ansatz",
-    "make_encoder",
-    "run_circuit",
-    "run_modules",
-    "torchquantum",
-    "trace",
-    "weight_names",
-]
+    "ANSAETZE", "ENCODERS", "LayeredAnsatz", "make_ansatz", "make_encoder", "run_circuit",
+    "run_modules", "torchquantum", "trace", "weight_names"
+]  # fmt: skip

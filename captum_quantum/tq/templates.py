@@ -145,12 +145,8 @@ class QCNN(LayeredAnsatz):
     def __init__(self, n_qubits: int, n_layers: int) -> None:
         most = int(math.log2(n_qubits))
         if n_layers > most:
-            _checks.refuse(
-                "n_layers",
-                f"at most log2(n_qubits) = {most} for ansatz 'qcnn', as every layer drops half "
-                "of the qubits",
-                str(n_layers),
-            )
+            must = f"at most log2(n_qubits) = {most} for ansatz 'qcnn', as every layer drops half "
+            _checks.refuse("n_layers", f"{must}of the qubits", str(n_layers))
         super().__init__(n_qubits, n_layers, (n_layers, 9))
 
     def _active(self, index: int) -> list[int]:

@@ -135,13 +135,9 @@ def _explain(error: Exception, history: list[dict[str, Any]], n_qubits: int) -> 
         wires = history[-1]["wires"]
         wires = wires if isinstance(wires, list) else [wires]
         if any(not 0 <= wire < n_qubits for wire in wires):
-            return CircuitError(
-                _checks.sentence(
-                    f"wires of {history[-1]['name']}, gate {len(history) - 1},",
-                    f"in [0, {n_qubits - 1}]",
-                    str(wires),
-                )
-            )
+            argument = f"wires of {history[-1]['name']}, gate {len(history) - 1},"
+            must = f"in [0, {n_qubits - 1}]"
+            return CircuitError(_checks.sentence(argument, must, str(wires)))
         if history[-1]["name"] in REFUSED:
             name = history[-1]["name"]
             return CircuitError(f"gate {len(history) - 1}, {name}, is refused: {REFUSED[name]}")

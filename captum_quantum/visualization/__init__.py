@@ -6,13 +6,6 @@ from captum_quantum.visualization.explanations import COLORS, Explanation, plot_
 from captum_quantum.visualization.files import png, save_figure
 
 __all__ = [
-    "COLORS",
-    "METHOD_COLORS",
-    "Explanation",
-    "draw_circuit",
-    "plot_comparison",
-    "plot_explanations",
-    "plot_seeds",
-    "png",
-    "save_figure",
-]
+    "COLORS", "METHOD_COLORS", "Explanation", "draw_circuit", "plot_comparison",
+    "plot_explanations", "plot_seeds", "png", "save_figure"
+]  # fmt: skip
