@@ -258,11 +258,27 @@ class VQCLayer(nn.Module):
         return flat[0] if len(flat) == 1 else torch.cat(flat)
 
     def angle_table(self, inputs: Tensor) -> Tensor:
-        """Gathers every gate's angles: ``(batch, n_inputs)`` to ``(batch, n_angles)``, radians."""
+        """Gathers every gate's angles.
+
+        Args:
+            inputs (Tensor): Shape ``(batch, n_inputs)``, radians.
+
+        Returns:
+            Tensor: Shape ``(batch, n_angles)``, radians, one column for each angle of each gate, on
+            the inputs' device.
+        """
         return self.circuit.angle_table(inputs, self.weights.to(inputs.device))
 
     def amplitudes(self, inputs: Tensor) -> Tensor | None:
-        """Initial states ``(batch, 2**n)`` under amplitude encoding, None otherwise."""
+        """The initial states.
+
+        Args:
+            inputs (Tensor): Shape ``(batch, n_inputs)``.
+
+        Returns:
+            Tensor or None: Under amplitude encoding the inputs divided by their norm, shape
+            ``(batch, 2**n_qubits)``; otherwise None.
+        """
         return normalize(inputs) if self.circuit.amplitude_encoding else None
 
     def run(
@@ -347,7 +363,14 @@ class VQCLayer(nn.Module):
         return pullback
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """The real dtype in which values are computed for inputs of a dtype."""
+        """The precision in which values are computed.
+
+        Args:
+            dtype (torch.dtype): That of the inputs.
+
+        Returns:
+            torch.dtype: torch.float32 or torch.float64.
+        """
         return self._complex(dtype).to_real()
 
     @property
@@ -367,7 +390,18 @@ class VQCLayer(nn.Module):
         return select(weights, self.circuit.indices("weight"), 0)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Expectation values ``(..., n_observables)`` for inputs ``(..., n_inputs)``."""
+        """Computes the expectation values.
+
+        Args:
+            inputs (Tensor): Shape ``(..., n_inputs)``, real, radians (under amplitude encoding:
+                numbers, in no row all zero), on the layer's device.
+
+        Returns:
+            Tensor: Shape ``(..., n_observables)``, real, in the inputs' dtype.
+
+        Raises:
+            TypeError, ValueError: If the inputs are wrong.
+        """
         self._check_inputs(inputs)
         shape = inputs.shape[:-1]
         is_table = len(shape) == 1  # a reshape that changes nothing is one more node of the graph

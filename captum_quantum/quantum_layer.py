@@ -42,18 +42,39 @@ class QuantumLayer(Protocol):
     gradient: str
 
     def angle_table(self, inputs: Tensor) -> Tensor:
-        """Inputs ``(batch, n_inputs)`` to every gate's angles ``(batch, n_angles)`` in radians."""
+        """Every gate's angles.
+
+        Args:
+            inputs (Tensor): Shape ``(batch, n_inputs)``.
+
+        Returns:
+            Tensor: Shape ``(batch, n_angles)``, radians, one column for each angle of each gate.
+        """
 
     def amplitudes(self, inputs: Tensor) -> Tensor | None:
-        """Normalized initial states ``(batch, 2**n_qubits)``, or None for ``|0...0>``."""
+        """The initial states.
+
+        Args:
+            inputs (Tensor): Shape ``(batch, n_inputs)``.
+
+        Returns:
+            Tensor or None: Normalized real amplitudes ``(batch, 2**n_qubits)``, or None for
+            ``|0...0>``.
+        """
 
     def run(
         self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
     ) -> Tensor:
-        """Angles ``(batch, n_angles)`` to expectation values ``(batch, n_observables)``.
+        """Expectation values for given angles.
 
-        With ``own_weights``, the layer's own weights are used, whatever the columns that come from
-        weights hold.
+        Args:
+            angles (Tensor): Shape ``(batch, n_angles)``, radians.
+            amplitudes (Tensor, optional): Initial states, shape ``(batch, 2**n_qubits)``.
+            own_weights (bool): Whether to use the layer's own weights, whatever the columns that
+                come from weights hold.
+
+        Returns:
+            Tensor: Shape ``(batch, n_observables)``.
         """
 
 
@@ -84,7 +105,14 @@ def register_adapter(adapter: Adapter) -> Adapter:
 
 
 def as_quantum_layer(module: nn.Module) -> QuantumLayer | None:
-    """Returns a module as a quantum layer, through an adapter if need be; None for any other.
+    """Returns a module as a quantum layer, through an adapter if need be.
+
+    Args:
+        module (nn.Module): Any module.
+
+    Returns:
+        QuantumLayer or None: The module itself, or what an adapter makes of it; None for a module
+        that shows no circuit.
 
     Raises:
         TypeError: If the module has only a part of what a quantum layer needs; names the rest.
@@ -113,13 +141,24 @@ def as_quantum_layer(module: nn.Module) -> QuantumLayer | None:
 
 
 def own_rule(module: nn.Module) -> str | None:
-    """The name of the gradient rule that a module declares as its ``gradient``, if it does."""
+    """The gradient rule that a module declares as its ``gradient``.
+
+    Args:
+        module (nn.Module): Any module.
+
+    Returns:
+        str or None: The rule's name; None if the module declares none.
+    """
     rule = getattr(as_quantum_layer(module) or module, "gradient", None)
     return rule if isinstance(rule, str) else None
 
 
 def follows_own_rule(module: nn.Module) -> bool:
-    """Whether autograd through a module finds the derivative of the rule that it declares."""
+    """Whether autograd through a module finds the derivative of the rule that it declares.
+
+    Args:
+        module (nn.Module): Any module; one that declares no rule follows it.
+    """
     if own_rule(module) is None:
         return True
     return bool(getattr(module, "applies_rule", False))

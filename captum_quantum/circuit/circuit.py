@@ -78,17 +78,29 @@ class Angle:
 
     @classmethod
     def of_input(cls, index: int) -> "Angle":
-        """Input feature ``index``."""
+        """The angle that an input feature is.
+
+        Args:
+            index (int): The feature, from 0 on.
+        """
         return cls("input", index)
 
     @classmethod
     def of_weight(cls, index: int) -> "Angle":
-        """Weight ``index`` of the flattened weights."""
+        """The angle that a weight is.
+
+        Args:
+            index (int): The weight among the flattened weights, from 0 on.
+        """
         return cls("weight", index)
 
     @classmethod
     def constant(cls, value: float) -> "Angle":
-        """A fixed number of radians."""
+        """A fixed angle.
+
+        Args:
+            value (float): The angle in radians, finite.
+        """
         return cls("constant", value=float(value))
 
     def __str__(self) -> str:
@@ -238,11 +250,25 @@ class Circuit:
         )
 
     def columns(self, source: Source) -> list[int]:
-        """The columns of the angle table that come from inputs, weights or constants."""
+        """The columns of the angle table that come from one source.
+
+        Args:
+            source (str): ``"input"``, ``"weight"`` or ``"constant"``.
+
+        Returns:
+            list[int]: The columns, in ascending order.
+        """
         return self._by_source[source][0]
 
     def indices(self, source: Source) -> list[int]:
-        """For each of ``columns(source)``, which input feature or weight it is."""
+        """Which input feature or weight each of ``columns(source)`` is.
+
+        Args:
+            source (str): ``"input"``, ``"weight"`` or ``"constant"``.
+
+        Returns:
+            list[int]: An index for each column; -1 for constants.
+        """
         return self._by_source[source][1]
 
     @cached_property
@@ -292,7 +318,14 @@ class Circuit:
         return Circuit(self.n_qubits, gates, self.observables, next(count))
 
     def split(self, table: Tensor) -> Sequence[Tensor]:
-        """Splits an angle table ``(batch, n_angles)`` into one ``(batch, k)`` for each gate."""
+        """Splits an angle table by gates.
+
+        Args:
+            table (Tensor): Shape ``(batch, n_angles)``, radians.
+
+        Returns:
+            Sequence[Tensor]: For each gate of k angles a tensor ``(batch, k)``.
+        """
         return torch.split_with_sizes(table, [len(gate.angles) for gate in self.gates], dim=1)
 
     def __str__(self) -> str:

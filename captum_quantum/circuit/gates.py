@@ -236,6 +236,12 @@ ALIASES: dict[str, str] = {
 def gate_type(name: str) -> GateType:
     """Returns the gate of a name or alias.
 
+    Args:
+        name (str): TorchQuantum's name of the gate, or one of its other names.
+
+    Returns:
+        GateType: The gate.
+
     Raises:
         ValueError: If there is no gate of that name; the message offers the nearest one.
     """

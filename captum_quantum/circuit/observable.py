@@ -52,7 +52,15 @@ class PauliString:
 
     @classmethod
     def parse(cls, text: str, coefficient: float = 1.0) -> "PauliString":
-        """Reads ``"X0 Z2"`` (letters with wires, any order) or ``"XIZ"`` (a letter for each wire).
+        """Reads a Pauli string.
+
+        Args:
+            text (str): ``"X0 Z2"``, letters with wires in any order, or ``"XIZ"``, a letter for
+                each wire.
+            coefficient (float): Its coefficient.
+
+        Returns:
+            PauliString: The Pauli string.
 
         Raises:
             ValueError: If the text is neither.
@@ -142,7 +150,14 @@ class Observable:
         return tuple(sorted({wire for term in self.terms for wire, _ in term.factors}))
 
     def matrix(self, n_qubits: int) -> Tensor:
-        """The matrix on so many wires: complex128, ``(2**n_qubits, 2**n_qubits)``."""
+        """The observable as a matrix.
+
+        Args:
+            n_qubits (int): Number of wires, more than the largest wire of the observable.
+
+        Returns:
+            Tensor: complex128, ``(2**n_qubits, 2**n_qubits)``, wire 0 the most significant bit.
+        """
         matrix = torch.zeros(2**n_qubits, 2**n_qubits, dtype=torch.complex128)
         for term in self.terms:
             letters = dict(term.factors)
@@ -172,7 +187,15 @@ def pauli_z_on_each(n_qubits: int) -> tuple[Observable, ...]:
 def read_observables(
     values: "Sequence[Observable | PauliString | str | Mapping[str, float]] | None", n_qubits: int
 ) -> tuple[Observable, ...]:
-    """Reads the observables argument of a layer; None means ``<Z>`` on every qubit.
+    """Reads the observables argument of a layer.
+
+    Args:
+        values (Sequence, optional): Observables, Pauli strings as objects or texts, or mappings
+            from such texts to coefficients. None means ``<Z>`` on every qubit.
+        n_qubits (int): Number of qubits.
+
+    Returns:
+        tuple[Observable, ...]: The observables.
 
     Raises:
         TypeError: If it is not a sequence of observables.

@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 
 from captum_quantum import _checks, _files, datasets, evaluation, models, training, visualization
 from captum_quantum.cli import demo, options, output, parser
-from captum_quantum.evaluation import compare, storage
+from captum_quantum.evaluation import compare, fingerprint, storage
 from captum_quantum.metrics.registry import named_metrics, needs_masks
 
 
@@ -30,6 +30,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
         _checks.wrong_value("--methods", must, args.methods)
     if args.weights is not None and args.seeds > 1:
         _checks.wrong_value("--seeds", "1 with --weights, which are of one seed", args.seeds)
+    for name, metric in metrics.items():
+        fingerprint.check_versions(f"--metrics {name}", fingerprint.describe_function(metric))
     args.dataset.load(args.seed)
     files = {"hybrid": output.WEIGHTS}
     if any(method.model == "twin" for method in methods.values()):

@@ -4,6 +4,7 @@ This module imports neither PyTorch nor Captum: each method imports what it need
 """
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,7 +63,7 @@ def register_method(
         takes as a method, and returns that function unchanged.
 
     Raises:
-        ValueError: If the name is taken, or the model is not one of the two.
+        ValueError: If the name is taken or cannot be one, or the model is not one of the two.
 
     Examples:
         >>> from captum.attr import LayerActivation
@@ -73,11 +74,13 @@ def register_method(
         >>> named_methods()["activations"].description
         "the layer's activations"
     """
-    if name in _METHODS or model not in ("hybrid", "twin"):
+    is_name = name.strip() and not re.search(r'[,"\r\n]', name)
+    if not is_name or name in _METHODS or model not in ("hybrid", "twin"):
         from captum_quantum import _checks  # imports PyTorch
 
         _checks.check_choice("model", model, ("hybrid", "twin"))
-        _checks.wrong_value("name", "a new name", name)
+        must = "a new name" if is_name else "a name without commas, quotes and line breaks"
+        _checks.wrong_value("name", must, name)
 
     def register(make: Make) -> Make:
         _METHODS[name] = NamedMethod(name, description, make, model, uses_model)

@@ -13,7 +13,15 @@ class GlobalAveragePool(nn.Module):
     """Averages every feature map: ``(batch, channels, *spatial)`` to ``(batch, channels)``."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Means over all dimensions after the second; two-dimensional input passes unchanged."""
+        """Means over all dimensions after the second.
+
+        Args:
+            maps (Tensor): Shape ``(batch, channels, *spatial)``; without spatial dimensions it
+                passes unchanged.
+
+        Returns:
+            Tensor: Shape ``(batch, channels)``.
+        """
         if maps.dim() < 3:
             return maps
         pixels = maps.flatten(2)
@@ -28,7 +36,14 @@ class HalfPiTanh(nn.Module):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Angles in radians, of the shape of the features."""
+        """Maps features to angles.
+
+        Args:
+            features (Tensor): Any shape.
+
+        Returns:
+            Tensor: Angles in radians, of the same shape.
+        """
         return math.pi / 2 * torch.tanh(features)
 
 
@@ -124,7 +139,14 @@ class HybridClassifier(nn.Module):
         return self.head.out_features
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, shape ``(batch, n_classes)``."""
+        """Computes the logits.
+
+        Args:
+            inputs (Tensor): What the backbone takes, ``(batch, ...)``.
+
+        Returns:
+            Tensor: Logits, shape ``(batch, n_classes)``.
+        """
         features = self.pool(self.backbone(inputs))
         logits: Tensor = self.head(self.vqc(self.angles(self.reduction(features))))
         return logits

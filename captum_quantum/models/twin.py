@@ -63,7 +63,14 @@ class ClassicalLayer(nn.Module):
             n_inputs = n_observables
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Numbers in [-1, 1], shape ``(batch, n_observables)``."""
+        """Computes numbers in the range of expectation values.
+
+        Args:
+            inputs (Tensor): Shape ``(batch, n_inputs)``.
+
+        Returns:
+            Tensor: Shape ``(batch, n_observables)``, in [-1, 1].
+        """
         values: Tensor = self.blocks(inputs)
         return values
 

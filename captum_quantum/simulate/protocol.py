@@ -133,6 +133,9 @@ def has_vjp(simulator: Simulator) -> bool:
     """Whether a simulator has a vjp, and that of the ``expectations`` that it computes.
 
     A subclass that overrides ``expectations`` alone inherits a vjp of other values.
+
+    Args:
+        simulator (Simulator): The simulator.
     """
     if getattr(simulator, "vjp", None) is None:
         return False

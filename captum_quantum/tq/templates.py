@@ -64,11 +64,20 @@ class LayeredAnsatz(tq.QuantumModule):
         self.weights = nn.Parameter((torch.rand(shape) * 2 - 1) * math.pi)
 
     def layer(self, qdev: tq.QuantumDevice, index: int) -> None:
-        """Applies layer ``index`` to the device's state."""
+        """Applies one layer to the device's state.
+
+        Args:
+            qdev (tq.QuantumDevice): The device.
+            index (int): The layer, from 0 on.
+        """
         raise NotImplementedError
 
     def forward(self, qdev: tq.QuantumDevice) -> None:
-        """Applies all layers."""
+        """Applies all layers.
+
+        Args:
+            qdev (tq.QuantumDevice): The device.
+        """
         for index in range(self.n_layers):
             self.layer(qdev, index)
 
@@ -186,7 +195,12 @@ ANSAETZE: dict[str, Callable[[int, int], LayeredAnsatz]] = {
 
 
 def make_encoder(encoder: "str | nn.Module", n_qubits: int) -> nn.Module:
-    """Returns an encoder module: ours or TorchQuantum's of that name, or the module given.
+    """Returns an encoder module.
+
+    Args:
+        encoder (str or nn.Module): The name of one of ours or of TorchQuantum's, or a module, which
+            is returned as it is.
+        n_qubits (int): Number of qubits.
 
     Raises:
         ValueError: If there is no encoder of that name.
@@ -204,9 +218,13 @@ def make_encoder(encoder: "str | nn.Module", n_qubits: int) -> nn.Module:
 
 
 def make_ansatz(ansatz: "str | nn.Module", n_qubits: int, n_layers: int) -> nn.Module:
-    """Returns an ansatz module: ours or TorchQuantum's of that name, or the module given.
+    """Returns an ansatz module.
 
-    TorchQuantum's layers take ``n_layers`` as their number of blocks.
+    Args:
+        ansatz (str or nn.Module): The name of one of ours or of TorchQuantum's, or a module, which
+            is returned as it is.
+        n_qubits (int): Number of qubits.
+        n_layers (int): Number of layers; the number of blocks of TorchQuantum's.
 
     Raises:
         ValueError: If there is no ansatz of that name.

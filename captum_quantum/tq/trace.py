@@ -65,7 +65,12 @@ class _Recorder(tq.QuantumDevice):
 
 
 def weight_names(encoder: nn.Module, ansatz: nn.Module) -> list[str]:
-    """The real parameters and buffers of both modules, each once: ``"ansatz.weights"``."""
+    """The names of the real parameters and buffers of both modules, each tensor once.
+
+    Args:
+        encoder (nn.Module): Its names start with ``"encoder."``.
+        ansatz (nn.Module): Its names start with ``"ansatz."``.
+    """
     both = nn.ModuleDict({"encoder": encoder, "ansatz": ansatz})
     tensors = (*both.named_parameters(), *both.named_buffers())
     return [name for name, tensor in tensors if tensor.is_floating_point()]

@@ -19,7 +19,7 @@ from torch import nn
 from captum_quantum.cli import main
 from captum_quantum.datasets import load_digits, mosaics
 from captum_quantum.evaluation import named_methods, storage
-from captum_quantum.metrics import average_drop, grid_pointing_game
+from captum_quantum.metrics import average_drop, grid_pointing_game, registry
 from captum_quantum.models import (
     HybridClassifier,
     classical_twin,
@@ -186,6 +186,14 @@ def test_a_full_disk(done, weights, tmp_path, monkeypatch, capsys):
 )
 def test_wrong_arguments(arguments, message, tmp_path, check_refused):
     check_refused(["evaluate", *arguments, "--output", str(tmp_path / "new")], message)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_metric_without_version(tmp_path, check_refused, monkeypatch):
+    monkeypatch.setattr(registry, "_NAMED", dict(registry._NAMED))
+    registry.register_metric(higher_is_better=True, name="own")(lambda attributions: 0)
+    arguments = ["evaluate", "--metrics", "own", "--output", str(tmp_path / "new")]
+    check_refused(arguments, "--metrics own must be made of functions with an attribute version")
     assert not (tmp_path / "new").exists()
 
 

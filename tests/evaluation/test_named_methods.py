@@ -62,6 +62,9 @@ def test_a_method_of_ones_own(hybrid):
         register_method("activations", "again")
     with pytest.raises(ValueError, match="model must be one of hybrid, twin; got 'twins'"):
         register_method("other", "another", model="twins")
+    for name in ("a,b", 'a"b', "a\nb", " "):
+        with pytest.raises(ValueError, match="name must be a name without commas, quotes and line"):
+            register_method(name, "no name")
     named_methods().clear()  # a copy
     assert "activations" in named_methods()
 
