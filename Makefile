@@ -6,11 +6,22 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 METRICS_STAMP := $(VENV)/.installed-metrics
-PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11 python3.10)
+QISKIT2 := .venv-qiskit2
+QISKIT2_STAMP := $(QISKIT2)/.installed
+
+# A name such as python3.13 may be a shim that fails although pyenv has that Python.
+PYENV = $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/$(1).*/bin/python)
+PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11 python3.10 $(foreach v,3.12 3.11 3.10,$(call PYENV,$(v))))
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHONS_QISKIT2 := $(or $(PYTHON_QISKIT2),python3.13 $(call PYENV,3.13))
+
+# Quick tests of what TorchQuantum and torch have a part in, for the second environment.
+TESTS_QISKIT2 := tests/attr tests/gradients tests/models tests/test_circuit.py tests/test_compat.py \
+	tests/test_fused.py tests/test_layer.py tests/test_layer_simulators.py tests/test_package.py \
+	tests/test_quantum_layer.py tests/test_simulate.py tests/test_tq.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint docs bench clean
+.PHONY: help demo test test-qiskit2 test-all lint docs bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +32,12 @@ demo: $(STAMP)  ## Train and explain the digits model; results in demo-output/
 test: lint  ## Check style and types and run the tests (not the slow ones)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
-test-all: lint $(METRICS_STAMP)  ## The same with the slow tests and those against Quantus
+test-qiskit2: $(QISKIT2_STAMP)  ## Test the core with Python 3.13, Qiskit 2 and a current torch
+	$(QISKIT2)/bin/python -m pytest -n 2 -m "not slow and not gpu" $(TESTS_QISKIT2)
+
+test-all: lint $(METRICS_STAMP) $(QISKIT2_STAMP)  ## All tests, the slow ones too, in both environments
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(QISKIT2)/bin/python -m pytest -n 2 -m "not slow and not gpu"
 
 lint: $(STAMP)  ## Check style and types only
 	$(BIN)/ruff check
@@ -37,7 +52,7 @@ bench: $(BENCH_STAMP)  ## Measure speed and memory against other simulators (abo
 	$(BIN)/python tests/benchmarks/evaluation.py --output tests/benchmarks/results
 
 clean:  ## Remove .venv and everything that was generated
-	rm -rf $(VENV) demo-output docs-output build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(QISKIT2) demo-output docs-output build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
@@ -52,6 +67,20 @@ $(STAMP): pyproject.toml constraints.txt
 	exit 1
 	@echo "Installing into $(VENV), this once. It takes a few minutes."
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[demo,docs,test]'
+	@touch $@
+
+$(QISKIT2_STAMP): pyproject.toml constraints-qiskit2.txt
+	@test -x $(QISKIT2)/bin/pip && exit; \
+	for python in $(PYTHONS_QISKIT2); do \
+	    $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null || continue; \
+	    $$python -m venv $(QISKIT2); \
+	    exit; \
+	done; \
+	echo "The second environment needs Python 3.13; not found as: $(PYTHONS_QISKIT2)." >&2; \
+	echo "Name it, for example with: make PYTHON_QISKIT2=/path/to/python3.13 test-qiskit2" >&2; \
+	exit 1
+	@echo "Installing into $(QISKIT2), this once. It takes a few minutes."
+	@$(QISKIT2)/bin/python -m pip install -qq --constraint constraints-qiskit2.txt --editable '.[demo,docs,test]'
 	@touch $@
 
 $(METRICS_STAMP): $(STAMP)

@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,22 +9,18 @@ import torch
 from captum.attr import LayerGradCam
 from torch import Tensor
 
-from captum_quantum import __version__, attr, datasets, models, visualization
+from captum_quantum import _versions, attr, datasets, models, visualization
 
 WEIGHTS = "weights.safetensors"
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Returns device, number of threads and versions of packages, as they are now."""
-    versions = {"captum-quantum": __version__, "python": platform.python_version()}
-    for name in ("captum", "numpy", "scikit-learn", "torch", "torchquantum"):
-        found = metadata.distributions(name=name)
-        versions[name] = next((package.version for package in found), "not installed")
     on_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_cuda else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
-        "versions": versions,
+        "versions": _versions.versions(),
     }
 
 

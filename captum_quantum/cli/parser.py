@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from captum_quantum import __version__
+from captum_quantum._versions import show_versions
 
 # Importing these two tables does not import PyTorch, so --help answers at once. The module of a
 # command, which does, is imported when the command runs.
@@ -58,13 +59,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _ShowVersions(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        show_versions()
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     datasets, methods = named_datasets(), named_methods()
     parser = argparse.ArgumentParser(
         prog="captum-quantum",
         description="Explains the decisions of hybrid quantum-classical models.",
     )
-    parser.add_argument("--version", action="version", version=f"captum-quantum {__version__}")
+    text = "show the versions that a bug report needs and exit"
+    parser.add_argument("--version", action=_ShowVersions, nargs=0, help=text)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser(

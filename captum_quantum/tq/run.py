@@ -1,5 +1,6 @@
 """TorchQuantum's own batched run: the reference for every faster simulator."""
 
+from functools import lru_cache
 from types import MethodType
 from typing import Any
 
@@ -8,17 +9,48 @@ import torchquantum as tq
 import torchquantum.functional as tqf
 from torch import Tensor, nn
 
-from captum_quantum.circuit import Circuit, gate_matrix
+from captum_quantum.circuit import Circuit, gate_matrix, gate_type
 
-MATRIX_ONLY = frozenset(
-    {
-        # Its functional form raises NameError (mat_dict) in TorchQuantum 0.1.8.
-        *("toffoli", "chadamard", "u1", "u2", "cu1", "rccx", "rc3x", "singleexcitation"),
-        # Its functional form fails for batched angles.
-        *("cu", "cu3", "xxminyy", "xxplusyy"),
-    }
-)
-"""Gates that run_circuit hands to TorchQuantum as matrices."""
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+@torch.no_grad()
+def applies(name: str) -> bool:
+    """Whether the installed TorchQuantum applies a gate rightly, for a batch of angles.
+
+    Its own function of the gate is tried on two samples and compared with the gate's matrix. In
+    0.1.8 some of these functions end in NameError (``u1``, ``toffoli``), others fail for a batch
+    (``cu``, ``xxplusyy``).
+
+    Args:
+        name (str): The gate's name.
+    """
+    kind = gate_type(name)
+    n = kind.n_wires or 3
+    wires, generator = list(range(n)), torch.Generator().manual_seed(0)
+    angles = torch.rand(2, kind.n_angles, generator=generator) * 3
+    start = torch.randn(2, 2**n, dtype=torch.complex64, generator=generator)
+    for inverse in (False, True):
+        qdev = tq.QuantumDevice(n_wires=n, bsz=2)
+        qdev.set_states(start)
+        matrix = gate_matrix(name, angles, n, inverse=inverse, dtype=torch.complex64)
+        try:
+            _apply(qdev, name, wires, angles, n if kind.n_wires is None else None, inverse)
+        except (AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError):
+            return False
+        expected = (matrix @ start[..., None])[..., 0]
+        if not torch.allclose(qdev.get_states_1d(), expected, atol=1e-4):
+            return False
+    return True
+
+
+def _apply(
+    qdev: nn.Module, name: str, wires: list[int], angles: Tensor, n_wires: int | None, inverse: bool
+) -> None:
+    """Applies a gate by TorchQuantum's own function of it."""
+    params = angles if angles.shape[1] else None
+    function = tqf.func_name_dict.get(name, tqf.shadamard)
+    function(qdev, wires=wires, params=params, n_wires=n_wires, inverse=inverse)
 
 
 def shallow_copy(module: nn.Module, memo: dict[int, nn.Module] | None = None) -> nn.Module:
@@ -103,18 +135,13 @@ def run_circuit(circuit: Circuit, angles: Tensor, amplitudes: Tensor | None = No
         qdev.set_states(amplitudes.to(torch.complex64))
     for gate, gate_angles in zip(circuit.gates, circuit.split(angles), strict=True):
         wires = list(gate.wires)
-        if gate.name in MATRIX_ONLY:
+        if not applies(gate.name):
             matrix = gate_matrix(
                 gate.name, gate_angles, len(wires), inverse=gate.inverse, dtype=torch.complex64
             )
             tqf.qubitunitaryfast(qdev, wires=wires, params=matrix)
         else:
-            tqf.func_name_dict.get(gate.name, tqf.shadamard)(
-                qdev,
-                wires=wires,
-                params=gate_angles if gate.angles else None,
-                n_wires=len(wires) if gate.type.n_wires is None else None,
-                inverse=gate.inverse,
-            )
+            n_wires = len(wires) if gate.type.n_wires is None else None
+            _apply(qdev, gate.name, wires, gate_angles, n_wires, gate.inverse)
     states: Tensor = qdev.get_states_1d()
     return states

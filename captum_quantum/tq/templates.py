@@ -13,6 +13,7 @@ from torchquantum.layer import layer_name_dict
 
 from captum_quantum import _checks
 from captum_quantum.circuit import CircuitError
+from captum_quantum.tq.installed import name_and_version
 
 
 def _angle_encoder(*steps: tuple[str, bool]) -> Any:
@@ -242,7 +243,7 @@ def make_ansatz(ansatz: "str | nn.Module", n_qubits: int, n_layers: int) -> nn.M
         layer: nn.Module = layer_name_dict[ansatz](arch)
     except NameError as error:
         raise CircuitError(
-            f"ansatz {ansatz!r} cannot be built: TorchQuantum 0.1.8's own code for it ends in "
+            f"ansatz {ansatz!r} cannot be built: {name_and_version()}'s own code for it ends in "
             f"NameError ({error})"
         ) from error
     return layer

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.circuit import Angle, Circuit, CircuitError, Gate, Observable, gate_type
-from captum_quantum.tq.run import apply_modules, shallow_copy
+from captum_quantum.tq.installed import name_and_version
+from captum_quantum.tq.run import applies, apply_modules, shallow_copy
 
 _MATRIX = "its parameters are the elements of a matrix, not angles; build it from named gates"
 REFUSED = {
@@ -32,9 +33,6 @@ REFUSED = {
     "trainableunitarystrict": _MATRIX,
 }
 """Gates of TorchQuantum that are refused, with the reason."""
-
-REFUSED_FOR_INPUTS = frozenset({"cu", "cu3", "xxminyy", "xxplusyy"})
-"""Gates that TorchQuantum 0.1.8 cannot run with a batch of angles: weights only."""
 
 _WIDEST_PROBE = 1024
 
@@ -149,7 +147,7 @@ def _explain(error: Exception, history: list[dict[str, Any]], n_qubits: int) -> 
     if isinstance(error, NameError) and "mat_dict" in str(error):
         gate = traceback.extract_tb(error.__traceback__)[-1].name
         return CircuitError(
-            f"gate {len(history)}, {gate}, cannot run: TorchQuantum 0.1.8's own code for it ends "
+            f"gate {len(history)}, {gate}, cannot run: {name_and_version()}'s own code for it ends "
             f"in NameError ({error}); build it from other gates"
         )
     source = traceback.extract_tb(error.__traceback__)[-1].line or ""
@@ -213,9 +211,9 @@ def _read_gate(
                 "every angle must be one input feature, one weight, or a constant: scale or "
                 "combine before the layer"
             )
-    if name in REFUSED_FOR_INPUTS and any(angle.source == "input" for angle in angles):
+    if any(angle.source == "input" for angle in angles) and not applies(name):
         raise CircuitError(
-            f"{here} is refused with an input as angle: TorchQuantum 0.1.8 fails for a batch of "
+            f"{here} is refused with an input as angle: {name_and_version()} fails for a batch of "
             "them"
         )
     return Gate(name, wires, tuple(angles), bool(first["inverse"]))
