@@ -3,17 +3,23 @@
 ``tests/test_compat.py`` has a test for each, which names the version that has changed it.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-def is_functorch_tensor(tensor: Tensor) -> bool:
-    """Whether a tensor is a wrapper of ``torch.func``, whose values cannot be read."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+def is_wrapper(tensor: Tensor) -> bool:
+    """Whether a tensor is a wrapper of ``torch.func`` or of autograd's batches of cotangents."""
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(tensor) or functorch.is_legacy_batchedtensor(
+        tensor
+    )
 
 
 def in_functorch() -> bool:
@@ -21,11 +27,52 @@ def in_functorch() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def outside_functorch() -> AbstractContextManager[Any]:
-    """Leaves all transforms of ``torch.func`` for a block, as what is made there is kept."""
-    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+def in_transform() -> bool:
+    """Whether operations are recorded, or tensors stand-ins: in torch.func, export, jit.trace."""
+    return (
+        in_functorch()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+    )
 
-    return temporarily_clear_interpreter_stack()
+
+@contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Leaves torch.func, export and jit.trace for a block, as what is made there is kept."""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    core: Any = torch._C
+    tracing = core._get_tracing_state()
+    with temporarily_clear_interpreter_stack(), _disable_current_modes():
+        core._set_tracing_state(None)
+        try:
+            yield
+        finally:
+            core._set_tracing_state(tracing)
+
+
+def uncompiled(function: Function) -> Function:
+    """Keeps ``torch.compile`` out of a function, as ``torch.compiler.disable`` does.
+
+    That one would import the compiler, which takes as long as the rest of torch.
+    """
+    frames = torch._C._dynamo.eval_frame
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        before = frames.set_eval_frame(None)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            frames.set_eval_frame(before)
+
+    marked: Any = called
+    marked._torchdynamo_disable = True
+    marked._torchdynamo_disable_msg = "what it calls is compiled already"
+    skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
+    frames.set_code_exec_strategy(marked.__code__, skip)
+    return cast("Function", called)
 
 
 def is_replica(module: nn.Module) -> bool:
@@ -44,6 +91,7 @@ def select_targets(output: Tensor, target: Any) -> Tensor:
     """Selects each example's target from a model's output, as Captum's methods do."""
     from captum._utils.common import _select_targets
 
+    target = target.long() if isinstance(target, Tensor) else target
     selected: Tensor = _select_targets(output, target)
     return selected
 

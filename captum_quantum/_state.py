@@ -1,10 +1,10 @@
 """What is changed for a while and restored afterwards, also after exceptions.
 
-Mode, seeds, ``.grad`` and the number of threads.
+Mode, seeds, ``.grad``, autocast and the number of threads.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -96,6 +96,17 @@ def _cuda_indices(devices: Iterable[Tensor | torch.device]) -> list[int]:
     unique = {device.device if isinstance(device, Tensor) else device for device in devices}
     cuda = [device.index for device in unique if device.type == "cuda"]
     return sorted({torch.cuda.current_device() if index is None else index for index in cuda})
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Computes in the tensors' own precision for a block, also inside of ``torch.autocast``.
+
+    Args:
+        device (torch.device): Where.
+    """
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks, _compat
+from captum_quantum import _checks, _compat, _state
 from captum_quantum.circuit import Circuit, Observable, read_observables, select
 from captum_quantum.gradients import function, nodes, table
+from captum_quantum.quantum_layer import CircuitModule
 from captum_quantum.simulate import Simulator, protocol
 from captum_quantum.simulate.arguments import normalize
 
@@ -20,32 +21,7 @@ if TYPE_CHECKING:
 _MAX_QUBITS = 24
 
 
-class _Adjoint(torch.autograd.Function):
-    """A simulator's call with its vjp as one node of the autograd graph."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        weights: Tensor,
-        initial: Tensor | None,
-        simulator: Any,
-        circuit: Circuit,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        values, ctx.pullback = simulator.vjp(
-            circuit, inputs, weights, dtype, initial=initial, needs=ctx.needs_input_grad[:3]
-        )
-        result: Tensor = values
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cotangents = (None if c is None else nodes.first_derivative(c) for c in ctx.pullback(grad))
-        return (*cotangents, None, None, None)
-
-
-class VQCLayer(nn.Module):
+class VQCLayer(CircuitModule):
     r"""A variational quantum circuit: angles in, expectation values out.
 
     The inputs are encoded into a state, an ansatz with trainable weights acts on it, and
@@ -389,6 +365,7 @@ class VQCLayer(nn.Module):
             weights = weights.detach()
         return select(weights, self.circuit.indices("weight"), 0)
 
+    @_compat.uncompiled
     def forward(self, inputs: Tensor) -> Tensor:
         """Computes the expectation values.
 
@@ -407,7 +384,8 @@ class VQCLayer(nn.Module):
         is_table = len(shape) == 1  # a reshape that changes nothing is one more node of the graph
         rows = inputs if is_table else inputs.reshape(math.prod(shape), self.n_inputs)
         if len(rows):
-            values = self._values(rows).to(rows.dtype)
+            with _state.full_precision(rows.device):
+                values = self._values(rows).to(rows.dtype)
         else:
             values = rows.new_zeros(0, self.n_observables) + rows.sum() + self.weights.sum()
         return values if is_table else values.reshape(*shape, self.n_observables)
@@ -415,27 +393,34 @@ class VQCLayer(nn.Module):
     def _values(self, rows: Tensor) -> Tensor:
         if self.gradient == "backprop" or not torch.is_grad_enabled():
             return self._undifferentiated(rows)
+        if _compat.in_transform():
+            if self.gradient != "adjoint":
+                raise nodes.GradientRuleError(
+                    f"rule {self.gradient!r} does not apply in torch.func, torch.export and "
+                    "torch.jit.trace; use gradient='backprop'"
+                )
+            return self._undifferentiated(rows)
         if self.gradient == "adjoint":
             inputs, initial = self._angles(rows)
-            node: Any = _Adjoint
             weights, dtype = self._weight_angles(), self._complex(rows.dtype)
-            adjoint: Tensor = node.apply(
-                inputs, weights, initial, self._simulator, self.circuit, dtype
-            )
-            return adjoint
+            return nodes.adjoint(self._simulator, self.circuit, inputs, weights, initial, dtype)
         with torch.no_grad():
             values = self._undifferentiated(rows)
+        # Half precision would round weights too.
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         initial = self.amplitudes(rows)
         angles = self.angle_table(rows)
         if initial is not None and rows.requires_grad:
             of_inputs = function.function_of_inputs(self, self, rows, self._undifferentiated)
-            values = nodes.attach(values, rows, table.vjp_of(self.gradient, of_inputs))
+            pullback = table.vjp_of(self.gradient, of_inputs)
+            values = nodes.attach(values, rows, pullback, angles)
         for source in ("input", "weight"):
             columns = self.circuit.columns(source)
             if columns and angles.requires_grad:
                 of_angles = function.function_of_angles(self, self, angles, source, initial)
                 pullback = table.vjp_of(self.gradient, of_angles)
-                values = nodes.attach(values, angles[:, columns], pullback)
+                sources = (angles,) if initial is None else (angles, initial)
+                values = nodes.attach(values, angles[:, columns], pullback, *sources)
         return values
 
     def _undifferentiated(self, rows: Tensor) -> Tensor:
@@ -463,7 +448,7 @@ class VQCLayer(nn.Module):
         device = self._weights[0](self).device if self._weights else inputs.device
         if device != inputs.device:
             _checks.wrong_value("inputs", f"on the layer's device, {device}", inputs)
-        if inputs.device.type == "cpu" and not _compat.is_functorch_tensor(inputs):
+        if inputs.device.type == "cpu" and not _compat.in_transform():
             _checks.check_finite("inputs", inputs.detach())
             if self.circuit.amplitude_encoding and bool((inputs == 0).all(dim=-1).any()):
                 _checks.refuse(

@@ -18,13 +18,13 @@ def test_functorch_tensors_are_recognized():
     seen = []
 
     def f(x):
-        seen.append((_compat.is_functorch_tensor(x), _compat.in_functorch()))
+        seen.append((_compat.is_wrapper(x), _compat.in_functorch()))
         return x.sum()
 
     torch.func.grad(f)(torch.ones(2))
     torch.func.vmap(f)(torch.ones(2, 2))
     assert seen == [(True, True)] * 2, of("torch")
-    assert not _compat.is_functorch_tensor(torch.ones(2)), of("torch")
+    assert not _compat.is_wrapper(torch.ones(2)), of("torch")
     assert not _compat.in_functorch(), of("torch")
 
 
@@ -33,7 +33,7 @@ def test_what_is_made_outside_of_functorch_is_a_plain_tensor():
 
     def f(x):
         with _compat.outside_functorch():
-            seen.append((_compat.in_functorch(), _compat.is_functorch_tensor(torch.arange(2))))
+            seen.append((_compat.in_functorch(), _compat.is_wrapper(torch.arange(2))))
         seen.append(_compat.in_functorch())
         return x.sum()
 

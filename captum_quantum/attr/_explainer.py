@@ -1,5 +1,9 @@
 """Runs a model once, recorded from a layer on, with the gradient rules of quantum layers."""
 
+import functools
+import inspect
+import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -34,8 +38,9 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
             _checks.wrong_type("forward_func", "a module or a function", forward_func)
         if not isinstance(layer, nn.Module):
             _checks.wrong_type("layer", "a module", layer)
-        self._model = _module_behind(forward_func)
+        self._model = _module_behind(forward_func, layer)
         check_part("layer", layer, self._model)
+        self._warned = False
         if gradient is not None:
             _checks.check_choice("gradient", gradient, RULES)
         if path_steps is not None:
@@ -123,11 +128,14 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         """Checks the angles on an accelerator once for the whole pass; on a CPU the layer does."""
         seen: list[Tensor] = []
 
-        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-            tensors = (a for a in args if isinstance(a, Tensor))
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            tensors = (a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
             seen.extend(a.detach() for a in tensors if a.device.type != "cpu")
 
-        handles = [module.register_forward_pre_hook(note) for module in self.quantum_layers]
+        handles = [
+            module.register_forward_pre_hook(note, with_kwargs=True)
+            for module in self.quantum_layers
+        ]
         try:
             yield
         finally:
@@ -157,6 +165,13 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
                 _checks.wrong_value("inputs", "at least one example along dimension 0", tensor)
         if torch.is_inference_mode_enabled():
             raise RuntimeError("attribution needs autograd, which torch.inference_mode() disables")
+        if not self._warned and _trains_statistics(self._model):
+            self._warned = True
+            warnings.warn(
+                "forward_func has normalization layers in training mode: maps depend on the other "
+                "examples, and each call changes the layers' statistics; call model.eval()",
+                stacklevel=5,
+            )
         if self._model is not None and not isinstance(self._model, nn.DataParallel):
             devices = {parameter.device for parameter in self._model.parameters()}
             if len(devices) == 1 and all(tensor.device not in devices for tensor in formatted):
@@ -184,9 +199,38 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         return _compat.select_targets(graph.output, target)
 
 
-def _module_behind(forward_func: Callable[..., Any]) -> nn.Module | None:
+def _module_behind(forward_func: Callable[..., Any], layer: nn.Module) -> nn.Module | None:
     """The module whose parts forward_func calls, as far as that can be known."""
     if isinstance(forward_func, nn.Module):
         return forward_func
     owner = getattr(forward_func, "__self__", None)
-    return owner if isinstance(owner, nn.Module) else None
+    if isinstance(owner, nn.Module):
+        return owner
+    found = _modules_in(forward_func)
+    inside = {id(part) for module in found for part in module.modules() if part is not module}
+    roots = nn.ModuleList(module for module in found if id(module) not in inside)
+    if all(layer is not part for part in roots.modules()):
+        return None  # they are not the model
+    return roots[0] if len(roots) == 1 else roots
+
+
+def _modules_in(function: Any) -> list[nn.Module]:
+    """The modules that a function is given, encloses, is bound to or names among its globals."""
+    candidates: list[Any] = [function]
+    if isinstance(function, functools.partial):
+        candidates += [*function.args, *function.keywords.values(), *_modules_in(function.func)]
+    elif hasattr(function, "__code__"):
+        seen = inspect.getclosurevars(function)
+        candidates += [*seen.nonlocals.values(), *seen.globals.values()]
+        candidates += [getattr(function, "__self__", None), *(function.__defaults__ or ())]
+    for candidate in [*candidates]:
+        is_object = not isinstance(candidate, (nn.Module, type, types.ModuleType))
+        if is_object and hasattr(candidate, "__dict__"):
+            candidates += vars(candidate).values()
+    return list({id(c): c for c in candidates if isinstance(c, nn.Module)}.values())
+
+
+def _trains_statistics(model: nn.Module | None) -> bool:
+    """Whether normalization layers of a model use the statistics of the batch."""
+    modules = () if model is None else model.modules()
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in modules)

@@ -10,9 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
+from captum_quantum.gradients import GradientPathError
 from captum_quantum.gradients.interception import QuantumCall
 
 Grads = tuple[Tensor, ...]
+
+
+def _replace_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Replaces floating-point and complex tensors, in nested tuples, lists and dicts too."""
+    if isinstance(value, Tensor):
+        return change(value) if value.is_floating_point() or value.is_complex() else value
+    if isinstance(value, dict):
+        return {key: _replace_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [_replace_tensors(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,22 +68,20 @@ class Recorder:
         # DataParallel runs its replicas in threads of its own.
         return threading.get_ident() == self._thread or _compat.is_replica(module)
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
-        return self._take(args) if self._mine(module) else None
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._take((args, kwargs)) if self._mine(module) else None
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return self._take(output) if self._mine(module) else None
 
     def _take(self, value: Any) -> Any:
         what = f"{'inputs' if self.to_input else 'output'} of layer {type(self.layer).__name__}"
-        in_tuple = isinstance(value, (tuple, list))
-        tensors = tuple(value) if in_tuple else (value,)
-        must = "a real floating-point tensor or a tuple of such"
-        if not tensors:
-            _checks.wrong_value(what, must, value)
-        for tensor in tensors:
-            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                _checks.wrong_type(what, must, tensor)
+        tensors: list[Tensor] = []
+        _replace_tensors(value, tensors.append)
+        wrong = [tensor for tensor in tensors if tensor.is_complex()]
+        if wrong or not tensors:
+            must = "a real floating-point tensor or a tuple of such"
+            _checks.wrong_type(what, must, wrong[0] if wrong else value)
         torch.set_grad_enabled(True)
         # The first call starts the graph; later ones may depend on it and stay in it. What is saved
         # is a clone, and another goes on through the model, as either may be modified in place.
@@ -85,16 +96,14 @@ class Recorder:
         with self._lock:
             self.calls.append(LayerCall(saved, given))
         self.on_call()
-        clones = [tensor.clone() for tensor in saved]
-        if not in_tuple:
-            return clones[0]
-        return clones if isinstance(value, list) else tuple(clones)
+        clones = iter([tensor.clone() for tensor in saved])
+        return _replace_tensors(value, lambda _: next(clones))
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Hooks the layer, records nothing before it, and restores hook and grad mode."""
         if self.to_input:
-            handle = self.layer.register_forward_pre_hook(self._before)
+            handle = self.layer.register_forward_pre_hook(self._before, with_kwargs=True)
         else:
             handle = self.layer.register_forward_hook(self._after)
         try:
@@ -119,24 +128,29 @@ class RecordedGraph:
     quantum_calls: list[QuantumCall]
 
     def gradients(
-        self, outputs: Tensor | Sequence[Tensor], grads: Any = None, **kwargs: Any
+        self,
+        outputs: Tensor | Sequence[Tensor],
+        grads: Any = None,
+        *,
+        needed: bool = False,
+        **kwargs: Any,
     ) -> list[Grads]:
         """Derivatives of outputs by the layer's tensors, call by call; of unused tensors zero.
 
         Args:
             outputs (Tensor or Sequence[Tensor]): What is differentiated.
             grads (Sequence[Tensor], optional): Their cotangents; ones by default.
+            needed (bool): Whether it is an error if none of the tensors is used.
             **kwargs: Further arguments of ``torch.autograd.grad``.
         """
         leaves = [tensor for call in self.calls for tensor in call.tensors]
         if grads is not None:
             kwargs["grad_outputs"] = grads
-        found = iter(
-            torch.zeros_like(leaf) if grad is None else grad
-            for leaf, grad in zip(
-                leaves, torch.autograd.grad(outputs, leaves, **kwargs), strict=True
-            )
-        )
+        given = torch.autograd.grad(outputs, leaves, **{**kwargs, "allow_unused": True})
+        if needed and all(grad is None for grad in given):
+            raise GradientPathError
+        pairs = zip(leaves, given, strict=True)
+        found = iter([torch.zeros_like(leaf) if grad is None else grad for leaf, grad in pairs])
         return [tuple(next(found) for _ in call.tensors) for call in self.calls]
 
     def gather(self, values: Sequence[Grads], device_ids: list[int] | None) -> Grads:

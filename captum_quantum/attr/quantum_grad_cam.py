@@ -383,7 +383,7 @@ class QuantumLayerGradCam(LayerExplainer):
         return total, self._part(graph, score, torch.ones_like(score))
 
     def _part(self, graph: RecordedGraph, output: Tensor, cotangent: Tensor) -> Tensor:
-        grads = graph.gradients([output], [cotangent], retain_graph=True, allow_unused=True)
+        grads = graph.gradients([output], [cotangent], retain_graph=True)
         return self._joined_map(graph, grads)
 
     def _single_quantum_layer(self) -> nn.Module:
@@ -409,12 +409,7 @@ class QuantumLayerGradCam(LayerExplainer):
         if not score.requires_grad:
             raise GradientPathError
         outputs: Any = torch.unbind(score) if "grad_outputs" in kwargs else score.sum()
-        try:
-            return graph.gradients(outputs, **kwargs)
-        except RuntimeError as error:
-            if "appears to not have been used" in str(error):
-                raise GradientPathError from error
-            raise
+        return graph.gradients(outputs, needed=True, **kwargs)
 
     def _map(self, grad: Tensor, activation: Tensor, sum_channels: bool = True) -> Tensor:
         weights = self.channel_weights(grad, activation)

@@ -1,5 +1,6 @@
 """What a circuit is once traced: frozen, validated data."""
 
+import hashlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks
+from captum_quantum import _checks, _compat
 from captum_quantum.circuit.gates import ALIASES, GateType, gate_type
 from captum_quantum.circuit.observable import Observable
 
@@ -33,7 +34,8 @@ def index_tensor(indices: tuple[int, ...], device: torch.device) -> Tensor:
     Returns:
         Tensor: int64, shape ``(len(indices),)``; not to be modified.
     """
-    return torch.tensor(indices, dtype=torch.long, device=device)
+    with _compat.outside_transforms():
+        return torch.tensor(indices, dtype=torch.long, device=device)
 
 
 def select(values: Tensor, indices: Sequence[int], dim: int) -> Tensor:
@@ -304,6 +306,18 @@ class Circuit:
         parts = (inputs, weights.to(inputs.dtype), inputs.new_tensor(constants))
         pool = torch.cat([part.expand(len(inputs), -1) for part in parts], dim=1)
         return select(pool, index, 1)
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells the circuit from others, the same in later versions: 32 hexadecimal digits."""
+        lines = [f"{self.n_qubits} {self.n_inputs} {self.n_weights} {self.amplitude_encoding}"]
+        for gate in self.gates:
+            angles = [f"{a.source} {a.index} {float(a.value).hex()}" for a in gate.angles]
+            lines.append(f"{gate.name} {gate.wires} {gate.inverse} {angles}")
+        for observable in self.observables:
+            terms = [f"{term.coefficient.hex()} {term.factors}" for term in observable.terms]
+            lines.append(f"read {terms}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
     def weights_as_inputs(self) -> "Circuit":
         """The same circuit in which every angle is an input of its own, constants apart."""

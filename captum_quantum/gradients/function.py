@@ -1,7 +1,7 @@
 """What a gradient rule differentiates: a quantum layer's outputs as a function of its angles."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +48,8 @@ class QuantumFunction:
         layer (QuantumLayer or None): The layer, if it shows its circuit.
         angles (Angles or None): The gates' angles that the variables are. None for the inputs of
             amplitude encoding and of a layer that shows no circuit.
+        memo (dict[str, Any]): What rules have found out about the module; it outlives the function
+            where the module is called several times in a block of `quantum_gradient`.
         vjp (Callable or None): Adjoint differentiation by the simulator, if it has it: called
             without arguments, it gives the function from cotangents ``(batch, n_outputs)`` to
             ``(batch, n_variables)``.
@@ -60,6 +62,15 @@ class QuantumFunction:
     layer: QuantumLayer | None = None
     angles: Angles | None = None
     vjp: Callable[[], Pullback] | None = None
+    memo: dict[str, Any] = field(default_factory=dict)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy, as the user may change the tensor in place before the rule runs.
+
+    In single precision at least: in half precision a shift or a small step would be rounded away.
+    """
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
 
 
 def function_of_angles(
@@ -78,7 +89,7 @@ def function_of_angles(
         source (str): ``"input"`` or ``"weight"``.
         initial (Tensor, optional): Initial states, shape ``(batch, 2**n_qubits)``.
     """
-    table = table.detach()
+    table = _copy(table)
     columns = layer.circuit.columns("input" if source == "input" else "weight")
     index = index_tensor(tuple(columns), table.device)
     variables = table[:, index]
@@ -104,6 +115,7 @@ def function_of_inputs(
     layer: QuantumLayer | None,
     inputs: Tensor,
     forward: Callable[[Tensor], Tensor] | None = None,
+    memo: dict[str, Any] | None = None,
 ) -> QuantumFunction:
     """The outputs of a module as a function of its inputs, which are no angles of known gates.
 
@@ -112,8 +124,13 @@ def function_of_inputs(
         layer (QuantumLayer, optional): The same as a layer that shows its circuit, if it does.
         inputs (Tensor): Shape ``(batch, ...)``.
         forward (Callable, optional): What computes the outputs. Default: the module.
+        memo (dict[str, Any], optional): What rules know of the module. Default: nothing.
     """
-    inputs = inputs.detach()
+    inputs = _copy(inputs) if layer is not None else inputs.detach().clone()
+    half = (torch.float16, torch.bfloat16)
+    tensors = (*module.parameters(), *module.buffers())
+    if inputs.dtype in half and all(t.dtype not in half for t in tensors):
+        inputs = inputs.float()
     compute = forward or module
     check_unchanged = _watch(module)
     shape = inputs.shape[1:]
@@ -126,7 +143,8 @@ def function_of_inputs(
 
     precision = inputs.dtype if layer is None else _precision(layer, inputs.dtype)
     vjp = None if layer is None else _vjp(layer, inputs)
-    return QuantumFunction(module, inputs.reshape(len(inputs), -1), run, precision, layer, vjp=vjp)
+    variables, known = inputs.reshape(len(inputs), -1), {} if memo is None else memo
+    return QuantumFunction(module, variables, run, precision, layer, vjp=vjp, memo=known)
 
 
 def _watch(module: nn.Module) -> Callable[[], None]:

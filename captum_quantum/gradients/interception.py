@@ -18,6 +18,7 @@ from captum_quantum.gradients.function import (
     function_of_angles,
     function_of_inputs,
 )
+from captum_quantum.gradients.shift import CHECKED
 from captum_quantum.gradients.table import RULES, vjp_of
 from captum_quantum.quantum_layer import as_quantum_layer, own_rule
 
@@ -53,9 +54,15 @@ class _Interception:
     """The hooks on one module while its input derivative is swapped."""
 
     def __init__(
-        self, module: nn.Module, rule: str | None, calls: list[QuantumCall], if_broken: bool
+        self,
+        module: nn.Module,
+        rule: str | None,
+        calls: list[QuantumCall],
+        if_broken: bool,
+        check: bool,
     ) -> None:
         self.module, self.rule, self.calls, self.if_broken = module, rule, calls, if_broken
+        self.memo: dict[str, Any] = {} if check else {CHECKED: True}
         self.thread = threading.get_ident()
         self.pending: dict[int, Tensor] = {}
 
@@ -68,41 +75,49 @@ class _Interception:
             and (threading.get_ident() == self.thread or _compat.is_replica(module))
         )
 
-    def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Detaches the input, so that autograd finds no derivative through the layer itself.
 
         With ``if_broken`` it marks the input instead, to see whether autograd finds one.
         """
         if not self._concerns(module) or not torch.is_grad_enabled():
             return None
-        if len(args) != 1 or not isinstance(args[0], Tensor):
+        given = [*args, *kwargs.values()]
+        if len(given) != 1 or not isinstance(given[0], Tensor):
             argument = f"input of {type(module).__name__} under quantum_gradient"
-            came = args[0] if len(args) == 1 else tuple(type(a).__name__ for a in args)
+            came = given[0] if len(given) == 1 else tuple(type(a).__name__ for a in given)
             _checks.wrong_type(argument, "a single tensor", came)
-        inputs = args[0]
+        inputs = given[0]
         if not inputs.requires_grad or not inputs.numel():
             return None
         passed = inputs.view_as(inputs) if self.if_broken else inputs.detach()
         self.pending[id(passed)] = inputs
-        return (passed,)
+        return ((passed,), {}) if args else ((), dict.fromkeys(kwargs, passed))
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Tensor | None:
+    def after(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
+    ) -> Tensor | None:
         """Connects the output with the input by the rule."""
-        inputs = self.pending.pop(id(args[0]), None) if args else None
-        if inputs is None:
+        passed = next(iter([*args, *kwargs.values()]), None)
+        inputs = self.pending.pop(id(passed), None)
+        if inputs is None or passed is None:
             return None
         if not isinstance(outputs, Tensor):
             _checks.wrong_type(
                 f"output of {type(module).__name__} under quantum_gradient", "a tensor", outputs
             )
-        if self.if_broken and nodes.depends_on(outputs, args[0].grad_fn):
+        if self.if_broken and nodes.depends_on(outputs, passed.grad_fn):
             return None
-        call = _connect(module, inputs, outputs, self.rule)
+        call = _connect(module, inputs, outputs, self.rule, self.memo)
         self.calls.append(call)
         return call.outputs
 
 
-def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | None) -> QuantumCall:
+def _connect(
+    module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | None, memo: dict[str, Any]
+) -> QuantumCall:
     layer = as_quantum_layer(module)
     if layer is not None:
         inputs = inputs.reshape(-1, inputs.shape[-1])
@@ -110,11 +125,12 @@ def _connect(module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | Non
         inputs = inputs[None]
     if layer is not None and not layer.circuit.amplitude_encoding:
         angles = select(inputs, layer.circuit.indices("input"), 1)
-        table = layer.angle_table(inputs.detach())
+        wide = torch.promote_types(inputs.dtype, torch.float32)  # half would round weights too
+        table = layer.angle_table(inputs.detach().to(wide))
         function = function_of_angles(module, layer, table, "input")
     else:
         angles = inputs.reshape(len(inputs), -1)
-        function = function_of_inputs(module, layer, inputs)
+        function = function_of_inputs(module, layer, inputs, memo=memo)
     if function.angles is not None and not getattr(module, "applies_rule", False):
         _check_values(function, outputs)
     pullback = vjp_of(rule or own_rule(module) or "backprop", function)
@@ -151,7 +167,11 @@ _active: WeakKeyDictionary[nn.Module, list[_Interception]] = WeakKeyDictionary()
 
 @contextmanager
 def intercept(
-    modules: Sequence[nn.Module], rule: str | None, *, if_broken: bool = False
+    modules: Sequence[nn.Module],
+    rule: str | None,
+    *,
+    if_broken: bool = False,
+    check: bool = True,
 ) -> Iterator[list[QuantumCall]]:
     """Swaps the input derivative of modules for the duration of a block.
 
@@ -159,6 +179,7 @@ def intercept(
         modules (Sequence[nn.Module]): The modules.
         rule (str, optional): The gradient rule; None for each module's own.
         if_broken (bool): Whether to do so only where autograd finds no derivative.
+        check (bool): Whether to try on some values whether a rule fits a module without a circuit.
 
     Yields:
         list[QuantumCall]: The calls whose derivative was swapped, as they happen.
@@ -166,18 +187,20 @@ def intercept(
     calls: list[QuantumCall] = []
     with ExitStack() as stack:
         for module in modules:
-            block = _Interception(module, rule, calls, if_broken)
+            block = _Interception(module, rule, calls, if_broken, check)
             blocks = _active.setdefault(module, [])
             blocks.append(block)
             stack.callback(blocks.remove, block)
-            stack.callback(module.register_forward_pre_hook(block.before).remove)
-            stack.callback(module.register_forward_hook(block.after, prepend=True).remove)
+            before = module.register_forward_pre_hook(block.before, with_kwargs=True)
+            after = module.register_forward_hook(block.after, prepend=True, with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
         yield calls
 
 
 @contextmanager
 def quantum_gradient(
-    modules: nn.Module | Sequence[nn.Module], rule: str = "parameter-shift"
+    modules: nn.Module | Sequence[nn.Module], rule: str = "parameter-shift", *, check: bool = True
 ) -> Iterator[None]:
     r"""Swaps the input derivative of quantum layers for the block's duration.
 
@@ -193,10 +216,11 @@ def quantum_gradient(
     - ``"parameter-shift"``: :math:`\partial_t f = (f(t + \pi/2) - f(t - \pi/2)) / 2` for every gate
       that takes an input, all shifted circuits in one batch; four terms for controlled rotations
       (arXiv:1811.11184, arXiv:2104.05695). Of a module that shows no circuit, each input is taken
-      to be the angle of one Pauli rotation; that is checked on one sample where values are exact.
+      to be the angle of one Pauli rotation; ``check`` tries whether it is.
     - ``"commutator"``: QGrad-CAM's :math:`\tfrac{i}{2} \mathrm{tr}(\rho [G, \tilde O])` on density
       matrices (arXiv:2408.05899); needs a circuit of at most 10 qubits.
-    - ``"finite-difference"``: central differences, steps of 1e-5 (float64) or 1e-2 (else) radians.
+    - ``"finite-difference"``: central differences, steps of 1e-5 (float64) or 1e-2 (else) radians,
+      longer where values carry noise.
     - ``"adjoint"``: adjoint differentiation: the state is run backward through the circuit
       (arXiv:2009.02823), memory independent of depth; for simulators with a vjp, as the fused one.
     - ``"backprop"``: autograd through the simulator or the module itself.
@@ -205,6 +229,9 @@ def quantum_gradient(
         modules (nn.Module or sequence): The quantum layers: single tensor in, single tensor out,
             dimension 0 the batch (a `VQCLayer`: all dimensions but the last).
         rule (str): One of the above.
+        check (bool): Whether to run a module without a circuit at five values of each input, at
+            random points, once in the block, to see whether ``"parameter-shift"`` fits it. On
+            hardware, where every value costs, it can be switched off.
 
     Raises:
         TypeError: If modules are not modules, or one is called with other than one tensor.
@@ -227,5 +254,5 @@ def quantum_gradient(
         if not isinstance(module, nn.Module):
             _checks.wrong_type("modules", "a module or a sequence of modules", module)
         as_quantum_layer(module)
-    with intercept(listed, rule):
+    with intercept(listed, rule, check=check):
         yield

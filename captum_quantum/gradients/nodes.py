@@ -7,12 +7,14 @@ values are the layer's own, and derivatives by its weights keep their own path.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks
+from captum_quantum import _checks, _compat
+from captum_quantum._state import full_precision
 
 
 class GradientRuleError(ValueError):
@@ -28,36 +30,52 @@ Pullback = Callable[[Tensor], Tensor]
 
 
 class _Zero(torch.autograd.Function):
-    """Zero, with the derivative by ``variables`` that a pullback gives."""
+    """Zero, with the derivative by ``variables`` that a pullback gives.
+
+    ``values`` and ``sources`` are what a second derivative could be taken by.
+    """
 
     @staticmethod
-    def forward(ctx: Any, variables: Tensor, like: Tensor, pullback: Pullback) -> Tensor:
+    def forward(
+        ctx: Any, variables: Tensor, values: Tensor, pullback: Pullback, *sources: Tensor
+    ) -> Tensor:
         ctx.pullback, ctx.shape = pullback, variables.shape
-        return torch.zeros_like(like)
+        ctx.save_for_backward(variables, values, *sources)
+        return torch.zeros_like(values)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        with torch.no_grad():
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        n_others = len(ctx.needs_input_grad) - 1
+        if not ctx.needs_input_grad[0]:
+            return (None,) * (n_others + 1)
+        with torch.no_grad(), full_precision(grad.device):
             result = ctx.pullback(grad.detach())
         if not isinstance(result, Tensor) or result.shape != ctx.shape:
             _checks.wrong_value("a gradient rule's vjp", f"of shape {tuple(ctx.shape)}", result)
-        return first_derivative(result), None, None
+        if torch.is_grad_enabled():
+            result = first_derivative(result, grad, *ctx.saved_tensors)
+        return result, *(None,) * n_others
 
 
-def first_derivative(result: Tensor) -> Tensor:
-    """Marks a rule's result as not differentiable where autograd records (``create_graph``)."""
-    if not torch.is_grad_enabled():
-        return result
+def first_derivative(result: Tensor, *sources: Tensor) -> Tensor:
+    """Marks a rule's result as not differentiable by what it depends on.
+
+    Without it autograd would take a second derivative for zero.
+
+    Args:
+        result (Tensor): The result.
+        *sources (Tensor): What it depends on.
+    """
     guard: Any = _FirstDerivative
-    marked: Tensor = guard.apply(result.requires_grad_())
+    marked: Tensor = guard.apply(result, *sources)
     return marked
 
 
 class _FirstDerivative(torch.autograd.Function):
-    """Refuses a second derivative: without it autograd would take that of the rule for zero."""
+    """Refuses to be differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, result: Tensor) -> Tensor:
+    def forward(ctx: Any, result: Tensor, *sources: Tensor) -> Tensor:
         return result.view_as(result)
 
     @staticmethod
@@ -66,6 +84,79 @@ class _FirstDerivative(torch.autograd.Function):
             "a quantum gradient rule gives first derivatives only; for higher ones use VQCLayer "
             "with gradient='backprop', outside quantum_gradient"
         )
+
+
+class _Adjoint(torch.autograd.Function):
+    """A simulator's call with its vjp as one node of the autograd graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weights: Tensor,
+        initial: Tensor | None,
+        simulator: Any,
+        circuit: Any,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        needs = ctx.needs_input_grad[:3]
+        values, ctx.pullback = simulator.vjp(
+            circuit, inputs, weights, dtype, initial=initial, needs=needs
+        )
+        ctx.save_for_backward(inputs, weights, initial)
+        ctx.run = partial(simulator.expectations, circuit, dtype=dtype)
+        result: Tensor = values
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() or _compat.is_wrapper(grad):
+            return (*_Adjoint._recorded(ctx, grad), None, None, None)
+        return (*ctx.pullback(grad), None, None, None)
+
+    @staticmethod
+    def _recorded(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+        """The vjp as autograd records it, for derivatives of it or for a batch of cotangents."""
+        given, needs = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        wanted = [tensor for tensor, need in zip(given, needs, strict=True) if need]
+        options = {"create_graph": torch.is_grad_enabled(), "materialize_grads": True}
+        with torch.enable_grad():
+            inputs, weights, initial = given
+            values = ctx.run(inputs=inputs, weights=weights, initial=initial)
+        if values.requires_grad:
+            found = iter(torch.autograd.grad(values, wanted, grad, **options))
+            return [next(found) if need else None for need in needs]
+        sources = [grad, *(tensor for tensor in given if tensor is not None)]
+        return [
+            None if c is None else first_derivative(c, *sources)
+            for c in ctx.pullback(grad.detach())
+        ]
+
+
+def adjoint(
+    simulator: Any,
+    circuit: Any,
+    inputs: Tensor,
+    weights: Tensor,
+    initial: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Expectation values, whose derivatives are the simulator's vjp.
+
+    Args:
+        simulator (Simulator): A simulator with ``vjp``.
+        circuit (Circuit): The circuit.
+        inputs (Tensor): Angles that come from inputs, radians, ``(batch, n_input_angles)``.
+        weights (Tensor): Angles that come from weights, radians, ``(n_weight_angles,)``.
+        initial (Tensor, optional): Normalized amplitudes, ``(batch, 2**n)``.
+        dtype (torch.dtype): torch.complex64 or torch.complex128.
+
+    Returns:
+        Tensor: Shape ``(batch, n_observables)``.
+    """
+    node: Any = _Adjoint
+    values: Tensor = node.apply(inputs, weights, initial, simulator, circuit, dtype)
+    return values
 
 
 def depends_on(outputs: Tensor, node: Any) -> bool:
@@ -82,19 +173,21 @@ def depends_on(outputs: Tensor, node: Any) -> bool:
     return False
 
 
-def attach(values: Tensor, variables: Tensor, pullback: Pullback) -> Tensor:
+def attach(values: Tensor, variables: Tensor, pullback: Pullback, *sources: Tensor) -> Tensor:
     """Returns ``values`` with the derivative by ``variables`` that a pullback gives.
 
     Args:
         values (Tensor): Shape ``(batch, n_outputs)``.
         variables (Tensor): Shape ``(batch, n_variables)``.
         pullback (Callable): ``(batch, n_outputs) -> (batch, n_variables)``.
+        *sources (Tensor): What the derivative depends on, beside the variables and what autograd
+            knows the values to depend on: a second derivative by one of these is an error.
 
     Returns:
         Tensor: Shape ``(batch, n_outputs)``.
     """
     node: Any = _Zero
-    zero: Tensor = node.apply(variables, values.detach(), pullback)
+    zero: Tensor = node.apply(variables, values, pullback, *sources)
     return values + zero
 
 

@@ -113,6 +113,14 @@ class Adjoint:
         return function.vjp()
 
 
+def _no_path(function: QuantumFunction) -> GradientRuleError:
+    """The error where autograd finds no way from a layer's outputs to its inputs."""
+    return GradientRuleError(
+        f"rule 'backprop' does not apply to {_checks.describe(function.module)}: its outputs do "
+        "not depend on its inputs for autograd; use 'parameter-shift' or 'finite-difference'"
+    )
+
+
 class Backprop:
     """Autograd through the simulator, or through a module that shows no circuit."""
 
@@ -133,12 +141,11 @@ class Backprop:
                     graph.extend([leaf, function.run(leaf)])
             leaf, outputs = graph
             if not outputs.requires_grad:
-                raise GradientRuleError(
-                    "rule 'backprop' does not apply: the layer's outputs do not depend on its "
-                    "inputs for autograd; use 'parameter-shift' or 'finite-difference'"
-                )
-            options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+                raise _no_path(function)
+            options = {"retain_graph": True, "allow_unused": True}
             (result,) = torch.autograd.grad(outputs, leaf, cotangent.to(outputs.dtype), **options)
-            return result
+            if result is None and function.vjp is None:
+                raise _no_path(function)
+            return torch.zeros_like(leaf) if result is None else result
 
         return pullback

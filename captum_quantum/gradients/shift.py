@@ -1,5 +1,6 @@
 """Rules that run the layer at shifted values: parameter-shift and finite differences."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -70,39 +71,108 @@ class ParameterShift(JacobianRule):
         return shifted_jacobian(function, [rule for rule in rules if rule is not None])
 
 
-def _check_two_term(function: QuantumFunction) -> None:
-    """Refuses the rule for a layer without a circuit whose first sample contradicts it.
+CHECKED = "shifts"
+"""Key of `QuantumFunction.memo`: whether the shift rule has been tried on the module."""
 
-    Where each input is the angle of one gate with two eigenvalues, f(x) + f(x + pi) equals
-    f(x + pi/2) + f(x - pi/2). A layer that gives two values for one input (shots) is not checked.
+_TRIED = (0.0, 0.8, 2.1, 3.7, 0.0)
+"""Shifts in radians, no multiples of each other; the first twice, as values may carry noise."""
+
+_BY_CHANCE = 1e-4
+"""How often a layer whose values carry noise may contradict the rule by chance."""
+
+
+def _check_two_term(function: QuantumFunction) -> None:
+    """Refuses the rule for a layer without a circuit that contradicts it.
+
+    Where an input is the angle s of one gate with two eigenvalues, values are of the form
+    a + b cos s + c sin s. Each input is tried at a random point of its own. Before the rule is
+    refused, all is measured once more.
     """
-    sample, n = function.variables[:1], function.variables.shape[1]
-    eye = torch.eye(n, dtype=sample.dtype, device=sample.device) * (torch.pi / 2)
-    with torch.no_grad():
-        values = function.run(
-            torch.cat([sample, sample, sample + 2 * eye, sample + eye, sample - eye])
-        )
-    here, again = values[0], values[1]
-    far, plus, minus = values[2:].reshape(3, n, -1)
-    if not torch.equal(here, again):
+    if function.memo.get(CHECKED):
         return
-    wrong = ((here + far) - (plus + minus)).abs().amax(dim=1) > 1e-3 * (1 + values.abs().max())
-    if bool(wrong.any()):
-        raise GradientRuleError(
-            f"rule 'parameter-shift' does not apply to {_checks.describe(function.module)}: inputs "
-            f"{wrong.nonzero().flatten().tolist()} are not each the angle of a single Pauli "
-            "rotation (f(x) + f(x + pi) differs from f(x + pi/2) + f(x - pi/2)); use "
-            "'finite-difference'"
-        )
+    n, like = function.variables.shape[1], function.variables
+    generator = torch.Generator().manual_seed(0)
+    points = (torch.rand(n, 1, n, generator=generator, dtype=torch.float64) * 2 - 1) * torch.pi
+    points = points.repeat(1, len(_TRIED), 1)
+    points[range(n), :, range(n)] += torch.tensor(_TRIED, dtype=torch.float64)
+    points = points.flatten(0, 1).to(like)
+    runs: list[Tensor] = []
+    for _ in range(2):
+        with torch.no_grad():
+            values = function.run(points)
+        runs.append(values.double().reshape(n, len(_TRIED), -1))
+        wrong = _contradicting(torch.stack(runs), max(1e-3, 8 * torch.finfo(values.dtype).eps))
+        if not wrong:
+            function.memo[CHECKED] = True
+            return
+    raise GradientRuleError(
+        f"rule 'parameter-shift' does not apply to {_checks.describe(function.module)}: inputs "
+        f"{wrong} are not each the angle of a single Pauli rotation (values are not of the form "
+        "a + b cos s + c sin s); use 'finite-difference'"
+    )
+
+
+def _contradicting(runs: Tensor, rounding: float) -> list[int]:
+    """The inputs whose values are not of that form.
+
+    Four values are combined such that the sum is 0 if they are. Its noise is estimated from the
+    values that were measured several times.
+
+    Args:
+        runs (Tensor): Values, shape ``(n_runs, n_inputs, 5, n_outputs)``.
+        rounding (float): Error of exact values, relative to the largest one.
+    """
+    n_runs, n, _, n_outputs = runs.shape
+    shifts = torch.tensor(_TRIED[:4], dtype=torch.float64)
+    form = torch.stack([torch.ones_like(shifts), torch.cos(shifts), torch.sin(shifts)], dim=1)
+    weights = torch.linalg.svd(form)[0][:, 3].to(runs.device)
+    groups = [torch.cat([runs[:, :, 0], runs[:, :, 4]]), *runs[:, :, 1:4].unbind(2)]
+    means = torch.stack([group.mean(dim=0) for group in groups])
+    residuals = torch.einsum("s,sno->no", weights, means).abs()
+    bound = rounding * (1 + float(runs.abs().max()))
+    deviations = torch.cat([group - mean for group, mean in zip(groups, means, strict=True)])
+    freedom = n * n_outputs * (5 * n_runs - 4)
+    noise = math.sqrt(float(deviations.square().sum()) / freedom)
+    if noise:
+        from scipy import stats
+
+        counts = torch.tensor([len(group) for group in groups]).to(weights)
+        noise *= math.sqrt(float((weights.square() / counts).sum()))
+        quantile = float(stats.t.isf(0.5 * _BY_CHANCE / (n * n_outputs), freedom))
+        # Noise differs from point to point: half as much again as if it did not.
+        bound = max(bound, 1.5 * quantile * noise)
+    wrong: list[int] = (residuals.amax(dim=1) > bound).nonzero().flatten().tolist()
+    return wrong
 
 
 class FiniteDifference(JacobianRule):
-    """Central differences: steps of 1e-5 in float64, of 1e-2 otherwise."""
+    """Central differences: steps of 1e-5 in float64, of 1e-2 otherwise, longer for noisy values.
+
+    With noise of standard deviation s in every value, a step h leaves an error of ``h**2 / 6``
+    times the third derivative and noise of ``s / (sqrt(2) h)``; for a third derivative of 1 the sum
+    is least at ``h = (3 s / sqrt(2))**(1/3)``.
+    """
 
     name = "finite-difference"
+
+    def why_not(self, function: QuantumFunction) -> str | None:
+        """Needs at least single precision, in which a small step is not rounded away."""
+        if function.variables.dtype not in (torch.float16, torch.bfloat16):
+            return None
+        return (
+            f"does not apply to {_checks.describe(function.module)} in half precision, whose "
+            "values are too coarse for differences; keep the layer in float32"
+        )
 
     def jacobian(self, function: QuantumFunction) -> Tensor:
         """Differences of runs on both sides of every variable."""
         step = 1e-5 if function.precision == torch.float64 else 1e-2
+        exact = function.layer is not None and getattr(function.layer, "exact", True)
+        if not exact:
+            with torch.no_grad():
+                first, second = function.run(function.variables.repeat(2, 1)).chunk(2)
+            noise = float((first - second).square().mean().sqrt()) / math.sqrt(2)
+            if noise > 1e-6:
+                step = max(step, (3 * noise / math.sqrt(2)) ** (1 / 3))
         central = ((step, 0.5 / step), (-step, -0.5 / step))
         return shifted_jacobian(function, [central] * function.variables.shape[1])

@@ -199,7 +199,9 @@ def load_model(
     if description["model"] == _KINDS[1]:
         model = classical_twin(model)
     expected = model.state_dict()
-    missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
+    # Files of 0.1.0 do not tell the circuit; the layer warns.
+    required = {name for name in expected if not name.endswith("_extra_state")}
+    missing, unknown = sorted(required - tensors.keys()), sorted(tensors.keys() - expected)
     if missing or unknown:
         _not_weights(path, f"weights missing: {missing or 'none'}, unknown: {unknown or 'none'}")
     for name, value in tensors.items():
@@ -207,7 +209,10 @@ def load_model(
             came, needed = _checks.describe(value), _checks.describe(expected[name])
             _not_weights(path, f"{name!r} is {came}, the described model needs {needed}")
         _checks.check_finite(f"{name!r} in {str(path)!r}", value)
-    model.load_state_dict(tensors)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        _not_weights(path, f"weights that do not fit the described model ({error})")
     model.trained = description.get("trained")
     return model.to(device).eval()
 

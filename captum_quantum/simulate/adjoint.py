@@ -104,6 +104,8 @@ class AdjointRun:
         program, matrices = self._program, self._matrices
         steps = program.plan.steps
         needed = [self._needs[0 if isinstance(step, InputPhases) else 1] for step in steps]
+        for number in program.tables.fixed:
+            needed[number] = False
         first = needed.index(True) if any(needed) else len(steps)
         # The state and its cotangent have buffers of their own: so a thread finds rows of both
         # where it wrote them.

@@ -46,7 +46,9 @@ class Evaluation:
             self._run = program.polynomial(matrices)
         else:
             self._run = AdjointRun(program, matrices, needs)
-        self._parts = split(given.detach(), program)
+        # A copy, as the user may change the inputs in place before the pullback.
+        given = given.detach().clone() if any(needs) else given.detach()
+        self._parts = split(given, program)
         # A batch in one part keeps this for the pullback; else each part runs once more.
         self._kept: Any = None
 
@@ -61,7 +63,7 @@ class Evaluation:
             return torch.cat(values)
         if any(self._needs):
             self._kept = kept
-        return values[0]
+        return values[0].contiguous()
 
     def pullback(self, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The vector-Jacobian product.
@@ -75,7 +77,8 @@ class Evaluation:
         """
         with torch.no_grad():
             if self._kept is not None:
-                return self._run.vjp(self._kept, cotangent)
+                by_given, by_weights = self._run.vjp(self._kept, cotangent)
+                return None if by_given is None else by_given.contiguous(), by_weights
             cotangents = cotangent.split([len(part) for part in self._parts])
             derivatives = []
             for given, of_part in zip(self._parts, cotangents, strict=True):
@@ -106,14 +109,14 @@ class CompiledCircuit:
 
     @cached_property
     def _plan(self) -> Plan:
-        with _compat.outside_functorch():
+        with _compat.outside_transforms():
             return make_plan(self.circuit)
 
     @cached_property
     def _plan_in_lanes(self) -> Plan:
         # A batch in lanes is many small products as it is; so its plan need not keep as many wires
         # in front of a dense step's own, and has fewer reorderings.
-        with _compat.outside_functorch():
+        with _compat.outside_transforms():
             return make_plan(self.circuit, FRONT - (LANES.bit_length() - 1))
 
     def plan(self, batch: int, device: torch.device) -> Plan:
@@ -132,7 +135,7 @@ class CompiledCircuit:
         program = self.programs.get(key)
         if program is None:
             # It must serve later calls, training too.
-            with torch.inference_mode(False), _compat.outside_functorch():
+            with torch.inference_mode(False), _compat.outside_transforms():
                 program = Program(self.plan(batch, device), device, dtype, lanes)
             self.programs[key] = program
         return program
@@ -140,11 +143,12 @@ class CompiledCircuit:
     def expectations(self, given: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
         """Expectation values, ``(batch, n_observables)``.
 
-        Where autograd is enabled it records them step by step: derivatives of any order.
+        Where autograd or a transform records them, it does so step by step: derivatives of any
+        order.
         """
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() or _compat.in_transform()):
             return self.evaluation(given, weights, dtype, (False, False)).values()
-        return self.program(given.device, dtype).run(given, weights)
+        return self.program(given.device, dtype).run(given, weights).contiguous()
 
     def evaluation(
         self, given: Tensor, weights: Tensor, dtype: torch.dtype, needs: tuple[bool, bool]

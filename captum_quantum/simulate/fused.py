@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
+from captum_quantum._state import full_precision
 from captum_quantum.circuit import Circuit, Gate, Observable, select
 from captum_quantum.simulate.arguments import check_arguments
 from captum_quantum.simulate.compiled import CompiledCircuit
@@ -181,17 +182,21 @@ class FusedSimulator:
         if weights.dim() != 1:
             _checks.wrong_value("weights", "shared by the batch, with one dimension", weights)
         given, wanted = (inputs, needs[0]) if initial is None else (initial, needs[2])
-        evaluation = self._compiled(circuit).evaluation(given, weights, dtype, (wanted, needs[1]))
+        with full_precision(given.device):
+            compiled = self._compiled(circuit)
+            evaluation = compiled.evaluation(given, weights, dtype, (wanted, needs[1]))
+            values = evaluation.values()
         # Beside amplitudes the inputs have no columns.
         no_angles = inputs.detach() if needs[0] and initial is not None else None
 
         def pullback(cotangent: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-            by_given, by_weights = evaluation.pullback(cotangent)
+            with full_precision(cotangent.device):
+                by_given, by_weights = evaluation.pullback(cotangent)
             if initial is None:
                 return by_given, by_weights, None
             return no_angles, by_weights, by_given
 
-        return evaluation.values(), pullback
+        return values, pullback
 
     def _run(
         self,
@@ -223,7 +228,9 @@ class FusedSimulator:
             columns = circuit.columns("input") + circuit.columns("weight")
             back = sorted(range(len(columns)), key=columns.__getitem__)
             given, weights = select(torch.cat([inputs, weights], 1), back, 1), weights.new_zeros(0)
-        return (compiled.probabilities if bases else compiled.expectations)(given, weights, dtype)
+        with full_precision(given.device):
+            compute = compiled.probabilities if bases else compiled.expectations
+            return compute(given, weights, dtype)
 
     def _compiled(
         self, circuit: Circuit, bases: str = "", by_sample: bool = False

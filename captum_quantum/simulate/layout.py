@@ -47,7 +47,7 @@ class Buffers:
 
     New memory for every operation would cost more than the operation: the system clears each page
     of it when it is first touched. But neither autograd, while it records, nor ``torch.func``
-    allows writing into a given tensor; then every operation gets new memory.
+    or ``torch.export`` allows writing into a given tensor; then every operation gets new memory.
 
     Args:
         like (Tensor): A tensor of the results' shape and dtype.
@@ -56,7 +56,7 @@ class Buffers:
 
     def __init__(self, like: Tensor, buffer: Tensor | None = None) -> None:
         self._like = like
-        self._is_allowed = not (torch.is_grad_enabled() or _compat.in_functorch())
+        self._is_allowed = not (torch.is_grad_enabled() or _compat.in_transform())
         self._buffers = [] if buffer is None else [buffer]
         self._count = len(self._buffers)
 

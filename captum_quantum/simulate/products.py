@@ -102,7 +102,7 @@ def as_matrices(vectors: Tensor) -> Tensor:
         Tensor: ``(m, 2**k, 2**k)``, rows r1 r2 ... and columns c1 c2 ...
     """
     m, size, _ = vectors.shape
-    k = (size.bit_length() - 1) // 2
+    k = (int(size).bit_length() - 1) // 2
     order = [0, *range(1, 2 * k, 2), *range(2, 2 * k + 1, 2)]
     return vectors.view(m, *([2] * (2 * k))).permute(order).reshape(m, 2**k, 2**k)
 
@@ -110,7 +110,7 @@ def as_matrices(vectors: Tensor) -> Tensor:
 def as_vectors(matrices: Tensor) -> Tensor:
     """The inverse of `as_matrices`."""
     m, side, _ = matrices.shape
-    k = side.bit_length() - 1
+    k = int(side).bit_length() - 1
     order = [0, *(bit for j in range(k) for bit in (1 + j, 1 + k + j))]
     return matrices.view(m, *([2] * (2 * k))).permute(order).reshape(m, 4**k, 1)
 

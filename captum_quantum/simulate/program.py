@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from captum_quantum import _compat
 from captum_quantum.simulate.layout import Buffers, keep_freed_memory
 from captum_quantum.simulate.matrices import Matrices, make_matrices
 from captum_quantum.simulate.measurement import Measurement
@@ -66,6 +67,8 @@ class Program:
         On a CPU the weights are compared, which finds every change. Elsewhere that would wait for
         the device, and the matrices are rebuilt.
         """
+        if _compat.in_transform():
+            return self.make_matrices(weights)
         cached = self._matrices
         if cached is not None and weights.is_cpu and torch.equal(cached[0], weights):
             return cached[1]
@@ -99,11 +102,15 @@ class Program:
                 whole = self.evolve(start, matrices, None)
                 angles = self.tables.whole_angles
                 cached = (matrices, Polynomial(whole, self.measurement.signs, angles))
-            self._polynomial = cached
+            if not _compat.in_transform():
+                self._polynomial = cached
         return cached[1]
 
     def run(self, given: Tensor, weights: Tensor) -> Tensor:
         """Expectation values, recorded by autograd step by step: derivatives of any order."""
+        if given.requires_grad and not _compat.in_transform():
+            given = given.view_as(given)
+            given.register_hook(Tensor.contiguous)
         matrices = self.make_matrices(weights)
         prepared = self.preparation.forward(given, matrices)
         return self.measurement.values(self.evolve(prepared.state, matrices, prepared))

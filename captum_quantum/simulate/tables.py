@@ -1,12 +1,14 @@
 """Where every entry stands in the matrices of a plan."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_quantum.circuit.primitives import Primitive, extended_index
+from captum_quantum.circuit.primitives import Primitive, extend, extended_index
 from captum_quantum.simulate.entries import AngleMap, Entries, cast
 from captum_quantum.simulate.layout import repeat_index
 from captum_quantum.simulate.phases import PhaseTable
@@ -58,6 +60,7 @@ class Tables:
         krons (dict[int, Tensor]): For each number k of wires the indices of the factors of all
             Kronecker products of k matrices, ``(m, k, 4)``.
         layers (dict[int, list[Layer]]): For each dense step what is multiplied into its matrix.
+        fixed (list[int]): The dense steps that take no weights.
         rows (dict[int, tuple[Tensor, Tensor]]): For each reordering its index and its inverse.
         diagonals (dict[int, Tensor]): For each step of phases the entries whose product they are,
             ``(m, 2**n)``.
@@ -155,11 +158,15 @@ class Tables:
         self.layers: dict[int, list[Layer]] = {}
         self.rows: dict[int, tuple[Tensor, Tensor]] = {}
         self.diagonals: dict[int, Tensor] = {}
+        self.fixed: list[int] = []
+        self._norm = 1.0
         krons: dict[int, list[Tensor]] = {}
         kept: dict[int, tuple[Tensor, Tensor]] = {}  # layers of a circuit share their reorderings
         for number, step in enumerate(self.plan.steps):
             if isinstance(step, Dense):
                 self.layers[number] = self._layers_of(step, krons)
+                if self.layers[number][0].matrix is not None and len(self.layers[number]) == 1:
+                    self.fixed.append(number)
             elif isinstance(step, Monomial):
                 if step.rows is not None:
                     if id(step.rows) not in kept:
@@ -181,6 +188,13 @@ class Tables:
         layers: list[Layer] = []
         k = len(step.wires)
         for layer in step.layers:
+            fixed = self._fixed_matrix(layer, step.wires)
+            if fixed is not None:
+                if layers and layers[-1].matrix is not None:
+                    layers[-1].matrix = fixed @ layers[-1].matrix
+                else:
+                    layers.append(Layer(matrix=fixed))
+                continue
             if not isinstance(layer, int):
                 products = krons.setdefault(k, [])
                 layers.append(Layer(kron=(k, len(products))))
@@ -188,18 +202,9 @@ class Tables:
                 chains = [self._product_of(self._segments(chain)[0]) for chain in layer]
                 products.append(torch.stack(chains))
                 continue
-            factor = self.plan.factors[layer]
-            bits = [step.wires.index(wire) for wire in factor.wires]
+            bits = [step.wires.index(wire) for wire in self.plan.factors[layer].wires]
             row, others = extended_index(bits, k)
             same = others[:, None] == others[None, :]
-            if factor.is_fixed:
-                matrix = factor.primitive.constant[row[:, None], row[None, :]] * same
-                before = layers[-1].matrix if layers else None
-                if before is None:
-                    layers.append(Layer(matrix=matrix))
-                else:
-                    layers[-1].matrix = matrix @ before
-                continue
             entry = self._starts[layer] + row[:, None] * 2 ** len(bits) + row[None, :]
             # Where the wires that it does not act on differ, the matrix is 0, as is entry 1.
             layers.append(Layer(index=torch.where(same, entry, 1).to(self.device)))
@@ -209,5 +214,35 @@ class Tables:
                 identity = torch.eye(len(rows), dtype=layer_.matrix.dtype)
                 if torch.equal(layer_.matrix, identity[rows]):
                     layer_.rows = rows.to(self.device), torch.argsort(rows).to(self.device)
-                layer_.matrix = cast(layer_.matrix, self.dtype).to(self.device)
+                layer_.matrix = self._rounded(layer_.matrix, len(layers) == 1).to(self.device)
         return layers
+
+    def _fixed_matrix(self, layer: Any, wires: Sequence[int]) -> Tensor | None:
+        """The matrix of a layer of a step, in complex128; None if it takes weights."""
+        chains = [[layer]] if isinstance(layer, int) else layer
+        if not all(self.plan.factors[p].is_fixed for chain in chains for p in chain):
+            return None
+        if isinstance(layer, int):
+            factor = self.plan.factors[layer]
+            return extend(
+                factor.primitive.constant, [wires.index(w) for w in factor.wires], len(wires)
+            )
+        matrix = torch.ones(1, 1, dtype=torch.complex128)
+        for chain in chains:
+            product = torch.eye(2, dtype=torch.complex128)
+            for position in chain:
+                product = self.plan.factors[position].primitive.constant @ product
+            matrix = torch.kron(matrix, product)
+        return matrix
+
+    def _rounded(self, matrix: Tensor, is_step: bool) -> Tensor:
+        """A fixed matrix in the precision of the states.
+
+        Rounding changes the norm a little, and equal matrices change it alike: over hundreds of
+        steps that adds up. So what the steps before have added is taken from the next one.
+        """
+        if not is_step:
+            return cast(matrix, self.dtype)
+        rounded = cast(matrix / math.sqrt(self._norm), self.dtype)
+        self._norm *= float(rounded.to(torch.complex128).abs().square().sum()) / len(matrix)
+        return rounded

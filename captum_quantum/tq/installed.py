@@ -3,7 +3,6 @@
 import math
 import sys
 from importlib import metadata
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,11 +27,11 @@ def name_and_version() -> str:
     return " and ".join(dict.fromkeys(there)) or "a torchquantum that pip has not installed"
 
 
-def import_torchquantum() -> ModuleType:
+def import_torchquantum() -> Any:
     """Imports the module ``torchquantum`` and checks what this package builds on.
 
     Returns:
-        ModuleType: The module.
+        module: The module.
 
     Raises:
         ImportError: If it cannot be imported, if two distributions have installed a module of this
