@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib import metadata
 
+import pytest
 import torch
 from torch import nn
 
@@ -28,11 +29,72 @@ def test_functorch_tensors_are_recognized():
     assert not _compat.in_functorch(), of("torch")
 
 
+def test_batches_of_cotangents_are_recognized():
+    seen = []
+
+    class Identity(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.append(_compat.is_wrapper(grad))
+            return grad
+
+    x = torch.ones(2, requires_grad=True)
+    torch.autograd.grad(Identity.apply(x), x, torch.eye(2), is_grads_batched=True)
+    torch.autograd.grad(Identity.apply(x), x, torch.ones(2))
+    assert seen == [True, False], of("torch")
+
+
+def test_transforms_are_recognized_and_left():
+    seen = []
+
+    class Noting(nn.Module):
+        def forward(self, x):
+            seen.append(_compat.in_transform())
+            with _compat.outside_transforms():
+                seen.append(_compat.in_transform())
+            seen.append(_compat.in_transform())
+            return x + 1
+
+    x = torch.ones(2, 2)
+    torch.func.vmap(Noting())(x)
+    torch.jit.trace(Noting(), x, check_trace=False)
+    torch.export.export(Noting(), (x,), strict=False)
+    assert seen, of("torch")
+    assert seen == [True, False, True] * (len(seen) // 3), of("torch")
+    seen.clear()
+    Noting()(x)
+    assert seen == [False] * 3, of("torch")
+
+
+def test_the_compiler_leaves_a_function_alone():
+    seen = []
+
+    @_compat.uncompiled
+    def doubled(x):
+        seen.append(torch.compiler.is_compiling())
+        return 2 * x
+
+    @torch.compile(backend="eager")
+    def compiled(x):
+        return doubled(x + 1) + 1
+
+    assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 5.0)), of("torch")
+    assert seen == [False], of("torch")
+    assert doubled.__name__ == "doubled"
+    with pytest.raises(TypeError):
+        doubled(None)
+    assert torch.equal(compiled(torch.zeros(2)), torch.full((2,), 3.0)), of("torch")
+
+
 def test_what_is_made_outside_of_functorch_is_a_plain_tensor():
     seen = []
 
     def f(x):
-        with _compat.outside_functorch():
+        with _compat.outside_transforms():
             seen.append((_compat.in_functorch(), _compat.is_wrapper(torch.arange(2))))
         seen.append(_compat.in_functorch())
         return x.sum()

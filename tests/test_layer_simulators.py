@@ -111,7 +111,7 @@ def test_every_rule_applies_to_a_circuit_as_data(rule, truth):
 
 def test_weights_of_a_circuit_as_data():
     layer = VQCLayer.from_circuit(CIRCUIT, WEIGHTS)
-    assert list(layer.state_dict()) == ["circuit_weights"]
+    assert list(layer.state_dict()) == ["circuit_weights", "_extra_state"]
     assert torch.equal(layer.circuit_weights, WEIGHTS)
     assert layer.circuit_weights.data_ptr() != WEIGHTS.data_ptr()
     shared = nn.Parameter(WEIGHTS.clone())
