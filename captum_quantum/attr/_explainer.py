@@ -128,8 +128,8 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         """Checks the angles on an accelerator once for the whole pass; on a CPU the layer does."""
         seen: list[Tensor] = []
 
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            tensors = (a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: Any = None) -> None:
+            tensors = (a for a in (*args, *(kwargs or {}).values()) if isinstance(a, Tensor))
             seen.extend(a.detach() for a in tensors if a.device.type != "cpu")
 
         handles = [

@@ -68,7 +68,8 @@ class Recorder:
         # DataParallel runs its replicas in threads of its own.
         return threading.get_ident() == self._thread or _compat.is_replica(module)
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any = None) -> Any:
+        # PyTorch leaves kwargs out while another thread removes its hook; this thread's is there.
         return self._take((args, kwargs)) if self._mine(module) else None
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

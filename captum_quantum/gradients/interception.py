@@ -76,13 +76,14 @@ class _Interception:
         )
 
     def before(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Detaches the input, so that autograd finds no derivative through the layer itself.
 
         With ``if_broken`` it marks the input instead, to see whether autograd finds one.
         """
-        if not self._concerns(module) or not torch.is_grad_enabled():
+        # PyTorch leaves kwargs out while another thread removes this hook: then it is not ours.
+        if kwargs is None or not self._concerns(module) or not torch.is_grad_enabled():
             return None
         given = [*args, *kwargs.values()]
         if len(given) != 1 or not isinstance(given[0], Tensor):
@@ -97,9 +98,11 @@ class _Interception:
         return ((passed,), {}) if args else ((), dict.fromkeys(kwargs, passed))
 
     def after(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Any, outputs: Any = None
     ) -> Tensor | None:
         """Connects the output with the input by the rule."""
+        if outputs is None:  # without kwargs, as in `before`
+            return None
         passed = next(iter([*args, *kwargs.values()]), None)
         inputs = self.pending.pop(id(passed), None)
         if inputs is None or passed is None:
