@@ -285,7 +285,7 @@ class VQCLayer(CircuitModule):
         values: Tensor = self._simulator.expectations(
             self.circuit, inputs, weights, self._complex(dtype), initial=initial
         )
-        argument, shape = "what the simulator returns", (len(inputs), self.n_observables)
+        argument, shape = "what the simulator returns", (inputs.shape[0], self.n_observables)
         if _checks.check_real(argument, values).shape != shape:
             _checks.wrong_value(argument, f"of shape {shape}", values)
         given = (inputs, weights, inputs if initial is None else initial)
@@ -383,7 +383,7 @@ class VQCLayer(CircuitModule):
         shape = inputs.shape[:-1]
         is_table = len(shape) == 1  # a reshape that changes nothing is one more node of the graph
         rows = inputs if is_table else inputs.reshape(math.prod(shape), self.n_inputs)
-        if len(rows):
+        if rows.shape[0]:
             with _state.full_precision(rows.device):
                 values = self._values(rows).to(rows.dtype)
         else:
@@ -391,6 +391,9 @@ class VQCLayer(CircuitModule):
         return values if is_table else values.reshape(*shape, self.n_observables)
 
     def _values(self, rows: Tensor) -> Tensor:
+        if self.gradient != "adjoint" and rows.requires_grad and not _compat.in_transform():
+            rows = rows.view_as(rows)
+            rows.register_hook(lambda grad: None if grad is None else grad.contiguous())
         if self.gradient == "backprop" or not torch.is_grad_enabled():
             return self._undifferentiated(rows)
         if _compat.in_transform():
@@ -438,7 +441,7 @@ class VQCLayer(CircuitModule):
         """Input angles, one column for each gate angle from an input, and initial states."""
         initial = self.amplitudes(rows)
         if initial is not None:  # no columns, and no node that autograd goes through
-            return rows.new_zeros(len(rows), 0), initial
+            return rows.new_zeros(rows.shape[0], 0), initial
         return select(rows, self.circuit.indices("input"), 1), None
 
     def _check_inputs(self, inputs: Tensor) -> None:

@@ -52,6 +52,7 @@ class _Zero(torch.autograd.Function):
             result = ctx.pullback(grad.detach())
         if not isinstance(result, Tensor) or result.shape != ctx.shape:
             _checks.wrong_value("a gradient rule's vjp", f"of shape {tuple(ctx.shape)}", result)
+        result = result.contiguous()
         if torch.is_grad_enabled():
             result = first_derivative(result, grad, *ctx.saved_tensors)
         return result, *(None,) * n_others

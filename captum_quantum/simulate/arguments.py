@@ -35,11 +35,11 @@ def check_arguments(
     n_inputs, n_weights = len(circuit.columns("input")), len(circuit.columns("weight"))
     if inputs.dim() != 2 or inputs.shape[1] != n_inputs:
         _checks.wrong_value("inputs", f"of shape (batch, {n_inputs})", inputs)
-    if weights.shape != (n_weights,) and weights.shape != (len(inputs), n_weights):
+    if weights.shape != (n_weights,) and weights.shape != (inputs.shape[0], n_weights):
         must = f"of shape ({n_weights},) or ({len(inputs)}, {n_weights})"
         _checks.wrong_value("weights", must, weights)
     if circuit.amplitude_encoding:
-        shape = (len(inputs), 2**circuit.n_qubits)
+        shape = (inputs.shape[0], 2**circuit.n_qubits)
         if initial is None or initial.shape != shape:
             _checks.wrong_value("initial", f"amplitudes of shape {shape}", initial)
     elif initial is not None:

@@ -23,7 +23,7 @@ LANES, LANE = 4, 32
 def split(given: Tensor, program: Program) -> tuple[Tensor, ...]:
     """Cuts a batch into parts whose states fit into `BUDGET`, whole lanes each."""
     size = program.lanes * max(1, BUDGET // program.row_bytes // program.lanes)
-    return given.split(size) if len(given) > size else (given,)
+    return given.split(size) if given.shape[0] > size else (given,)
 
 
 class Evaluation:

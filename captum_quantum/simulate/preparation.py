@@ -84,9 +84,9 @@ class Preparation:
             vectors.append((_apply_each if of_inputs else torch.matmul)(levels[-1], vectors[-1]))
         last = vectors[-1]
         if lanes > 1:
-            last = last.expand(-1, -1, len(given))
+            last = last.expand(-1, -1, given.shape[0])
         product = KroneckerProduct(split_samples(last, lanes))
-        state = product.value.flatten(0, 1).to(self._dtype).expand(-1, len(given) // lanes)
+        state = product.value.flatten(0, 1).to(self._dtype).expand(-1, given.shape[0] // lanes)
         return Prepared(angles, halves, state, harmonics, levels, vectors, product)
 
     def vjp(

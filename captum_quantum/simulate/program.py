@@ -108,9 +108,6 @@ class Program:
 
     def run(self, given: Tensor, weights: Tensor) -> Tensor:
         """Expectation values, recorded by autograd step by step: derivatives of any order."""
-        if given.requires_grad and not _compat.in_transform():
-            given = given.view_as(given)
-            given.register_hook(lambda grad: None if grad is None else grad.contiguous())
         matrices = self.make_matrices(weights)
         prepared = self.preparation.forward(given, matrices)
         return self.measurement.values(self.evolve(prepared.state, matrices, prepared))
