@@ -27,6 +27,11 @@ LAYERS = {
 }
 OTHER_RULES = ("parameter-shift", "finite-difference", "commutator")
 every_layer = pytest.mark.parametrize("name", LAYERS)
+RULES = ("adjoint", "backprop", "parameter-shift", "finite-difference")
+layers_and_rules = pytest.mark.parametrize(  # amplitudes are no angles that could be shifted
+    ("name", "rule"),
+    [(n, r) for n in LAYERS for r in RULES if (n, r) != ("amplitudes", "parameter-shift")],
+)
 
 
 def make(name="4 qubits", **options):
@@ -58,12 +63,9 @@ def test_the_table_names_what_is_tested():
     assert text.count("\n| ") == 18 + 1  # a line for each feature below, and the header
 
 
-@every_layer
+@layers_and_rules
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("rule", ["adjoint", "backprop", "parameter-shift", "finite-difference"])
 def test_autocast(name, dtype, rule):
-    if name == "amplitudes" and rule == "parameter-shift":
-        pytest.skip("amplitudes are no angles")
     layer = make(name, gradient=rule)
     x = inputs(layer, 5)
     expected = gradients(layer, layer, x)
@@ -346,13 +348,10 @@ def test_outputs_and_gradients_are_contiguous(name, batch, rule, frozen):
     assert gradient.is_contiguous()
 
 
-@every_layer
-@pytest.mark.parametrize("rule", ["adjoint", "backprop", "parameter-shift", "finite-difference"])
+@layers_and_rules
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("in_parts", [False, True])
 def test_in_place_changes(name, rule, frozen, in_parts, monkeypatch):
-    if name == "amplitudes" and rule == "parameter-shift":
-        pytest.skip("amplitudes are no angles")
     if in_parts:
         monkeypatch.setattr("captum_quantum.simulate.compiled.BUDGET", 2**9)
     found = []

@@ -33,6 +33,7 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         quantum_layer: nn.Module | Sequence[nn.Module] | None = None,
         gradient: str | None = None,
         path_steps: int | None = None,
+        check: bool = True,
     ) -> None:
         if not callable(forward_func):
             _checks.wrong_type("forward_func", "a module or a function", forward_func)
@@ -45,7 +46,7 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
             _checks.check_choice("gradient", gradient, RULES)
         if path_steps is not None:
             _checks.check_int("path_steps", path_steps, 1)
-        self.gradient, self.path_steps = gradient, path_steps
+        self.gradient, self.path_steps, self.check = gradient, path_steps, check
         self.quantum_layers = find_quantum_layers(self._model, quantum_layer)
         if gradient is not None and not self.quantum_layers:
             must = f"given for gradient={gradient!r}, as forward_func shows no quantum layer"
@@ -102,7 +103,9 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         if_broken = self.gradient is None and not shares
         with (
             recorder.hooked(),
-            intercept(swapped, self.gradient, if_broken=if_broken) as quantum_calls,
+            intercept(
+                swapped, self.gradient, if_broken=if_broken, check=self.check
+            ) as quantum_calls,
         ):
             with self._angles_checked(), inputs_only() if cut else nullcontext():
                 try:

@@ -141,7 +141,9 @@ class Backprop:
                     graph.extend([leaf, function.run(leaf)])
             leaf, outputs = graph
             if not outputs.requires_grad:
-                raise _no_path(function)
+                if function.vjp is None:
+                    raise _no_path(function)
+                return torch.zeros_like(leaf)  # a simulator with a vjp: the outputs are constant
             options = {"retain_graph": True, "allow_unused": True}
             (result,) = torch.autograd.grad(outputs, leaf, cotangent.to(outputs.dtype), **options)
             if result is None and function.vjp is None:

@@ -74,8 +74,9 @@ class ParameterShift(JacobianRule):
 CHECKED = "shifts"
 """Key of `QuantumFunction.memo`: whether the shift rule has been tried on the module."""
 
-_TRIED = (0.0, 0.8, 2.1, 3.7, 0.0)
-"""Shifts in radians, no multiples of each other; the first twice, as values may carry noise."""
+_TRIED = (0.0, 2.3, 4.3, 5.7, 0.0)
+"""Shifts in radians at which other frequencies show best; the first twice, as values may carry
+noise."""
 
 _BY_CHANCE = 1e-4
 """How often a layer whose values carry noise may contradict the rule by chance."""
@@ -139,8 +140,8 @@ def _contradicting(runs: Tensor, rounding: float) -> list[int]:
         counts = torch.tensor([len(group) for group in groups]).to(weights)
         noise *= math.sqrt(float((weights.square() / counts).sum()))
         quantile = float(stats.t.isf(0.5 * _BY_CHANCE / (n * n_outputs), freedom))
-        # Noise differs from point to point: half as much again as if it did not.
-        bound = max(bound, 1.5 * quantile * noise)
+        # Noise differs from point to point, which shows the less the fewer values there are.
+        bound = max(bound, (1 + 10 / math.sqrt(freedom)) * quantile * noise)
     wrong: list[int] = (residuals.amax(dim=1) > bound).nonzero().flatten().tolist()
     return wrong
 
