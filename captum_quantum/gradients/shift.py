@@ -87,7 +87,7 @@ def _check_two_term(function: QuantumFunction) -> None:
 
     Where an input is the angle s of one gate with two eigenvalues, values are of the form
     a + b cos s + c sin s. Each input is tried at a random point of its own. Before the rule is
-    refused, all is measured once more.
+    refused, all is measured twice more: few shots may give the same value by chance.
     """
     if function.memo.get(CHECKED):
         return
@@ -98,7 +98,7 @@ def _check_two_term(function: QuantumFunction) -> None:
     points[range(n), :, range(n)] += torch.tensor(_TRIED, dtype=torch.float64)
     points = points.flatten(0, 1).to(like)
     runs: list[Tensor] = []
-    for _ in range(2):
+    for _ in range(3):
         with torch.no_grad():
             values = function.run(points)
         runs.append(values.double().reshape(n, len(_TRIED), -1))
