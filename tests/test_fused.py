@@ -778,3 +778,34 @@ def test_outer_products_in_parts(m, columns, monkeypatch):
     in_parts = products.outer_products(first, second)
     assert torch.allclose(in_parts, whole, rtol=0, atol=1e-10)
     assert torch.allclose(whole, torch.einsum("mdk,mek->mde", first, second), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("gate", ["rx", "ry", "crx", "cry", "crz", "rxx", "ryy", "rzz"])
+def test_single_precision_keeps_the_norm_of_deep_circuits(gate):
+    n, depth = 4, 128
+    wires = (lambda k: (k,)) if len(gate) == 2 else (lambda k: (k, (k + 1) % n))
+    gates = [
+        Gate(gate, wires(k), (Angle.of_input(n * layer + k),))
+        for layer in range(depth)
+        for k in range(n)
+    ]
+    circuit = Circuit(n, gates, [Observable.of(f"Z{k}") for k in range(n)], n_inputs=n * depth)
+    layer = VQCLayer.from_circuit(circuit)
+    assert float((1 - layer(torch.zeros(1, n * depth))).abs().max()) <= 2e-6
+    x = 6 * torch.rand(3, n * depth, generator=torch.Generator().manual_seed(0))
+    x.requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    values, expected = layer(x), layer(exact)
+    assert float((values.double() - expected).abs().max()) <= 1e-5
+    (found,) = torch.autograd.grad(values.sum(), x)
+    (right,) = torch.autograd.grad(expected.sum(), exact)
+    assert float((found.double() - right).abs().max()) <= 1e-5
+
+
+def test_fixed_matrices_are_made_in_double_precision_and_rounded_once():
+    names = ("hadamard", "s", "t", "sx", "sdg", "hadamard")
+    gates = [Gate("ry", (0,), (Angle.of_input(0),)), Gate("cnot", (0, 1))]
+    gates += [Gate(name, (k,)) for _ in range(40) for name in names for k in range(2)]
+    circuit = Circuit(2, gates, [Observable.of("Z0 X1")], n_inputs=1)
+    layer, x = VQCLayer.from_circuit(circuit), torch.rand(5, 1)
+    assert torch.allclose(layer(x).double(), layer(x.double()), rtol=0, atol=2e-7)

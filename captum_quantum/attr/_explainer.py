@@ -65,6 +65,13 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         cut: bool = True,
     ) -> Grads:
         """What follows from a recorded forward pass; with ``path_steps`` the mean over the path."""
+        if not self._warned and _trains_statistics(self._model):
+            self._warned = True
+            warnings.warn(
+                "forward_func has normalization layers in training mode: maps depend on the other "
+                "examples, and each call changes the layers' statistics; call model.eval()",
+                stacklevel=4,
+            )
         m = self.path_steps
         scales = [1.0] if m is None else [(j + 0.5) / m for j in range(m)]
         total: Grads | None = None
@@ -168,13 +175,6 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
                 _checks.wrong_value("inputs", "at least one example along dimension 0", tensor)
         if torch.is_inference_mode_enabled():
             raise RuntimeError("attribution needs autograd, which torch.inference_mode() disables")
-        if not self._warned and _trains_statistics(self._model):
-            self._warned = True
-            warnings.warn(
-                "forward_func has normalization layers in training mode: maps depend on the other "
-                "examples, and each call changes the layers' statistics; call model.eval()",
-                stacklevel=5,
-            )
         if self._model is not None and not isinstance(self._model, nn.DataParallel):
             devices = {parameter.device for parameter in self._model.parameters()}
             if len(devices) == 1 and all(tensor.device not in devices for tensor in formatted):
