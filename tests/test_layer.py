@@ -927,6 +927,12 @@ def test_a_layer_draws_itself(layer):
     assert file.getvalue().startswith(b"\x89PNG")
 
 
+def test_amplitudes_are_drawn():
+    figure = VQCLayer(3, encoder="amplitude", ansatz="qcnn", n_layers=1).draw()
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "amplitudes x / |x|" in texts
+
+
 # Bad input
 
 

@@ -34,6 +34,9 @@ def draw_circuit(circuit: Circuit, **kwargs: Any) -> Figure:
         "cy": "cy", "cz": "cz", "swap": "swap", "toffoli": "ccx",
     }  # fmt: skip
     drawn = QuantumCircuit(circuit.n_qubits)
+    if circuit.amplitude_encoding:
+        start = QiskitGate("amplitudes", circuit.n_qubits, [], label="amplitudes x / |x|")
+        drawn.append(start, list(range(circuit.n_qubits)))
     for gate in circuit.gates:
         if gate.name in usual:
             getattr(drawn, usual[gate.name])(*gate.wires)
