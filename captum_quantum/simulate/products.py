@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-PARTS, COLUMNS = 512, 128
-"""The most parts of all of `outer_products` together, and the fewest columns of one."""
+PARTS, COLUMNS, MANY = 512, 128, 2**14
+"""The most parts of all of `outer_products` together, the fewest columns of one, and from how many
+columns on a GPU takes longer to sum them than to be called once more."""
 
 
 def square(start: int, side: int) -> Tensor:
@@ -46,7 +47,7 @@ def _parts(m: int, k: int, device: torch.device) -> int:
     On a GPU a product is summed by a single block of threads, however many columns there are; the
     other blocks would be idle.
     """
-    return 1 if device.type == "cpu" else min(PARTS // m, k // COLUMNS)
+    return 1 if device.type == "cpu" or k < MANY else min(PARTS // m, k // COLUMNS)
 
 
 class KroneckerProduct:
