@@ -131,7 +131,9 @@ def table(found: dict[str, Any]) -> str:
         for name, ways in found["gates"].items()
     ]
     rows += ["", "| encoder or layer | |", "|---|---|"]
-    rows += [f"| `{name}` | {how} |" for k in ("encoders", "layers") for name, how in found[k].items()]
+    rows += [
+        f"| `{name}` | {how} |" for k in ("encoders", "layers") for name, how in found[k].items()
+    ]
     return "\n".join(rows)
 
 
