@@ -7,6 +7,7 @@ from importlib import metadata
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 import captum_quantum
@@ -65,8 +66,7 @@ def test_the_command_prints_the_same(capsys):
 
 
 def test_it_needs_no_command(capsys):
-    try:
+    with pytest.raises(SystemExit) as end:
         main(["--version"])
-    except SystemExit as end:
-        assert not end.code
+    assert not end.value.code
     assert capsys.readouterr().out.startswith("captum-quantum ")

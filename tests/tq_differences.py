@@ -19,15 +19,20 @@ WAYS = ("alone", "batch", "inverse", "class")
 UNKNOWN = {"cu2": (2, 2), "globalphase": (1, 1)}
 """Gates with angles for which this package has no matrix: wires and angles."""
 
+ERRORS = (
+    AssertionError, AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+"""What TorchQuantum's gates end in."""
+
 NOT_GATES = frozenset(["qubitunitary", "qubitunitaryfast", "qubitunitarystrict", "reset"])
 """Names among TorchQuantum's functions that take a matrix, or are no gates."""
 
 
 def attempt(work: Callable[[], bool]) -> str:
-    """``"works"``, ``"differs"``, or the name of the error, whatever it is."""
+    """``"works"``, ``"differs"``, or the name of the error."""
     try:
         return "works" if work() else "differs"
-    except Exception as error:
+    except ERRORS as error:
         return type(error).__name__
 
 
@@ -131,9 +136,8 @@ def table(found: dict[str, Any]) -> str:
         for name, ways in found["gates"].items()
     ]
     rows += ["", "| encoder or layer | |", "|---|---|"]
-    rows += [
-        f"| `{name}` | {how} |" for k in ("encoders", "layers") for name, how in found[k].items()
-    ]
+    named = {**found["encoders"], **found["layers"]}
+    rows += [f"| `{name}` | {how} |" for name, how in named.items()]
     return "\n".join(rows)
 
 
