@@ -40,6 +40,7 @@ test-qiskit2: $(QISKIT2_STAMP)  ## Test the core with Python 3.13, Qiskit 2 and 
 test-all: lint $(METRICS_STAMP) $(QISKIT2_STAMP)  ## All tests, the slow ones too, in both environments
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 	$(QISKIT2)/bin/python -m pytest -n 2 -m "not slow and not gpu"
+	$(QISKIT2)/bin/python -m pytest -m slow tests/test_wheel.py
 
 lint: $(STAMP)  ## Check style and types only
 	$(BIN)/ruff check
