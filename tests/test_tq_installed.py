@@ -24,13 +24,9 @@ class Reversed(tq.QuantumDevice):
 class Forgetful(tq.QuantumDevice):
     """Records names only."""
 
-    @property
-    def op_history(self):
-        return [{"name": entry["name"]} for entry in self.kept]
-
-    @op_history.setter
-    def op_history(self, value):
-        self.kept = value
+    def get_states_1d(self):
+        self.op_history = [{"name": entry["name"]} for entry in self.op_history]
+        return super().get_states_1d()
 
 
 def raising(*args, **kwargs):
