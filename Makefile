@@ -1,5 +1,6 @@
 # `make` lists the targets. Each of them first makes the virtual environment .venv, once, from
 # pyproject.toml and constraints.txt; an existing .venv is reused. PYTHON=... chooses the Python.
+# test-qiskit2 uses .venv-qiskit2, constraints-qiskit2.txt and PYTHON_QISKIT2=... instead.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,16 +16,17 @@ PYTHONS := $(or $(PYTHON),python3 python3.12 python3.11 python3.10 $(foreach v,3
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 PYTHONS_QISKIT2 := $(or $(PYTHON_QISKIT2),python3.13 $(call PYENV,3.13))
 
-# Quick tests of what TorchQuantum and torch have a part in, for the second environment.
+# What TorchQuantum, Qiskit and torch have a part in, for the second environment.
 TESTS_QISKIT2 := tests/attr tests/gradients tests/models tests/test_circuit.py tests/test_compat.py \
 	tests/test_fused.py tests/test_layer.py tests/test_layer_simulators.py tests/test_package.py \
-	tests/test_quantum_layer.py tests/test_simulate.py tests/test_tq.py
+	tests/test_quantum_layer.py tests/test_simulate.py tests/test_tq.py \
+	tests/test_tq_differences.py tests/test_tq_installed.py tests/test_versions.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-qiskit2 test-all lint docs bench clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## Train and explain the digits model; results in demo-output/
 	$(BIN)/captum-quantum demo --output demo-output
@@ -38,6 +40,7 @@ test-qiskit2: $(QISKIT2_STAMP)  ## Test the core with Python 3.13, Qiskit 2 and 
 test-all: lint $(METRICS_STAMP) $(QISKIT2_STAMP)  ## All tests, the slow ones too, in both environments
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 	$(QISKIT2)/bin/python -m pytest -n 2 -m "not slow and not gpu"
+	$(QISKIT2)/bin/python -m pytest -m slow tests/test_wheel.py
 
 lint: $(STAMP)  ## Check style and types only
 	$(BIN)/ruff check
@@ -72,7 +75,7 @@ $(STAMP): pyproject.toml constraints.txt
 $(QISKIT2_STAMP): pyproject.toml constraints-qiskit2.txt
 	@test -x $(QISKIT2)/bin/pip && exit; \
 	for python in $(PYTHONS_QISKIT2); do \
-	    $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null || continue; \
+	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 13))' 2>/dev/null || continue; \
 	    $$python -m venv $(QISKIT2); \
 	    exit; \
 	done; \

@@ -21,6 +21,7 @@ import torch
 
 from captum_quantum import VQCLayer
 from captum_quantum.simulate import FusedSimulator
+from captum_quantum.tq.installed import name_and_version
 
 FOLDER = Path(__file__).parent / "benchmarks"
 
@@ -182,7 +183,8 @@ def _valid(folder, sections):
                 assert own["q1_ms"] <= own["median_ms"] <= own["q3_ms"]
                 assert min(own["times_ms"]) > 0
                 assert own["largest_difference"] < 1e-5
-    assert results["versions"]["torchquantum"] == "0.1.8"
+    torchquantum = {"torchquantum", "torchquantum-ng"} & results["all_versions"].keys()
+    assert {f"{name} {results['versions'][name]}" for name in torchquantum} == {name_and_version()}
     assert len(results["commit"]) == 40 or results["commit"] == "unknown"
     assert results["machine"]["cores"] >= 1
     assert all(math.isfinite(bound["measured"]) for bound in results["bounds"])

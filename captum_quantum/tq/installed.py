@@ -3,6 +3,7 @@
 import math
 import sys
 from importlib import metadata
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,17 +15,22 @@ DISTRIBUTIONS = ("torchquantum", "torchquantum-ng")
 def _sets() -> str:
     """What to install, for this Python."""
     if sys.version_info >= (3, 13):
-        return "pip install 'torchquantum-ng>=0.2'"
+        return "This works: pip install 'torchquantum-ng>=0.2,<0.3'"
     return (
-        "pip install 'torchquantum==0.1.8' 'qiskit-ibm-runtime>=0.20,<0.21' "
-        "'qiskit-aer>=0.13,<0.14' 'qiskit<1' 'setuptools<80.9'"
+        "This works, with packages that TorchQuantum 0.1.8 needs and does not declare: pip install "
+        "'torchquantum==0.1.8' 'qiskit-ibm-runtime>=0.20,<0.21' 'qiskit-aer>=0.13,<0.14' "
+        "'qiskit<1' 'setuptools<80.9'"
     )
 
 
 def name_and_version() -> str:
-    """The installed distribution, such as ``"torchquantum 0.1.8"``."""
-    there = [f"{d.name} {d.version}" for n in DISTRIBUTIONS for d in metadata.distributions(name=n)]
-    return " and ".join(dict.fromkeys(there)) or "a torchquantum that pip has not installed"
+    """The installed distribution, such as ``"torchquantum 0.1.8"``; both, if there are two."""
+    there = [
+        f"{name} {distribution.version}"
+        for name in DISTRIBUTIONS
+        for distribution in islice(metadata.distributions(name=name), 1)  # the one on the path
+    ]
+    return " and ".join(there) or "a torchquantum that pip has not installed"
 
 
 def import_torchquantum() -> Any:
@@ -52,14 +58,13 @@ def import_torchquantum() -> Any:
     except Exception as error:
         raise ImportError(
             "captum_quantum needs TorchQuantum, whose import failed with "
-            f"{type(error).__name__}: {error}. TorchQuantum 0.1.8 needs packages that it does not "
-            f"declare; this works: {_sets()}"
+            f"{type(error).__name__}: {error}. {_sets()}"
         ) from error
     wrong = _what_is_wrong(torchquantum)
     if wrong:
         raise ImportError(
-            f"captum_quantum cannot use {found}, the module {torchquantum.__file__}: {wrong}. This "
-            f"works: {_sets()}"
+            f"captum_quantum cannot use {found}, the module {torchquantum.__file__}: {wrong}. "
+            f"{_sets()}"
         )
     return torchquantum
 
@@ -76,7 +81,7 @@ def _what_is_wrong(tq: Any) -> str:
             return f"{owner.__name__} has no {', '.join(missing)}"
     half = 0.3
     try:
-        device = tq.QuantumDevice(n_wires=2, bsz=1, record_op=True)
+        device = tq.QuantumDevice(n_wires=3, bsz=1, record_op=True)
         functional.rx(device, wires=0, params=torch.tensor([2 * half]))
         functional.cnot(device, wires=[0, 1])
         state, history = device.get_states_1d()[0], device.op_history
@@ -84,10 +89,13 @@ def _what_is_wrong(tq: Any) -> str:
     except Exception as error:
         raise ImportError(
             f"captum_quantum cannot use {name_and_version()}: RX and CNOT on a QuantumDevice end "
-            f"in {type(error).__name__}: {error}. This works: {_sets()}"
+            f"in {type(error).__name__}: {error}. {_sets()}"
         ) from error
-    expected = torch.tensor([math.cos(half), 0, 0, -1j * math.sin(half)])
-    if state.shape != (4,) or not torch.allclose(state.to(torch.complex64), expected, atol=1e-5):
+    # Three wires: the state of two would be the same in the other order of wires.
+    expected = torch.tensor([math.cos(half), *[0] * 5, -1j * math.sin(half), 0])
+    if state.shape != expected.shape or not torch.allclose(
+        state.to(torch.complex64), expected, atol=1e-5
+    ):
         return "RX on wire 0 and CNOT from wire 0 to 1 do not give their state, wire 0 first"
     keys = {"name", "wires", "params", "inverse", "trainable"}
     if [entry.get("name") for entry in history] != ["rx", "cnot"] or not keys <= set(history[0]):

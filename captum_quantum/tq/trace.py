@@ -24,8 +24,8 @@ from captum_quantum.tq.run import applies, apply_modules, shallow_copy
 
 _MATRIX = "its parameters are the elements of a matrix, not angles; build it from named gates"
 REFUSED = {
-    "cu2": "TorchQuantum 0.1.8's matrix for it is not unitary; use u2 and cnot",
-    "globalphase": "it changes no expectation value, and TorchQuantum 0.1.8 loses its gradient",
+    "cu2": "TorchQuantum's matrix for it is not unitary; use u2 and cnot",
+    "globalphase": "it changes no expectation value, and TorchQuantum loses its gradient",
     "qubitunitary": _MATRIX,
     "qubitunitaryfast": _MATRIX,
     "qubitunitarystrict": _MATRIX,

@@ -31,7 +31,15 @@ METRICS = ("average_drop", "average_gain", "average_increase", "insertion", "del
 METRICS += ("infidelity", "sensitivity_max")
 AT_LEAST = 10.0
 """How many times faster the evaluation in batches must be."""
-PACKAGES = ("captum-quantum", "torch", "torchquantum", "captum", "quantus", "numpy")
+PACKAGES = (
+    "captum-quantum",
+    "torch",
+    "torchquantum",
+    "torchquantum-ng",
+    "captum",
+    "quantus",
+    "numpy",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

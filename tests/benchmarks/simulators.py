@@ -17,8 +17,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("captum-quantum", "torch", "torchquantum", "pennylane", "pennylane-lightning")
-PACKAGES += ("deepquantum", "tensorcircuit-ng", "flagquantum", "jax", "captum", "numpy")
+PACKAGES = ("captum-quantum", "torch", "torchquantum", "torchquantum-ng", "pennylane")
+PACKAGES += (
+    "pennylane-lightning",
+    "deepquantum",
+    "tensorcircuit-ng",
+    "flagquantum",
+    "jax",
+    "captum",
+    "numpy",
+)
 SECTIONS = ("input_gradient", "training_step", "circuits", "explaining", "growth", "limit")
 SECTIONS += ("memory",)
 

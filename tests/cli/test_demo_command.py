@@ -12,6 +12,7 @@ from captum_quantum.cli import main
 from captum_quantum.cli.demo import _choose_rows
 from captum_quantum.datasets import load_digits
 from captum_quantum.models import load_model
+from captum_quantum.tq.installed import name_and_version
 from captum_quantum.training import accuracy, predict
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
@@ -61,7 +62,8 @@ def test_demo_results(demo):
     assert results["agreement"]["sum_of_qubits"] <= 1e-5 * results["agreement"]["largest_value"]
     assert len(results["qubit_influence"]) == 8
     assert sum(results["qubit_influence"]) == pytest.approx(1, abs=1e-4)
-    assert results["versions"]["torchquantum"] == "0.1.8"
+    torchquantum = results["versions"].keys() & {"torchquantum", "torchquantum-ng"}
+    assert {f"{name} {results['versions'][name]}" for name in torchquantum} == {name_and_version()}
     timings = results["timings"]
     assert all(seconds > 0 for seconds in timings.values())
     assert timings["total_s"] >= sum(timings.values()) - timings["total_s"]
