@@ -27,6 +27,13 @@ def in_functorch() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def has_tangent(tensor: Tensor) -> bool:
+    """Whether a tensor carries a derivative in forward mode."""
+    from torch.autograd import forward_ad
+
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
+
+
 def in_transform() -> bool:
     """Whether operations are recorded, or tensors stand-ins: in torch.func, export, jit.trace."""
     return (

@@ -106,10 +106,13 @@ class CircuitModule(nn.Module):
         Raises:
             RuntimeError: If it is of another circuit.
         """
+        if state.is_floating_point():
+            state = state.round().to(torch.uint8)  # of state_dicts that were averaged
         if not torch.equal(state.cpu(), self.get_extra_state()):
             raise RuntimeError(
                 f"state_dict must be of the circuit of this {type(self).__name__} "
-                f"({self.extra_repr()}); it is of other gates, encoding or observables"
+                f"({self.extra_repr()}); it is of other gates, encoding or observables, or its "
+                "integers were averaged: average floating-point tensors only"
             )
 
     def _load_from_state_dict(

@@ -18,7 +18,7 @@ from captum_quantum.attr._recording import Grads, RecordedGraph, Recorder
 from captum_quantum.gradients import RULES, GradientPathError
 from captum_quantum.gradients.interception import intercept
 from captum_quantum.gradients.nodes import inputs_only
-from captum_quantum.quantum_layer import check_part, find_quantum_layers, follows_own_rule
+from captum_quantum.quantum_layer import check_part, find_quantum_layers
 
 
 class LayerExplainer(LayerAttribution, GradientAttribution):
@@ -158,7 +158,9 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         """The quantum layers through which autograd alone would not take the wanted rule."""
         if self.gradient is not None:
             return self.quantum_layers
-        return [module for module in self.quantum_layers if not follows_own_rule(module)]
+        follows = [getattr(module, "applies_rule", False) for module in self.quantum_layers]
+        pairs = zip(self.quantum_layers, follows, strict=True)
+        return [module for module, follows_rule in pairs if not follows_rule]
 
     def _broken_path(self, to_input: bool, run: Callable[[], Any]) -> GradientPathError:
         with intercept(self._swapped(), self.gradient):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from captum_quantum import _checks
 from captum_quantum.circuit import Circuit, Gate, index_tensor
 from captum_quantum.gradients.nodes import Pullback, not_intercepted
 from captum_quantum.quantum_layer import QuantumLayer
@@ -116,6 +117,7 @@ def function_of_inputs(
     inputs: Tensor,
     forward: Callable[[Tensor], Tensor] | None = None,
     memo: dict[str, Any] | None = None,
+    alone: bool = False,
 ) -> QuantumFunction:
     """The outputs of a module as a function of its inputs, which are no angles of known gates.
 
@@ -125,26 +127,49 @@ def function_of_inputs(
         inputs (Tensor): Shape ``(batch, ...)``.
         forward (Callable, optional): What computes the outputs. Default: the module.
         memo (dict[str, Any], optional): What rules know of the module. Default: nothing.
+        alone (bool): Whether the module is called with samples one by one, without dimension 0.
     """
-    inputs = _copy(inputs) if layer is not None else inputs.detach().clone()
+    inputs, single = (_copy(inputs) if layer is not None else inputs.detach().clone()), alone
     half = (torch.float16, torch.bfloat16)
     tensors = (*module.parameters(), *module.buffers())
     if inputs.dtype in half and all(t.dtype not in half for t in tensors):
         inputs = inputs.float()
-    compute = forward or module
+    # Without the user's hooks: those before have changed the inputs, those after act on the result.
+    compute = forward or module.forward
     check_unchanged = _watch(module)
-    shape = inputs.shape[1:]
+    shape, buffers = inputs.shape[1:], [b for b in module.buffers() if not b.is_inference()]
 
     def run(values: Tensor) -> Tensor:
         check_unchanged()
+        before = [buffer.clone() for buffer in buffers]
         with not_intercepted():
-            outputs: Tensor = compute(values.reshape(-1, *shape))
+            rows = values.reshape(-1, *shape)
+            outputs = torch.stack([compute(row) for row in rows]) if single else compute(rows)
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+        check_outputs(module, outputs, len(values))
         return outputs.reshape(len(values), -1)
 
     precision = inputs.dtype if layer is None else _precision(layer, inputs.dtype)
     vjp = None if layer is None else _vjp(layer, inputs)
     variables, known = inputs.reshape(len(inputs), -1), {} if memo is None else memo
     return QuantumFunction(module, variables, run, precision, layer, vjp=vjp, memo=known)
+
+
+def check_tensor(module: nn.Module, outputs: Any) -> str:
+    """Raises TypeError if a layer's output is no floating-point tensor; returns how to call it."""
+    argument = f"output of {type(module).__name__} under a gradient rule"
+    _checks.check_real(argument, outputs)
+    return argument
+
+
+def check_outputs(module: nn.Module, outputs: Any, batch: int) -> None:
+    """Raises TypeError or ValueError if a layer's outputs are not a row for each sample."""
+    argument = check_tensor(module, outputs)
+    if outputs.dim() == 0 or len(outputs) != batch:
+        must = f"one row for each of {batch} samples, along dimension 0"
+        _checks.wrong_value(argument, must, outputs)
 
 
 def _watch(module: nn.Module) -> Callable[[], None]:

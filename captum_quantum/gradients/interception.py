@@ -15,6 +15,8 @@ from captum_quantum.circuit import select
 from captum_quantum.gradients import nodes
 from captum_quantum.gradients.function import (
     QuantumFunction,
+    check_outputs,
+    check_tensor,
     function_of_angles,
     function_of_inputs,
 )
@@ -91,9 +93,16 @@ class _Interception:
             came = given[0] if len(given) == 1 else tuple(type(a).__name__ for a in given)
             _checks.wrong_type(argument, "a single tensor", came)
         inputs = given[0]
+        if _compat.in_functorch() or _compat.has_tangent(inputs):
+            raise nodes.GradientRuleError(
+                "a gradient rule swapped in gives first derivatives in reverse mode only, outside "
+                "of torch.func; for others use VQCLayer with gradient='backprop', outside "
+                "quantum_gradient"
+            )
         if not inputs.requires_grad or not inputs.numel():
             return None
-        passed = inputs.view_as(inputs) if self.if_broken else inputs.detach()
+        # A copy, as the module may change its input in place.
+        passed = inputs.clone() if self.if_broken else inputs.detach().clone()
         self.pending[id(passed)] = inputs
         return ((passed,), {}) if args else ((), dict.fromkeys(kwargs, passed))
 
@@ -107,10 +116,7 @@ class _Interception:
         inputs = self.pending.pop(id(passed), None)
         if inputs is None or passed is None:
             return None
-        if not isinstance(outputs, Tensor):
-            _checks.wrong_type(
-                f"output of {type(module).__name__} under quantum_gradient", "a tensor", outputs
-            )
+        check_tensor(module, outputs)
         if self.if_broken and nodes.depends_on(outputs, passed.grad_fn):
             return None
         call = _connect(module, inputs, outputs, self.rule, self.memo)
@@ -121,11 +127,13 @@ class _Interception:
 def _connect(
     module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | None, memo: dict[str, Any]
 ) -> QuantumCall:
-    layer = as_quantum_layer(module)
+    layer, alone = as_quantum_layer(module), False
     if layer is not None:
         inputs = inputs.reshape(-1, inputs.shape[-1])
-    elif inputs.dim() == 1:
-        inputs = inputs[None]
+    else:
+        alone = inputs.dim() == 1
+        check_outputs(module, outputs[None] if alone else outputs, 1 if alone else len(inputs))
+        inputs = inputs[None] if alone else inputs
     if layer is not None and not layer.circuit.amplitude_encoding:
         angles = select(inputs, layer.circuit.indices("input"), 1)
         wide = torch.promote_types(inputs.dtype, torch.float32)  # half would round weights too
@@ -133,7 +141,7 @@ def _connect(
         function = function_of_angles(module, layer, table, "input")
     else:
         angles = inputs.reshape(len(inputs), -1)
-        function = function_of_inputs(module, layer, inputs, memo=memo)
+        function = function_of_inputs(module, layer, inputs, memo=memo, alone=alone)
     if function.angles is not None and not getattr(module, "applies_rule", False):
         _check_values(function, outputs)
     pullback = vjp_of(rule or own_rule(module) or "backprop", function)

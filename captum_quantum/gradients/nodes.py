@@ -48,6 +48,11 @@ class _Zero(torch.autograd.Function):
         n_others = len(ctx.needs_input_grad) - 1
         if not ctx.needs_input_grad[0]:
             return (None,) * (n_others + 1)
+        if _compat.is_wrapper(grad):
+            raise GradientRuleError(
+                "a quantum gradient rule takes one cotangent at a time; for batches of them "
+                "(is_grads_batched, vectorize) use VQCLayer with gradient='backprop'"
+            )
         with torch.no_grad(), full_precision(grad.device):
             result = ctx.pullback(grad.detach())
         if not isinstance(result, Tensor) or result.shape != ctx.shape:

@@ -74,54 +74,58 @@ class ParameterShift(JacobianRule):
 CHECKED = "shifts"
 """Key of `QuantumFunction.memo`: whether the shift rule has been tried on the module."""
 
-_TRIED = (0.0, 2.3, 4.3, 5.7, 0.0)
+_TRIED = (0.0, 2.7, -3.0, -1.5, 0.0)
 """Shifts in radians at which other frequencies show best; the first twice, as values may carry
 noise."""
 
-_BY_CHANCE = 1e-4
-"""How often a layer whose values carry noise may contradict the rule by chance."""
+_SUSPECTED, _BY_CHANCE = 1e-2, 1e-4
+"""How often noise alone may call for further measurements, and how often it may then contradict the
+rule."""
 
 
 def _check_two_term(function: QuantumFunction) -> None:
     """Refuses the rule for a layer without a circuit that contradicts it.
 
     Where an input is the angle s of one gate with two eigenvalues, values are of the form
-    a + b cos s + c sin s. Each input is tried at a random point of its own. Before the rule is
-    refused, all is measured twice more: few shots may give the same value by chance.
+    a + b cos s + c sin s. Each input is tried at a random point of its own, near a sample. Where
+    that looks wrong, all is measured twice more: few shots may agree, or differ, by chance.
     """
     if function.memo.get(CHECKED):
         return
-    n, like = function.variables.shape[1], function.variables
+    samples, n = function.variables, function.variables.shape[1]
     generator = torch.Generator().manual_seed(0)
-    points = (torch.rand(n, 1, n, generator=generator, dtype=torch.float64) * 2 - 1) * torch.pi
-    points = points.repeat(1, len(_TRIED), 1)
-    points[range(n), :, range(n)] += torch.tensor(_TRIED, dtype=torch.float64)
-    points = points.flatten(0, 1).to(like)
+    near = torch.rand(n, n, generator=generator, dtype=torch.float64) - 0.5
+    rows = torch.arange(n, device=samples.device) % len(samples)
+    points = (samples[rows].double() + near.to(samples.device))[:, None].repeat(1, len(_TRIED), 1)
+    points[range(n), :, range(n)] += torch.tensor(_TRIED, dtype=torch.float64).to(samples.device)
+    points = points.flatten(0, 1).to(samples.dtype)
     runs: list[Tensor] = []
-    for _ in range(3):
+    for chance in (_SUSPECTED, _BY_CHANCE, _BY_CHANCE):
         with torch.no_grad():
             values = function.run(points)
         runs.append(values.double().reshape(n, len(_TRIED), -1))
-        wrong = _contradicting(torch.stack(runs), max(1e-3, 8 * torch.finfo(values.dtype).eps))
+        rounding = max(1e-3, 8 * torch.finfo(values.dtype).eps)
+        wrong = _contradicting(torch.stack(runs), rounding, chance)
         if not wrong:
             function.memo[CHECKED] = True
             return
     raise GradientRuleError(
         f"rule 'parameter-shift' does not apply to {_checks.describe(function.module)}: inputs "
-        f"{wrong} are not each the angle of a single Pauli rotation (values are not of the form "
-        "a + b cos s + c sin s); use 'finite-difference'"
+        f"{wrong} are not each the angle of a single Pauli rotation (values are not finite, or not "
+        "of the form a + b cos s + c sin s); use 'finite-difference'"
     )
 
 
-def _contradicting(runs: Tensor, rounding: float) -> list[int]:
+def _contradicting(runs: Tensor, rounding: float, chance: float) -> list[int]:
     """The inputs whose values are not of that form.
 
-    Four values are combined such that the sum is 0 if they are. Its noise is estimated from the
-    values that were measured several times.
+    Four values are combined such that the sum is 0 if they are. Its noise is estimated, output by
+    output, from the values that were measured several times.
 
     Args:
         runs (Tensor): Values, shape ``(n_runs, n_inputs, 5, n_outputs)``.
-        rounding (float): Error of exact values, relative to the largest one.
+        rounding (float): Error of exact values, relative to the output's largest one.
+        chance (float): How often noise alone may contradict.
     """
     n_runs, n, _, n_outputs = runs.shape
     shifts = torch.tensor(_TRIED[:4], dtype=torch.float64)
@@ -130,20 +134,26 @@ def _contradicting(runs: Tensor, rounding: float) -> list[int]:
     groups = [torch.cat([runs[:, :, 0], runs[:, :, 4]]), *runs[:, :, 1:4].unbind(2)]
     means = torch.stack([group.mean(dim=0) for group in groups])
     residuals = torch.einsum("s,sno->no", weights, means).abs()
-    bound = rounding * (1 + float(runs.abs().max()))
+    largest = runs.abs().amax(dim=(0, 1, 2))
+    bounds = rounding * largest + 1e-6 * largest.max()
     deviations = torch.cat([group - mean for group, mean in zip(groups, means, strict=True)])
-    freedom = n * n_outputs * (5 * n_runs - 4)
-    noise = math.sqrt(float(deviations.square().sum()) / freedom)
-    if noise:
+    freedom = n * (5 * n_runs - 4)
+    noise = (deviations.square().sum(dim=(0, 1)) / freedom).sqrt()
+    if bool(noise.any()):
         from scipy import stats
 
         counts = torch.tensor([len(group) for group in groups]).to(weights)
-        noise *= math.sqrt(float((weights.square() / counts).sum()))
-        quantile = float(stats.t.isf(0.5 * _BY_CHANCE / (n * n_outputs), freedom))
+        noise = noise * (weights.square() / counts).sum().sqrt()
+        quantile = float(stats.t.isf(0.5 * chance / (n * n_outputs), freedom))
         # Noise differs from point to point, which shows the less the fewer values there are.
-        bound = max(bound, (1 + 10 / math.sqrt(freedom)) * quantile * noise)
-    wrong: list[int] = (residuals.amax(dim=1) > bound).nonzero().flatten().tolist()
+        factor = 1 if chance == _SUSPECTED else 1 + 10 / math.sqrt(freedom)
+        bounds = torch.maximum(bounds, factor * quantile * noise)
+    wrong: list[int] = (~(residuals <= bounds).all(dim=1)).nonzero().flatten().tolist()
     return wrong
+
+
+def _bits(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits
 
 
 class FiniteDifference(JacobianRule):
@@ -167,13 +177,15 @@ class FiniteDifference(JacobianRule):
 
     def jacobian(self, function: QuantumFunction) -> Tensor:
         """Differences of runs on both sides of every variable."""
-        step = 1e-5 if function.precision == torch.float64 else 1e-2
+        noise, precision = 0.0, function.precision
         exact = function.layer is not None and getattr(function.layer, "exact", True)
         if not exact:
             with torch.no_grad():
                 first, second = function.run(function.variables.repeat(2, 1)).chunk(2)
             noise = float((first - second).square().mean().sqrt()) / math.sqrt(2)
-            if noise > 1e-6:
-                step = max(step, (3 * noise / math.sqrt(2)) ** (1 / 3))
+            precision = torch.promote_types(torch.float32, min(first.dtype, precision, key=_bits))
+        step = 1e-5 if precision == torch.float64 else 1e-2
+        if noise > 1e-6:
+            step = max(step, (3 * noise / math.sqrt(2)) ** (1 / 3))
         central = ((step, 0.5 / step), (-step, -0.5 / step))
         return shifted_jacobian(function, [central] * function.variables.shape[1])

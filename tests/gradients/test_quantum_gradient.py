@@ -377,7 +377,7 @@ BAD = {
     "tuple out": (
         lambda: apply_rule(gives_tuple(), "parameter-shift", angles(1, 1)),
         TypeError,
-        "output of Pair under quantum_gradient must be a tensor",
+        "output of Pair under a gradient rule must be a real floating-point tensor",
     ),
     "two-term rule does not hold": (
         lambda: apply_rule(nn.Softplus(), "parameter-shift", angles(1, 2)),
