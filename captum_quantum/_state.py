@@ -1,6 +1,6 @@
 """What is changed for a while and restored afterwards, also after exceptions.
 
-Mode, seeds, ``.grad``, autocast and the number of threads.
+Mode, seeds, ``.grad``, buffers, autocast and the number of threads.
 """
 
 from collections.abc import Iterable, Iterator
@@ -124,6 +124,23 @@ def grads_kept(parameters: Iterable[Tensor]) -> Iterator[None]:
     finally:
         for parameter, grad in before:
             parameter.grad = grad
+
+
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Restores the values of buffers that a module changes, unless autograd records what it does.
+
+    Args:
+        module (nn.Module): The module.
+    """
+    before = [(b, b._version, b.detach().clone()) for b in module.buffers() if not b.is_inference()]
+    try:
+        yield
+    finally:
+        if not torch.is_grad_enabled():
+            for buffer, version, value in before:
+                if buffer._version != version:
+                    buffer.copy_(value)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
+from captum_quantum._state import buffers_kept
 from captum_quantum.circuit import Circuit, Gate, index_tensor
 from captum_quantum.gradients.nodes import Pullback, not_intercepted
 from captum_quantum.quantum_layer import QuantumLayer
@@ -129,7 +130,7 @@ def function_of_inputs(
         memo (dict[str, Any], optional): What rules know of the module. Default: nothing.
         alone (bool): Whether the module is called with samples one by one, without dimension 0.
     """
-    inputs, single = (_copy(inputs) if layer is not None else inputs.detach().clone()), alone
+    inputs = _copy(inputs) if layer is not None else inputs.detach().clone()
     half = (torch.float16, torch.bfloat16)
     tensors = (*module.parameters(), *module.buffers())
     if inputs.dtype in half and all(t.dtype not in half for t in tensors):
@@ -137,17 +138,13 @@ def function_of_inputs(
     # Without the user's hooks: those before have changed the inputs, those after act on the result.
     compute = forward or module.forward
     check_unchanged = _watch(module)
-    shape, buffers = inputs.shape[1:], [b for b in module.buffers() if not b.is_inference()]
+    shape = inputs.shape[1:]
 
     def run(values: Tensor) -> Tensor:
         check_unchanged()
-        before = [buffer.clone() for buffer in buffers]
-        with not_intercepted():
-            rows = values.reshape(-1, *shape)
-            outputs = torch.stack([compute(row) for row in rows]) if single else compute(rows)
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+        rows = values.reshape(-1, *shape)
+        with not_intercepted(), buffers_kept(module):
+            outputs = torch.stack([compute(row) for row in rows]) if alone else compute(rows)
         check_outputs(module, outputs, len(values))
         return outputs.reshape(len(values), -1)
 

@@ -348,6 +348,21 @@ def test_buffers_stay_as_they_were():
     assert int(layer.norm.num_batches_tracked) == 1  # the user's own call
 
 
+def test_buffers_that_autograd_needs():
+    class Signed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("signs", torch.tensor([1.0, -2.0]))
+
+        def forward(self, x):
+            return torch.cos(x) * self.signs
+
+    layer, x = Signed(), torch.rand(3, 2)
+    for rule in ("backprop", "parameter-shift"):
+        expected = -torch.sin(x) * layer.signs
+        assert torch.allclose(input_gradient(layer, x, rule), expected, atol=1e-6)
+
+
 def test_differences_of_single_precision_in_double():
     for function in (lambda x: torch.cos(x.float()), lambda x: torch.cos(x.float()).double()):
         found = input_gradient(Function(function), POINTS, "finite-difference")
