@@ -98,6 +98,9 @@ def _cuda_indices(devices: Iterable[Tensor | torch.device]) -> list[int]:
     return sorted({torch.cuda.current_device() if index is None else index for index in cuda})
 
 
+_NOTHING = nullcontext()
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Computes in the tensors' own precision for a block, also inside of ``torch.autocast``.
 
@@ -105,7 +108,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
         device (torch.device): Where.
     """
     if not torch.is_autocast_enabled(device.type):
-        return nullcontext()
+        return _NOTHING
     return torch.autocast(device.type, enabled=False)
 
 

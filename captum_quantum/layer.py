@@ -379,24 +379,27 @@ class VQCLayer(CircuitModule):
         Raises:
             TypeError, ValueError: If the inputs are wrong.
         """
-        self._check_inputs(inputs)
+        transformed = _compat.in_transform()
+        self._check_inputs(inputs, transformed)
+        if torch.is_autocast_enabled(inputs.device.type):
+            with _state.full_precision(inputs.device):
+                return self.forward(inputs)
         shape = inputs.shape[:-1]
         is_table = len(shape) == 1  # a reshape that changes nothing is one more node of the graph
         rows = inputs if is_table else inputs.reshape(math.prod(shape), self.n_inputs)
         if rows.shape[0]:
-            with _state.full_precision(rows.device):
-                values = self._values(rows).to(rows.dtype)
+            values = self._values(rows, transformed).to(rows.dtype)
         else:
             values = rows.new_zeros(0, self.n_observables) + rows.sum() + self.weights.sum()
         return values if is_table else values.reshape(*shape, self.n_observables)
 
-    def _values(self, rows: Tensor) -> Tensor:
-        if self.gradient != "adjoint" and rows.requires_grad and not _compat.in_transform():
+    def _values(self, rows: Tensor, transformed: bool) -> Tensor:
+        if self.gradient != "adjoint" and rows.requires_grad and not transformed:
             rows = rows.view_as(rows)
             rows.register_hook(lambda grad: None if grad is None else grad.contiguous())
         if self.gradient == "backprop" or not torch.is_grad_enabled():
             return self._undifferentiated(rows)
-        if _compat.in_transform():
+        if transformed:
             if self.gradient != "adjoint":
                 raise nodes.GradientRuleError(
                     f"rule {self.gradient!r} does not apply in torch.func, torch.export and "
@@ -444,14 +447,14 @@ class VQCLayer(CircuitModule):
             return rows.new_zeros(rows.shape[0], 0), initial
         return select(rows, self.circuit.indices("input"), 1), None
 
-    def _check_inputs(self, inputs: Tensor) -> None:
+    def _check_inputs(self, inputs: Tensor, transformed: bool) -> None:
         _checks.check_real("inputs", inputs)
         if inputs.dim() == 0 or inputs.shape[-1] != self.n_inputs:
             _checks.wrong_value("inputs", f"of shape (..., {self.n_inputs})", inputs)
         device = self._weights[0](self).device if self._weights else inputs.device
         if device != inputs.device:
             _checks.wrong_value("inputs", f"on the layer's device, {device}", inputs)
-        if inputs.device.type == "cpu" and not _compat.in_transform():
+        if inputs.device.type == "cpu" and not transformed:
             _checks.check_finite("inputs", inputs.detach())
             if self.circuit.amplitude_encoding and bool((inputs == 0).all(dim=-1).any()):
                 _checks.refuse(

@@ -7,7 +7,6 @@ values are the layer's own, and derivatives by its weights keep their own path.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -110,7 +109,7 @@ class _Adjoint(torch.autograd.Function):
             circuit, inputs, weights, dtype, initial=initial, needs=needs
         )
         ctx.save_for_backward(inputs, weights, initial)
-        ctx.run = partial(simulator.expectations, circuit, dtype=dtype)
+        ctx.given = simulator, circuit, dtype
         result: Tensor = values
         return result
 
@@ -128,7 +127,8 @@ class _Adjoint(torch.autograd.Function):
         options = {"create_graph": torch.is_grad_enabled(), "materialize_grads": True}
         with torch.enable_grad():
             inputs, weights, initial = given
-            values = ctx.run(inputs=inputs, weights=weights, initial=initial)
+            simulator, circuit, dtype = ctx.given
+            values = simulator.expectations(circuit, inputs, weights, dtype, initial=initial)
         if values.requires_grad:
             found = iter(torch.autograd.grad(values, wanted, grad, **options))
             return [next(found) if need else None for need in needs]

@@ -182,8 +182,8 @@ class FusedSimulator:
         if weights.dim() != 1:
             _checks.wrong_value("weights", "shared by the batch, with one dimension", weights)
         given, wanted = (inputs, needs[0]) if initial is None else (initial, needs[2])
+        compiled = self._compiled(circuit)
         with full_precision(given.device):
-            compiled = self._compiled(circuit)
             evaluation = compiled.evaluation(given, weights, dtype, (wanted, needs[1]))
             values = evaluation.values()
         # Beside amplitudes the inputs have no columns.

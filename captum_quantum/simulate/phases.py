@@ -26,6 +26,7 @@ class PhaseTable:
     Attributes:
         shape (tuple[int, int, int]): ``(lanes, 2**n_first, 2**n_last)``, for the first and the last
             half of the bits of rows.
+        reads_angles (bool): Whether `factors` reads the angles themselves, beside their `halves`.
     """
 
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype, lanes: int) -> None:
@@ -56,6 +57,7 @@ class PhaseTable:
             if of_step.any():
                 self._single[number] = len(exponents)
                 exponents.append(of_step.flatten(0, 1).to(device, real))
+        self.reads_angles = any(self._multi.values())
         # For each step with gates on single wires what inputs add for each wire's 0 and 1.
         self._exponents = torch.stack(exponents) if exponents else None
 
