@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_quantum import _checks
@@ -101,9 +100,6 @@ class QuantumLayerGradCam(LayerExplainer):
         """
         return channel_weights(grad)
 
-    # As Captum's own methods are. Captum ships no types, so mypy cannot see that this decorator
-    # returns the method with its signature; nothing on our side could declare it.
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

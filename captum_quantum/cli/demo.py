@@ -59,14 +59,14 @@ def _demo(args: argparse.Namespace, data: Sequence[Tensor], start: float) -> Non
     lap("prediction")
     explainer = attr.QuantumLayerGradCam(model, model.backbone)
     predicted = probabilities.argmax(dim=1)
-    maps = explainer.attribute(inputs, predicted)
+    maps = cast("Tensor", explainer.attribute(inputs, predicted))
     lap("maps")
     qubit_maps = cast("Tensor", explainer.attribute_qubits(inputs, predicted))
     lap("qubit_maps")
     captum_maps = LayerGradCam(model, model.backbone).attribute(inputs, predicted).detach()
     lap("captum_maps")
     shifted = attr.QuantumLayerGradCam(model, model.backbone, gradient="parameter-shift")
-    shifted_maps = shifted.attribute(inputs, predicted)
+    shifted_maps = cast("Tensor", shifted.attribute(inputs, predicted))
     lap("parameter_shift_maps")
     rows = _choose_rows(probabilities, labels)
     results: dict[str, Any] = {
@@ -122,7 +122,7 @@ def _localization(
     cells = mosaics.cells
     shares, strongest = [], []
     for cell, classes in enumerate(mosaics.labels.T):
-        maps = explainer.attribute(mosaics.images, classes)
+        maps = cast("Tensor", explainer.attribute(mosaics.images, classes))
         games = [metrics.grid_pointing_game(maps, mask.expand(len(maps), -1, -1)) for mask in cells]
         shares.append(games[cell])
         strongest.append(torch.stack(games).argmax(dim=0) == cell)

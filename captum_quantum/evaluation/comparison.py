@@ -363,7 +363,8 @@ class _Evaluator:
                 pieces.append(work(slice(start, start + size)))
                 start += size
                 continue
-            # Methods and metrics are the user's and may raise anything, which is raised again.
+            # Methods and metrics are the user's: there is no list of what they may raise. Only a
+            # lack of memory is dealt with; anything else is raised again, with a note where it was.
             except Exception as error:
                 out_of_memory = _is_out_of_memory(error)
                 if not out_of_memory or size == 1:

@@ -9,10 +9,13 @@ import torchquantum as tq
 import torchquantum.functional as tqf
 from torch import Tensor, nn
 
+from captum_quantum import _compat
 from captum_quantum.circuit import Circuit, gate_matrix, gate_type
+from captum_quantum.tq.installed import OWN_ERRORS
 
 
 @lru_cache(maxsize=256)
+@_compat.outside_transforms()  # what is found out is kept
 @torch.inference_mode(False)
 @torch.no_grad()
 def applies(name: str) -> bool:
@@ -36,7 +39,7 @@ def applies(name: str) -> bool:
         matrix = gate_matrix(name, angles, n, inverse=inverse, dtype=torch.complex64)
         try:
             _apply(qdev, name, wires, angles, n if kind.n_wires is None else None, inverse)
-        except (AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError):
+        except OWN_ERRORS:
             return False
         expected = (matrix @ start[..., None])[..., 0]
         if not torch.allclose(qdev.get_states_1d(), expected, atol=1e-4):

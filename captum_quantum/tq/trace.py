@@ -125,8 +125,8 @@ def _record(
             apply(*copies, recorder, inputs)
     except CircuitError:
         raise
-    # The user's forward runs here on stand-in values and may raise anything. What it raises is
-    # chained to an error that names the gate at which it happened.
+    # The user's own forward runs here, on stand-in values: there is no list of what it may raise.
+    # Whatever it is stays the cause of an error that names the gate at which it happened.
     except Exception as error:
         raise _explain(error, recorder.op_history, n_qubits) from error
     return recorder.op_history, values

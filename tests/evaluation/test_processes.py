@@ -199,7 +199,9 @@ elif rank == victim:
         setattr(storage, where, fail)
 try:
     run(folder)
-except Exception as error:  # whatever it is, the test compares its type and message
+# The process must stay alive after any error, also a wrong one, or the other process would hang;
+# the test compares the error's type and message.
+except Exception as error:
     print(f"{type(error).__name__}: {error}", flush=True)
     sys.stdin.read()  # the process stays alive, so that the other does not see it end
 """
