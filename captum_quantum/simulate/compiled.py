@@ -46,10 +46,11 @@ class Evaluation:
             self._run = program.polynomial(matrices)
         else:
             self._run = AdjointRun(program, matrices, needs)
-        self._parts = split(given.detach(), program)
-        if any(needs) and (len(self._parts) > 1 or program.tables.phases.reads_angles):
+        given = given.detach()
+        self._parts = split(given, program)
+        if any(needs) and (len(self._parts) > 1 or program.keeps_given):
             # A copy, as the user may change the inputs in place before the pullback reads them.
-            self._parts = split(given.detach().clone(), program)
+            self._parts = split(given.clone(), program)
         # A batch in one part keeps this for the pullback; else each part runs once more.
         self._kept: Any = None
 

@@ -178,25 +178,27 @@ class FusedSimulator:
         Raises:
             ValueError: If an argument is wrong.
         """
+        if torch.is_autocast_enabled(inputs.device.type):
+            with full_precision(inputs.device):
+                return self.vjp(circuit, inputs, weights, dtype, initial=initial, needs=needs)
         check_arguments(self.dtypes, circuit, inputs, weights, dtype, initial)
         if weights.dim() != 1:
             _checks.wrong_value("weights", "shared by the batch, with one dimension", weights)
         given, wanted = (inputs, needs[0]) if initial is None else (initial, needs[2])
-        compiled = self._compiled(circuit)
-        with full_precision(given.device):
-            evaluation = compiled.evaluation(given, weights, dtype, (wanted, needs[1]))
-            values = evaluation.values()
+        evaluation = self._compiled(circuit).evaluation(given, weights, dtype, (wanted, needs[1]))
         # Beside amplitudes the inputs have no columns.
         no_angles = inputs.detach() if needs[0] and initial is not None else None
 
         def pullback(cotangent: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-            with full_precision(cotangent.device):
-                by_given, by_weights = evaluation.pullback(cotangent)
+            if torch.is_autocast_enabled(cotangent.device.type):
+                with full_precision(cotangent.device):
+                    return pullback(cotangent)
+            by_given, by_weights = evaluation.pullback(cotangent)
             if initial is None:
                 return by_given, by_weights, None
             return no_angles, by_weights, by_given
 
-        return values, pullback
+        return evaluation.values(), pullback
 
     def _run(
         self,

@@ -34,6 +34,7 @@ class Program:
         row_bytes (int): Bytes that the state of one sample takes.
         in_reals (bool): Whether the above holds.
         has_polynomial (bool): Whether `polynomial` can be called.
+        keeps_given (bool): Whether the vector-Jacobian product of a run reads what was given.
     """
 
     def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype, lanes: int) -> None:
@@ -57,6 +58,7 @@ class Program:
         )
         # Its coefficients pay where they are used again: on a CPU, where weights are compared.
         self.has_polynomial = plan.is_polynomial and device.type == "cpu"
+        self.keeps_given = self.tables.phases.reads_angles or plan.circuit.amplitude_encoding
         self._matrices: tuple[Tensor, Matrices] | None = None
         self._polynomial: tuple[Matrices, Polynomial] | None = None
         keep_freed_memory()
