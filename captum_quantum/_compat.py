@@ -35,11 +35,19 @@ def has_tangent(tensor: Tensor) -> bool:
 
 
 def in_transform() -> bool:
-    """Whether operations are recorded, or tensors stand-ins: in torch.func, export, jit.trace."""
+    """Whether operations are recorded, or tensors stand-ins: in torch.func, export, jit.trace.
+
+    Other modes, such as those that count operations, see the values themselves.
+    """
+    core: Any = torch._C
+    mode, modes = core._get_dispatch_mode, core._TorchDispatchModeKey
     return (
         in_functorch()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
+        or core._get_tracing_state() is not None
+        or (
+            core._len_torch_dispatch_stack() > 0
+            and (mode(modes.FAKE) is not None or mode(modes.PROXY) is not None)
+        )
     )
 
 

@@ -12,7 +12,7 @@ from captum_quantum.circuit import Circuit
 
 __all__ = [
     "ADAPTERS", "CircuitModule", "QuantumLayer", "as_quantum_layer", "find_quantum_layers",
-    "follows_own_rule", "own_rule", "register_adapter"
+    "own_rule", "register_adapter"
 ]  # fmt: skip
 
 
@@ -204,17 +204,6 @@ def own_rule(module: nn.Module) -> str | None:
     """
     rule = getattr(as_quantum_layer(module) or module, "gradient", None)
     return rule if isinstance(rule, str) else None
-
-
-def follows_own_rule(module: nn.Module) -> bool:
-    """Whether autograd through a module finds the derivative of the rule that it declares.
-
-    Args:
-        module (nn.Module): Any module; one that declares no rule follows it.
-    """
-    if own_rule(module) is None:
-        return True
-    return bool(getattr(module, "applies_rule", False))
 
 
 def find_quantum_layers(

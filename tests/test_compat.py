@@ -7,8 +7,9 @@ from importlib import metadata
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from captum_quantum import _compat
+from captum_quantum import VQCLayer, _compat
 
 
 def of(package):
@@ -68,6 +69,23 @@ def test_transforms_are_recognized_and_left():
     seen.clear()
     Noting()(x)
     assert seen == [False] * 3, of("torch")
+
+
+def test_modes_that_only_look_on_are_no_transforms():
+    layer = VQCLayer(2, gradient="parameter-shift")
+    x = torch.rand(3, 2, requires_grad=True)
+    (expected,) = torch.autograd.grad(layer(x).sum(), x)
+
+    class Looking(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    with Looking():
+        assert not _compat.in_transform(), of("torch")
+        (found,) = torch.autograd.grad(layer(x).sum(), x)
+        with pytest.raises(ValueError, match="inputs must be finite"):
+            layer(x * torch.nan)
+    assert torch.equal(found, expected)
 
 
 def test_the_compiler_leaves_a_function_alone():

@@ -20,7 +20,6 @@ from captum_quantum.metrics import parameter_randomization
 from captum_quantum.quantum_layer import (
     as_quantum_layer,
     find_quantum_layers,
-    follows_own_rule,
     own_rule,
     register_adapter,
 )
@@ -219,11 +218,10 @@ def test_given_layers_are_checked():
 
 def test_rules_that_layers_declare():
     assert own_rule(VQCLayer(2)) == "adjoint"
-    assert follows_own_rule(VQCLayer(2))
-    assert not follows_own_rule(Values(2))
-    assert not follows_own_rule(overwritten())
+    assert VQCLayer(2).applies_rule
+    assert not Values(2).applies_rule
+    assert not overwritten().applies_rule
     assert own_rule(nn.Linear(2, 2)) is None
-    assert follows_own_rule(nn.Linear(2, 2))
 
 
 class Foreign(nn.Module):

@@ -59,8 +59,9 @@ class QuantumLayerGradCam(LayerExplainer):
         path_steps (int, optional): Number m of points over which the importance is averaged, for a
             layer that is called once in a forward pass. Default: the activations alone, Grad-CAM.
         check (bool): Whether to run a quantum layer without a circuit at five values of each input,
-            at random points, once in a call, to see whether ``"parameter-shift"`` fits it. On
-            hardware, where every value costs, it can be switched off.
+            at random points, once in a call, to see whether ``"parameter-shift"`` fits it; twice
+            more where it seems not to. On hardware, where every value costs, it can be switched
+            off.
 
     Raises:
         TypeError: If forward_func is not callable, or a layer is not a module.

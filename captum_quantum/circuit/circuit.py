@@ -281,6 +281,20 @@ class Circuit:
             grouped[angle.source][1].append(angle.index)
         return grouped
 
+    @cached_property
+    def _constants(self) -> list[float]:
+        return [angle.value for _, _, angle in self.angles if angle.source == "constant"]
+
+    @cached_property
+    def _sources(self) -> list[int]:
+        """Where each angle stands in inputs, weights and constants, one after the other."""
+        constants = itertools.count(self.n_inputs + self.n_weights)
+        offsets = {"input": 0, "weight": self.n_inputs}
+        return [
+            next(constants) if angle.source == "constant" else offsets[angle.source] + angle.index
+            for _, _, angle in self.angles
+        ]
+
     def angle_table(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """Gathers every gate's angles from their sources.
 
@@ -294,18 +308,9 @@ class Circuit:
         Returns:
             Tensor: Shape ``(batch, len(self.angles))``, radians; differentiable.
         """
-        constants = [angle.value for _, _, angle in self.angles if angle.source == "constant"]
-        offsets = {"input": 0, "weight": self.n_inputs}
-        index, n_constants = [], 0
-        for _, _, angle in self.angles:
-            if angle.source == "constant":
-                index.append(self.n_inputs + self.n_weights + n_constants)
-                n_constants += 1
-            else:
-                index.append(offsets[angle.source] + angle.index)
-        parts = (inputs, weights.to(inputs.dtype), inputs.new_tensor(constants))
+        parts = (inputs, weights.to(inputs.dtype), inputs.new_tensor(self._constants))
         pool = torch.cat([part.expand(len(inputs), -1) for part in parts], dim=1)
-        return select(pool, index, 1)
+        return select(pool, self._sources, 1)
 
     @cached_property
     def digest(self) -> str:

@@ -132,9 +132,9 @@ def function_of_inputs(
     """
     inputs = _copy(inputs) if layer is not None else inputs.detach().clone()
     half = (torch.float16, torch.bfloat16)
-    tensors = (*module.parameters(), *module.buffers())
-    if inputs.dtype in half and all(t.dtype not in half for t in tensors):
-        inputs = inputs.float()
+    if inputs.dtype in half:
+        tensors = (*module.parameters(), *module.buffers())
+        inputs = inputs if any(t.dtype in half for t in tensors) else inputs.float()
     # Without the user's hooks: those before have changed the inputs, those after act on the result.
     compute = forward or module.forward
     check_unchanged = _watch(module)

@@ -241,8 +241,9 @@ def quantum_gradient(
             dimension 0 the batch (a `VQCLayer`: all dimensions but the last).
         rule (str): One of the above.
         check (bool): Whether to run a module without a circuit at five values of each input, at
-            random points, once in the block, to see whether ``"parameter-shift"`` fits it. On
-            hardware, where every value costs, it can be switched off.
+            random points, once in the block, to see whether ``"parameter-shift"`` fits it; twice
+            more where it seems not to. On hardware, where every value costs, it can be switched
+            off.
 
     Raises:
         TypeError: If modules are not modules, or one is called with other than one tensor.

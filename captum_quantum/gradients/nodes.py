@@ -116,7 +116,8 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or _compat.is_wrapper(grad):
-            return (*_Adjoint._recorded(ctx, grad), None, None, None)
+            with full_precision(grad.device):
+                return (*_Adjoint._recorded(ctx, grad), None, None, None)
         return (*ctx.pullback(grad), None, None, None)
 
     @staticmethod

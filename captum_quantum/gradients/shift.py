@@ -152,10 +152,6 @@ def _contradicting(runs: Tensor, rounding: float, chance: float) -> list[int]:
     return wrong
 
 
-def _bits(dtype: torch.dtype) -> int:
-    return torch.finfo(dtype).bits
-
-
 class FiniteDifference(JacobianRule):
     """Central differences: steps of 1e-5 in float64, of 1e-2 otherwise, longer for noisy values.
 
@@ -183,7 +179,7 @@ class FiniteDifference(JacobianRule):
             with torch.no_grad():
                 first, second = function.run(function.variables.repeat(2, 1)).chunk(2)
             noise = float((first - second).square().mean().sqrt()) / math.sqrt(2)
-            precision = torch.promote_types(torch.float32, min(first.dtype, precision, key=_bits))
+            precision = precision if first.dtype == torch.float64 else first.dtype
         step = 1e-5 if precision == torch.float64 else 1e-2
         if noise > 1e-6:
             step = max(step, (3 * noise / math.sqrt(2)) ** (1 / 3))

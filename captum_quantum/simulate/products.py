@@ -28,7 +28,7 @@ def outer_products(first: Tensor, second: Tensor) -> Tensor:
     m, d, k = first.shape
     parts = _parts(m, k, first.device)
     if parts < 2:
-        return first @ second.mT if m == 1 else torch.bmm(first, second.mT)
+        return (first[0] @ second[0].mT)[None] if m == 1 else torch.bmm(first, second.mT)
     length = k // parts
     split = (
         matrix[..., : parts * length].unflatten(2, (parts, length)).transpose(1, 2).flatten(0, 1)

@@ -11,8 +11,7 @@ import torch
 DISTRIBUTIONS = ("torchquantum", "torchquantum-ng")
 """The distributions that install a module ``torchquantum``."""
 
-
-OWN_ERRORS = (AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError)
+TORCHQUANTUM_ERRORS = (AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError)
 """What TorchQuantum's own code raises where it is wrong, or is not the one that we know."""
 
 
@@ -89,7 +88,7 @@ def _what_is_wrong(tq: Any) -> str:
         functional.rx(device, wires=0, params=torch.tensor([2 * half]))
         functional.cnot(device, wires=[0, 1])
         state, history = device.get_states_1d()[0], device.op_history
-    except OWN_ERRORS as error:
+    except TORCHQUANTUM_ERRORS as error:
         return f"RX and CNOT on a QuantumDevice end in {type(error).__name__}: {error}"
     # Three wires: the state of two would be the same in the other order of wires.
     expected = torch.tensor([math.cos(half), *[0] * 5, -1j * math.sin(half), 0])

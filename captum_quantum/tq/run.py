@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_quantum import _compat
 from captum_quantum.circuit import Circuit, gate_matrix, gate_type
-from captum_quantum.tq.installed import OWN_ERRORS
+from captum_quantum.tq.installed import TORCHQUANTUM_ERRORS
 
 
 @lru_cache(maxsize=256)
@@ -39,7 +39,7 @@ def applies(name: str) -> bool:
         matrix = gate_matrix(name, angles, n, inverse=inverse, dtype=torch.complex64)
         try:
             _apply(qdev, name, wires, angles, n if kind.n_wires is None else None, inverse)
-        except OWN_ERRORS:
+        except TORCHQUANTUM_ERRORS:
             return False
         expected = (matrix @ start[..., None])[..., 0]
         if not torch.allclose(qdev.get_states_1d(), expected, atol=1e-4):
