@@ -95,6 +95,17 @@ def is_replica(module: nn.Module) -> bool:
     return getattr(module, "_is_replica", False)
 
 
+def logged(attribute: Function) -> Function:
+    """Marks an explainer's ``attribute`` as Captum marks its own.
+
+    Captum's methods around other methods, such as NoiseTunnel, call it as ``__wrapped__``, which
+    this decorator sets, so that uses are logged once.
+    """
+    from captum.log import log_usage
+
+    return cast("Function", log_usage(part_of_slo=True)(attribute))
+
+
 def run_forward(forward_func: Callable[..., Any], inputs: Any, arguments: Any) -> Any:
     """Calls a forward function with inputs and further arguments, as Captum's methods do."""
     from captum._utils.common import _format_additional_forward_args, _run_forward

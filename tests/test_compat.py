@@ -127,6 +127,15 @@ def test_data_parallels_replicas_are_recognized():
     assert _compat.is_replica(module._replicate_for_data_parallel()), of("torch")
 
 
+def test_methods_around_others_find_attribute():
+    def attribute(explainer, inputs):
+        return inputs
+
+    marked = _compat.logged(attribute)
+    assert marked.__wrapped__ is attribute, of("captum")
+    assert marked(None, 3) == 3
+
+
 def test_a_forward_function_is_called_as_captum_does():
     def forward(x, y, scale):
         return scale * (x + y)

@@ -70,7 +70,7 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
             warnings.warn(
                 "forward_func has normalization layers in training mode: maps depend on the other "
                 "examples, and each call changes the layers' statistics; call model.eval()",
-                stacklevel=3,
+                stacklevel=4,
             )
         m = self.path_steps
         scales = [1.0] if m is None else [(j + 0.5) / m for j in range(m)]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks
+from captum_quantum import _checks, _compat
 from captum_quantum.attr._explainer import LayerExplainer
 from captum_quantum.attr._maps import channel_weights, membership, one_at_a_time, weighted_sum
 from captum_quantum.attr._recording import Grads, RecordedGraph
@@ -101,6 +101,7 @@ class QuantumLayerGradCam(LayerExplainer):
         """
         return channel_weights(grad)
 
+    @_compat.logged
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

@@ -190,10 +190,8 @@ class FusedSimulator:
         no_angles = inputs.detach() if needs[0] and initial is not None else None
 
         def pullback(cotangent: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-            if torch.is_autocast_enabled(cotangent.device.type):
-                with full_precision(cotangent.device):
-                    return pullback(cotangent)
-            by_given, by_weights = evaluation.pullback(cotangent)
+            with full_precision(cotangent.device):
+                by_given, by_weights = evaluation.pullback(cotangent)
             if initial is None:
                 return by_given, by_weights, None
             return no_angles, by_weights, by_given
