@@ -1,7 +1,9 @@
 """VQCLayer: a variational quantum circuit as one PyTorch module."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +11,107 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat, _state
-from captum_quantum.circuit import Circuit, Observable, read_observables, select
+from captum_quantum.circuit import Circuit, Observable, Reading, read_observables, select
 from captum_quantum.gradients import function, nodes, table
 from captum_quantum.quantum_layer import CircuitModule
 from captum_quantum.simulate import Simulator, protocol
-from captum_quantum.simulate.arguments import normalize
+from captum_quantum.simulate.arguments import normalize, rescale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_QUBITS = 24
+
+
+def _read_shape(n_inputs: Any) -> tuple[int, ...] | None:
+    """Reads the argument ``n_inputs``."""
+    if n_inputs is None:
+        return None
+    if not isinstance(n_inputs, tuple):
+        return (_checks.check_int("n_inputs", n_inputs, 0),)
+    if not n_inputs:
+        _checks.wrong_value("n_inputs", "a number or a shape with at least one dimension", n_inputs)
+    return tuple(_checks.check_int("n_inputs", size, 1) for size in n_inputs)
+
+
+class BoundCircuit:
+    """A layer as it is in one call, as a quantum layer: gradient rules read and run it.
+
+    Args:
+        layer (VQCLayer): The layer.
+        reading (Reading): What its modules have done in the call.
+
+    Attributes:
+        circuit (Circuit): The circuit.
+        gradient (str): The name of the layer's gradient rule.
+        exact (bool): Whether values carry no noise.
+    """
+
+    def __init__(self, layer: "VQCLayer", reading: Reading) -> None:
+        self._layer, self._reading = layer, reading
+        self.circuit, self.gradient, self.exact = reading.circuit, layer.gradient, layer.exact
+        self._weights = reading.weights.detach()
+
+    def angle_table(self, inputs: Tensor | None = None) -> Tensor:
+        """Every gate's angles.
+
+        Args:
+            inputs (Tensor, optional): Not used: the angles are those of the call.
+
+        Returns:
+            Tensor: Shape ``(batch, n_angles)``, radians; differentiable.
+        """
+        return self.circuit.scatter(self._reading.inputs, self._reading.weights)
+
+    def amplitudes(self, inputs: Tensor | None = None) -> Tensor | None:
+        """The initial states.
+
+        Args:
+            inputs (Tensor, optional): Not used: the states are those of the call.
+
+        Returns:
+            Tensor or None: Shape ``(batch, 2**n_qubits)``; None for ``|0...0>``.
+        """
+        return self._reading.initial
+
+    def run(
+        self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
+    ) -> Tensor:
+        """Expectation values for given angles.
+
+        Args:
+            angles (Tensor): Shape ``(batch, n_angles)``, radians.
+            amplitudes (Tensor, optional): Initial states, shape ``(batch, 2**n_qubits)``.
+            own_weights (bool): Whether to use the weights of the call, whatever the columns that
+                come from weights hold.
+
+        Returns:
+            Tensor: Shape ``(batch, n_observables)``.
+        """
+        inputs = select(angles, self.circuit.columns("input"), 1)
+        weights = self._weights
+        if not own_weights:
+            weights = select(angles, self.circuit.columns("weight"), 1)
+        given = inputs, weights, amplitudes
+        return self._layer._simulate(self.circuit, *given, angles.dtype).to(angles.dtype)
+
+    @property
+    def vjp(self) -> Callable[[Tensor], nodes.Pullback] | None:
+        """Adjoint differentiation by input angles; None where the simulator has no vjp."""
+        if self._layer.vjp is None or self.circuit.amplitude_encoding:
+            return None
+        return lambda inputs: self._layer._vjp_by_angles(self.circuit, inputs, self._weights)
+
+    def precision(self, dtype: torch.dtype) -> torch.dtype:
+        """The precision in which values are computed.
+
+        Args:
+            dtype (torch.dtype): That of the inputs.
+
+        Returns:
+            torch.dtype: torch.float32 or torch.float64.
+        """
+        return self._layer.precision(dtype)
 
 
 class VQCLayer(CircuitModule):
@@ -87,9 +180,10 @@ class VQCLayer(CircuitModule):
         n_qubits: int,
         n_layers: int = 2,
         *,
-        encoder: str | nn.Module = "ry",
-        ansatz: str | nn.Module = "rx_ry_rz_ring",
+        encoder: str | nn.Module | Sequence[Any] | None = "ry",
+        ansatz: str | nn.Module | Sequence[Any] | None = "rx_ry_rz_ring",
         reupload: bool = False,
+        n_inputs: int | tuple[int, ...] | None = None,
         observables: Sequence[Observable | str | Mapping[str, float]] | None = None,
         simulator: str | Simulator = "fused",
         gradient: str | None = None,
@@ -102,6 +196,7 @@ class VQCLayer(CircuitModule):
             _checks.wrong_type("reupload", "True or False", reupload)
         self._choose(simulator, gradient, dtype)
         read = read_observables(observables, n_qubits)
+        shape = _read_shape(n_inputs)
         from captum_quantum import tq
 
         self.encoder: nn.Module | None = tq.make_encoder(encoder, n_qubits)
@@ -111,7 +206,17 @@ class VQCLayer(CircuitModule):
             must = "one with n_layers and layer(qdev, index), as captum_quantum.tq.LayeredAnsatz"
             _checks.wrong_type("ansatz", f"{must}, for reupload=True", self.ansatz)
         self.reupload = reupload
-        self.circuit: Circuit = tq.trace(self.encoder, self.ansatz, n_qubits, read, reupload)
+        self._tracer: Any = tq.Tracer(n_qubits, read, reupload)
+        probe = self._tracer.probe((self.encoder, self.ansatz), shape)
+        if probe.unused:
+            warnings.warn(
+                f"no angle depends on the input features {probe.unused} of {math.prod(probe.shape)}"
+                ": they never change the outputs",
+                stacklevel=2,
+            )
+        self.input_shape: tuple[int, ...] = probe.shape
+        self._circuit: Circuit = probe.circuit
+        self._known = tq.known_gates(self.encoder, self.ansatz)
         self._weights = [attrgetter(name) for name in tq.weight_names(self.encoder, self.ansatz)]
 
     @classmethod
@@ -170,8 +275,9 @@ class VQCLayer(CircuitModule):
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer._choose(simulator, gradient, dtype)
-        layer.encoder = layer.ansatz = None
-        layer.reupload, layer.circuit = False, circuit
+        layer.encoder = layer.ansatz = layer._tracer = None
+        layer.reupload, layer._circuit = False, circuit
+        layer.input_shape, layer._known = (circuit.n_inputs,), None
         layer._weights = []
         if circuit.n_weights:
             if not isinstance(weights, nn.Parameter):
@@ -213,49 +319,119 @@ class VQCLayer(CircuitModule):
     @property
     def n_qubits(self) -> int:
         """Number of qubits."""
-        return self.circuit.n_qubits
+        return self._circuit.n_qubits
 
     @property
     def n_inputs(self) -> int:
-        """Number of input features."""
-        return self.circuit.n_inputs
+        """Number of input features, of all dimensions of ``input_shape``."""
+        return self._circuit.n_inputs
 
     @property
     def n_observables(self) -> int:
         """Number of expectation values."""
-        return len(self.circuit.observables)
+        return len(self._circuit.observables)
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit as the modules are now.
+
+        Modules whose gates may change are tried anew, on copies and made-up inputs: an angle that
+        they compute is ``f(x)`` or ``f(w)`` in it.
+        """
+        if self._is_known():
+            return self._circuit
+        probe = self._tracer.probe((self.encoder, self.ansatz), self.input_shape)
+        circuit: Circuit = probe.circuit
+        return circuit
+
+    @property
+    def identity(self) -> Circuit:
+        """The circuit as it was when the layer was made, which its state_dict tells."""
+        return self._circuit
 
     @property
     def weights(self) -> Tensor:
         """All weights as they are now, in radians, flattened: shape ``(n_weights,)``."""
-        flat = [read(self).reshape(-1) for read in self._weights]
+        if self._is_known():
+            flat = [read(self).reshape(-1) for read in self._weights]
+        else:
+            from captum_quantum import tq
+
+            flat = [tensor.reshape(-1) for tensor in tq.weight_tensors(self.encoder, self.ansatz)]
         if not flat:
             return torch.zeros(0)
         return flat[0] if len(flat) == 1 else torch.cat(flat)
 
-    def angle_table(self, inputs: Tensor) -> Tensor:
-        """Gathers every gate's angles.
+    def _is_known(self) -> bool:
+        """Whether the modules' gates are those of the circuit, without running them."""
+        if self._tracer is None:
+            return True
+        if self._known is None:
+            return False
+        from captum_quantum import tq
+
+        known: bool = tq.known_gates(self.encoder, self.ansatz) == self._known
+        return known
+
+    def _read(self, rows: Tensor) -> Reading:
+        """The circuit and its angles for inputs ``(batch, n_inputs)``, differentiable."""
+        circuit = self._circuit
+        if not self._is_known():
+            if self._given_amplitudes:
+                initial = self._normalized(rows)
+                modules, shape = (None, self.ansatz), (0,)
+                reading: Reading = self._tracer.read(modules, rows.new_zeros(len(rows), 0), shape)
+                circuit = replace(reading.circuit, n_inputs=self.n_inputs, amplitude_encoding=True)
+                return reading._replace(circuit=circuit, initial=initial)
+            return self._tracer.read((self.encoder, self.ansatz), rows, self.input_shape)
+        weights = select(self.weights, circuit.indices("weight"), 0)
+        if circuit.amplitude_encoding:
+            # No columns, and no node that autograd goes through.
+            inputs = rows.new_zeros(rows.shape[0], 0, dtype=rows.dtype.to_real())
+            return Reading(circuit, inputs, weights, self._normalized(rows), True)
+        return Reading(circuit, select(rows, circuit.indices("input"), 1), weights, None, True)
+
+    def _normalized(self, rows: Tensor) -> Tensor:
+        """Inputs as amplitudes, filled up with zeros."""
+        amplitudes, missing = normalize(rows), 2**self.n_qubits - self.n_inputs
+        return nn.functional.pad(amplitudes, (0, missing)) if missing else amplitudes
+
+    def recorded(self, inputs: Tensor) -> "BoundCircuit":
+        """The layer as it is in one call.
 
         Args:
-            inputs (Tensor): Shape ``(batch, n_inputs)``, radians.
+            inputs (Tensor): Shape ``(..., *input_shape)``.
+
+        Returns:
+            BoundCircuit: Its circuit, angles and initial states.
+        """
+        rows = inputs.reshape(-1, self.n_inputs)
+        return BoundCircuit(self, self._read(self._wide(rows)))
+
+    def angle_table(self, inputs: Tensor) -> Tensor:
+        """Every gate's angles.
+
+        Args:
+            inputs (Tensor): Shape ``(batch, *input_shape)``, radians.
 
         Returns:
             Tensor: Shape ``(batch, n_angles)``, radians, one column for each angle of each gate, on
-            the inputs' device.
+            the inputs' device; differentiable.
         """
-        return self.circuit.angle_table(inputs, self.weights.to(inputs.device))
+        return self.recorded(inputs).angle_table()
 
     def amplitudes(self, inputs: Tensor) -> Tensor | None:
         """The initial states.
 
         Args:
-            inputs (Tensor): Shape ``(batch, n_inputs)``.
+            inputs (Tensor): Shape ``(batch, *input_shape)``.
 
         Returns:
-            Tensor or None: Under amplitude encoding the inputs divided by their norm, shape
-            ``(batch, 2**n_qubits)``; otherwise None.
+            Tensor or None: Under amplitude encoding the inputs divided by their norm, filled up
+            with zeros, shape ``(batch, 2**n_qubits)``, or what the encoder makes of them; otherwise
+            None.
         """
-        return normalize(inputs) if self.circuit.amplitude_encoding else None
+        return self.recorded(inputs).amplitudes()
 
     def run(
         self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
@@ -272,18 +448,25 @@ class VQCLayer(CircuitModule):
             Tensor: Shape ``(batch, n_observables)``, differentiable by autograd if the simulator
             is.
         """
-        inputs = select(angles, self.circuit.columns("input"), 1)
+        circuit = self.circuit
+        inputs = select(angles, circuit.columns("input"), 1)
         if own_weights:
-            weights = self._weight_angles()
+            weights = self._read(angles.new_zeros(1, self.n_inputs) + 1).weights
         else:
-            weights = select(angles, self.circuit.columns("weight"), 1)
-        return self._simulate(inputs, weights, amplitudes, angles.dtype).to(angles.dtype)
+            weights = select(angles, circuit.columns("weight"), 1)
+        values = self._simulate(circuit, inputs, weights, amplitudes, angles.dtype)
+        return values.to(angles.dtype)
 
     def _simulate(
-        self, inputs: Tensor, weights: Tensor, initial: Tensor | None, dtype: torch.dtype
+        self,
+        circuit: Circuit,
+        inputs: Tensor,
+        weights: Tensor,
+        initial: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         values: Tensor = self._simulator.expectations(
-            self.circuit, inputs, weights, self._complex(dtype), initial=initial
+            circuit, inputs, weights, self._complex(dtype), initial=initial
         )
         argument, shape = "what the simulator returns", (inputs.shape[0], self.n_observables)
         if _checks.check_real(argument, values).shape != shape:
@@ -319,22 +502,39 @@ class VQCLayer(CircuitModule):
         return self._vjp if protocol.has_vjp(self._simulator) else None
 
     def _vjp(self, inputs: Tensor) -> nodes.Pullback:
+        circuit = self.circuit
+        if not circuit.amplitude_encoding:
+            weights = self._read(inputs.new_zeros(1, self.n_inputs) + 1).weights.detach()
+            return self._vjp_by_angles(circuit, inputs.detach(), weights)
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
-            initial = self.amplitudes(leaf)
-        angles = leaf.detach() if initial is None else leaf.new_zeros(len(leaf), 0)
-        given = self.circuit, angles, self._weight_angles().detach(), self._complex(leaf.dtype)
-        needs = (initial is None, False, initial is not None)
-        start = None if initial is None else initial.detach()
-        _, simulators_pullback = self._simulator.vjp(*given, initial=start, needs=needs)
+            reading = self._read(leaf)
+        values, initial = (reading.inputs, reading.weights), reading.initial
+        assert initial is not None
+        angles, weights = (tensor.detach() for tensor in values)
+        _, simulators_pullback = self._simulator.vjp(
+            circuit, angles, weights, self._complex(leaf.dtype), initial=initial.detach(),
+            needs=(angles.shape[1] > 0, False, True),
+        )  # fmt: skip
 
         def pullback(cotangent: Tensor) -> Tensor:
             by_inputs, _, by_initial = simulators_pullback(cotangent)
-            if initial is None:
-                result: Tensor = by_inputs
-                return result
-            cotangent = by_initial.to(initial.dtype)
-            return torch.autograd.grad(initial, leaf, cotangent, retain_graph=True)[0]
+            outputs, grads = [initial], [by_initial.to(initial.dtype)]
+            if reading.inputs.requires_grad:
+                outputs.append(reading.inputs)
+                grads.append(by_inputs.to(reading.inputs.dtype))
+            return torch.autograd.grad(outputs, leaf, grads, retain_graph=True)[0]
+
+        return pullback
+
+    def _vjp_by_angles(self, circuit: Circuit, inputs: Tensor, weights: Tensor) -> nodes.Pullback:
+        needs = (True, False, False)
+        dtype = self._complex(inputs.dtype)
+        _, simulators_pullback = self._simulator.vjp(circuit, inputs, weights, dtype, needs=needs)
+
+        def pullback(cotangent: Tensor) -> Tensor:
+            by_inputs: Tensor = simulators_pullback(cotangent)[0]
+            return by_inputs
 
         return pullback
 
@@ -355,23 +555,29 @@ class VQCLayer(CircuitModule):
 
     def _complex(self, dtype: torch.dtype) -> torch.dtype:
         """The precision of the simulation: that of the layer, or of float64 inputs."""
-        wide = dtype == torch.float64 and torch.complex128 in self._dtypes
+        wide = dtype.to_real() == torch.float64 and torch.complex128 in self._dtypes
         return torch.complex128 if wide else self.dtype
 
-    def _weight_angles(self) -> Tensor:
-        weights = self.weights
+    def _shared(self, reading: Reading) -> Tensor:
+        """The angles that come from weights; detached where these get no gradient anyway."""
         # Weights that the model itself has computed may depend on what is explained.
-        if nodes.is_inputs_only() and all(read(self).is_leaf for read in self._weights):
-            weights = weights.detach()
-        return select(weights, self.circuit.indices("weight"), 0)
+        frozen = nodes.is_inputs_only() and reading.plain
+        if frozen and all(read(self).is_leaf for read in self._weights):
+            return reading.weights.detach()
+        return reading.weights
+
+    @staticmethod
+    def _wide(rows: Tensor) -> Tensor:
+        """Rows in single precision at least: half precision would round weights too."""
+        return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
     @_compat.uncompiled
     def forward(self, inputs: Tensor) -> Tensor:
         """Computes the expectation values.
 
         Args:
-            inputs (Tensor): Shape ``(..., n_inputs)``, real, radians (under amplitude encoding:
-                numbers, in no row all zero), on the layer's device.
+            inputs (Tensor): Shape ``(..., *input_shape)``, real, radians (under amplitude encoding:
+                real or complex numbers, in no row all zero), on the layer's device.
 
         Returns:
             Tensor: Shape ``(..., n_observables)``, real, in the inputs' dtype.
@@ -384,13 +590,16 @@ class VQCLayer(CircuitModule):
         if torch.is_autocast_enabled(inputs.device.type):
             with _state.full_precision(inputs.device):
                 return self.forward(inputs)
-        shape = inputs.shape[:-1]
-        is_table = len(shape) == 1  # a reshape that changes nothing is one more node of the graph
+        shape = inputs.shape[: inputs.dim() - len(self.input_shape)]
+        is_table = len(shape) == 1 == len(self.input_shape)
+        # A reshape that changes nothing is one more node of the graph.
         rows = inputs if is_table else inputs.reshape(math.prod(shape), self.n_inputs)
+        dtype = rows.dtype.to_real()
         if rows.shape[0]:
-            values = self._values(rows, transformed).to(rows.dtype)
+            values = self._values(rows, transformed).to(dtype)
         else:
-            values = rows.new_zeros(0, self.n_observables) + rows.sum() + self.weights.sum()
+            zeros = rows.new_zeros(0, self.n_observables, dtype=dtype)
+            values = zeros + rows.sum().real + self.weights.sum()
         return values if is_table else values.reshape(*shape, self.n_observables)
 
     def _values(self, rows: Tensor, transformed: bool) -> Tensor:
@@ -407,56 +616,74 @@ class VQCLayer(CircuitModule):
                 )
             return self._undifferentiated(rows)
         if self.gradient == "adjoint":
-            inputs, initial = self._angles(rows)
-            weights, dtype = self._weight_angles(), self._complex(rows.dtype)
-            return nodes.adjoint(self._simulator, self.circuit, inputs, weights, initial, dtype)
+            reading, dtype = self._read(rows), self._complex(rows.dtype)
+            given = reading.inputs, self._shared(reading), reading.initial
+            return nodes.adjoint(self._simulator, reading.circuit, *given, dtype)
+        return self._by_rule(rows)
+
+    def _by_rule(self, rows: Tensor) -> Tensor:
+        """The values, differentiated by a rule that runs the circuit again."""
+        rows = self._wide(rows)
+        reading = self._read(rows)
+        circuit, initial, bound = reading.circuit, reading.initial, BoundCircuit(self, reading)
         with torch.no_grad():
-            values = self._undifferentiated(rows)
-        # Half precision would round weights too.
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        initial = self.amplitudes(rows)
-        angles = self.angle_table(rows)
-        if initial is not None and rows.requires_grad:
+            values = self._undifferentiated(rows, reading)
+        angles = bound.angle_table()
+        if initial is not None and initial.requires_grad:
+            if not self._given_amplitudes or rows.is_complex():
+                raise nodes.GradientRuleError(
+                    f"rule {self.gradient!r} does not apply to amplitudes that are complex or that "
+                    "modules compute; use 'adjoint' or 'backprop'"
+                )
             of_inputs = function.function_of_inputs(self, self, rows, self._undifferentiated)
             pullback = table.vjp_of(self.gradient, of_inputs)
             values = nodes.attach(values, rows, pullback, angles)
         for source in ("input", "weight"):
-            columns = self.circuit.columns(source)
+            columns = circuit.columns(source)
             if columns and angles.requires_grad:
-                of_angles = function.function_of_angles(self, self, angles, source, initial)
+                of_angles = function.function_of_angles(self, bound, angles, source, initial)
                 pullback = table.vjp_of(self.gradient, of_angles)
                 sources = (angles,) if initial is None else (angles, initial)
                 values = nodes.attach(values, angles[:, columns], pullback, *sources)
         return values
 
-    def _undifferentiated(self, rows: Tensor) -> Tensor:
+    def _undifferentiated(self, rows: Tensor, reading: Reading | None = None) -> Tensor:
         """The simulator's values; differentiable by autograd if the simulator is."""
         run_modules = getattr(self._simulator, "run_modules", None)
-        if run_modules is not None and self.encoder is not None:
+        if run_modules is not None and self._tracer is not None:
+            rows = rescale(rows) if self._given_amplitudes else rows
+            shaped = rows.reshape(len(rows), *self.input_shape)
             values: Tensor = run_modules(
-                self.encoder, self.ansatz, self.circuit, rows, self.reupload
+                self.encoder, self.ansatz, self._circuit, shaped, self.reupload
             )
             return values
-        inputs, initial = self._angles(rows)
-        return self._simulate(inputs, self._weight_angles(), initial, rows.dtype)
+        reading = reading or self._read(rows)
+        given = reading.inputs, self._shared(reading), reading.initial
+        return self._simulate(reading.circuit, *given, rows.dtype)
 
-    def _angles(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Input angles, one column for each gate angle from an input, and initial states."""
-        initial = self.amplitudes(rows)
-        if initial is not None:  # no columns, and no node that autograd goes through
-            return rows.new_zeros(rows.shape[0], 0), initial
-        return select(rows, self.circuit.indices("input"), 1), None
+    @property
+    def _given_amplitudes(self) -> bool:
+        """Whether the inputs, divided by their norm, are the amplitudes."""
+        if self._tracer is None:
+            return self._circuit.amplitude_encoding
+        from captum_quantum import tq
+
+        return tq.takes_amplitudes(self.encoder)
 
     def _check_inputs(self, inputs: Tensor, transformed: bool) -> None:
-        _checks.check_real("inputs", inputs)
-        if inputs.dim() == 0 or inputs.shape[-1] != self.n_inputs:
-            _checks.wrong_value("inputs", f"of shape (..., {self.n_inputs})", inputs)
+        amplitudes = self._circuit.amplitude_encoding
+        if not amplitudes or not isinstance(inputs, Tensor) or not inputs.is_complex():
+            _checks.check_real("inputs", inputs)
+        shape = self.input_shape
+        if inputs.dim() < len(shape) or inputs.shape[inputs.dim() - len(shape) :] != shape:
+            of = ", ".join(map(str, ("...", *shape)))
+            _checks.wrong_value("inputs", f"of shape ({of})", inputs)
         device = self._weights[0](self).device if self._weights else inputs.device
         if device != inputs.device:
             _checks.wrong_value("inputs", f"on the layer's device, {device}", inputs)
         if inputs.device.type == "cpu" and not transformed:
             _checks.check_finite("inputs", inputs.detach())
-            if self.circuit.amplitude_encoding and bool((inputs == 0).all(dim=-1).any()):
+            if amplitudes and bool((inputs == 0).all(dim=-1).any()):
                 _checks.refuse(
                     "inputs", "not all zero, to be normalized to amplitudes", "a row of zeros"
                 )
@@ -478,7 +705,7 @@ class VQCLayer(CircuitModule):
         """The layer in one line."""
         return (
             f"n_qubits={self.n_qubits}, n_inputs={self.n_inputs}, "
-            f"n_weights={self.circuit.n_weights}, n_observables={self.n_observables}, "
+            f"n_weights={self._circuit.n_weights}, n_observables={self.n_observables}, "
             f"simulator={self.simulator!r}, gradient={self.gradient!r}"
         )
 

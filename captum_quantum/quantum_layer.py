@@ -89,13 +89,18 @@ class CircuitModule(nn.Module):
 
     circuit: Circuit
 
+    @property
+    def identity(self) -> Circuit:
+        """The circuit that the state_dict tells."""
+        return self.circuit
+
     def get_extra_state(self) -> Tensor:
         """What the state_dict holds beside the weights, to know the circuit that they belong to.
 
         Returns:
             Tensor: uint8, shape ``(16,)``; it depends on nothing but the circuit.
         """
-        return torch.tensor([*bytes.fromhex(self.circuit.digest)], dtype=torch.uint8)
+        return torch.tensor([*bytes.fromhex(self.identity.digest)], dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Checks that a state_dict is of this circuit.

@@ -291,8 +291,9 @@ class QuantumLayerGradCam(LayerExplainer):
             must = "one whose inputs are angles on qubits: amplitude encoding has no qubit shares"
             _checks.wrong_value("quantum_layer", must, module)
 
-        def parts(cotangent: Tensor) -> Iterable[Tensor]:
-            return [cotangent * share for share in membership(circuit, input_wires, cotangent)]
+        def parts(call: QuantumCall, cotangent: Tensor) -> Iterable[Tensor]:
+            shares = membership(call.circuit, input_wires, cotangent)
+            return [cotangent * share for share in shares]
 
         def shares_of(graph: RecordedGraph) -> Grads:
             return self._shares(graph, target, lambda call: call.angles, parts)
@@ -377,7 +378,7 @@ class QuantumLayerGradCam(LayerExplainer):
         shares: list[Tensor] = []
         for call, tensor, cotangent in zip(graph.quantum_calls, tensors, cotangents, strict=True):
             call.let_gradients_pass(True)
-            maps = [self._part(graph, tensor, part) for part in parts(cotangent)]
+            maps = [self._part(graph, tensor, part) for part in parts(call, cotangent)]
             call.let_gradients_pass(False)
             shares.append(torch.cat(maps, dim=1))
         total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(dim=0)

@@ -6,13 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from captum_quantum import _checks, _compat
-from captum_quantum.circuit.gates import ALIASES, GateType, gate_type
+from captum_quantum.circuit.gates import (
+    ALIASES,
+    OPERATORS,
+    GateType,
+    as_rows,
+    gate_type,
+    matrix_of,
+    operator_type,
+)
 from captum_quantum.circuit.observable import Observable
 
 Source = Literal["input", "weight", "constant"]
@@ -61,8 +69,10 @@ class Angle:
     """Where an angle of a gate comes from.
 
     Attributes:
-        source (str): ``"input"``, ``"weight"`` or ``"constant"``.
-        index (int): Which input feature or weight; -1 for a constant.
+        source (str): ``"input"``: it differs from sample to sample; ``"weight"``: the batch shares
+            it; or ``"constant"``.
+        index (int): Which input feature or weight it is; -1 for a constant, and for an angle that
+            modules compute from these.
         value (float): The constant in radians; 0 otherwise.
     """
 
@@ -74,7 +84,7 @@ class Angle:
         """Refuses unknown sources, indices that are no integers, and infinite constants."""
         _checks.check_choice("source of an angle", self.source, get_args(Source))
         if self.source != "constant":
-            _checks.check_int("index of an angle", self.index, 0)
+            _checks.check_int("index of an angle", self.index, -1)
         elif not math.isfinite(self.value):
             _checks.wrong_value("constant angle", "finite", self.value)
 
@@ -97,6 +107,16 @@ class Angle:
         return cls("weight", index)
 
     @classmethod
+    def computed(cls, source: Source) -> "Angle":
+        """An angle that modules compute; only a layer of these modules knows its values.
+
+        Args:
+            source (str): ``"input"`` for one that differs from sample to sample, computed from
+                inputs and perhaps weights; ``"weight"`` for one that the batch shares.
+        """
+        return cls(source)
+
+    @classmethod
     def constant(cls, value: float) -> "Angle":
         """A fixed angle.
 
@@ -108,7 +128,8 @@ class Angle:
     def __str__(self) -> str:
         if self.source == "constant":
             return f"{self.value:.4g}"
-        return f"{'x' if self.source == 'input' else 'w'}[{self.index}]"
+        name = "x" if self.source == "input" else "w"
+        return f"{name}[{self.index}]" if self.index >= 0 else f"f({name})"
 
 
 @dataclass(frozen=True)
@@ -120,16 +141,21 @@ class Gate:
         wires (tuple[int, ...]): The wires, the most significant first.
         angles (tuple[Angle, ...]): One entry for each angle of the gate.
         inverse (bool): Whether the adjoint is applied.
+        operator (Any): Of ``"qubitunitary"`` the matrix U, as a tuple of rows of complex numbers or
+            anything that `torch.as_tensor` takes; of ``"exp"`` the Hermitian generator H of
+            ``exp(-i t H / 2)``, an `Observable` or a matrix, wire k of which is the gate's wire k.
+            None for all other gates.
 
     Raises:
-        CircuitError: If the gate is unknown, its wires repeat, or their number or that of its
-            angles is wrong.
+        CircuitError: If the gate is unknown, its wires repeat, their number or that of its angles
+            is wrong, or a matrix is not unitary or not Hermitian.
     """
 
     name: str
     wires: tuple[int, ...]
     angles: tuple[Angle, ...] = ()
     inverse: bool = False
+    operator: Any = None
 
     def __post_init__(self) -> None:
         """Validates the gate against the gate set."""
@@ -155,11 +181,36 @@ class Gate:
         n_angles = len(self.angles)
         must = f"{kind.n_angles} angle(s)"
         _require(n_angles == kind.n_angles, f"angles of {self.name}", must, n_angles)
+        of_operator = OPERATORS.get(self.name)
+        needs = "an operator" if of_operator else "None"
+        argument = f"operator of {self.name}"
+        _require((self.operator is None) == (of_operator is None), argument, needs, self.operator)
+        if of_operator is not None:
+            operator = self.operator
+            if isinstance(operator, Observable):
+                high = max(operator.wires, default=0)
+                _require(high < n_wires, argument, f"on wires below {n_wires}", operator)
+                operator = operator.matrix(n_wires)
+            object.__setattr__(self, "operator", as_rows(self.name, operator, n_wires))
 
     @property
     def type(self) -> GateType:
-        """The entry of the gate set."""
-        return gate_type(self.name)
+        """What simulators and gradient rules need to know of the gate."""
+        if self.operator is None:
+            return gate_type(self.name)
+        return operator_type(self.name, self.operator)
+
+    def matrix(self, angles: Tensor, dtype: torch.dtype = torch.complex128) -> Tensor:
+        """The gate's unitary, or its adjoint if it is inverse.
+
+        Args:
+            angles (Tensor): Angles in radians, shape ``(..., n_angles)``.
+            dtype (torch.dtype): complex64 or complex128.
+
+        Returns:
+            Tensor: Shape ``(..., 2**n_wires, 2**n_wires)``, the first wire most significant.
+        """
+        return matrix_of(self.type, angles, len(self.wires), self.inverse, dtype)
 
     def __str__(self) -> str:
         name = f"{self.name}^-1" if self.inverse else self.name
@@ -172,7 +223,8 @@ class Circuit:
     """A variational quantum circuit as data: what every simulator and gradient rule reads.
 
     Wire 0 is the most significant bit of the basis index. The circuit starts in ``|0...0>``, or,
-    with amplitude encoding, in the state whose amplitudes are the inputs divided by their norm.
+    with amplitude encoding, in the state whose first amplitudes are the inputs divided by their
+    norm, all others 0, or in one that modules make of the inputs.
 
     Attributes:
         n_qubits (int): Number of wires.
@@ -183,8 +235,8 @@ class Circuit:
         amplitude_encoding (bool): Whether the inputs are amplitudes instead of angles.
 
     Raises:
-        CircuitError: If a wire or an index is out of range, an input feature is never used, or
-            amplitudes do not number ``2**n_qubits``.
+        CircuitError: If a wire or an index is out of range, or there are more amplitudes than
+            ``2**n_qubits``.
 
     Examples:
         >>> gate = Gate("rx", (0,), (Angle.of_input(0),))
@@ -214,7 +266,6 @@ class Circuit:
         if not self.observables:
             _checks.wrong_value("observables", "at least one observable", self.observables)
         limits = {"input": self.n_inputs, "weight": self.n_weights}
-        used = set()
         for position, gate in enumerate(self.gates):
             here = f"gate {position} ({gate})"
             self._require_wires(f"wires of {here}", gate.wires)
@@ -224,21 +275,8 @@ class Circuit:
                 high = limits[angle.source] - 1
                 must = f"in [0, {high}]"
                 _require(angle.index <= high, f"{angle.source} index of {here}", must, angle.index)
-                if angle.source == "input":
-                    used.add(angle.index)
         for observable in self.observables:
             self._require_wires(f"wires of observable {observable}", observable.wires)
-        if self.amplitude_encoding:
-            _require(
-                not used and self.n_inputs == 2**self.n_qubits,
-                "inputs of a circuit with amplitude encoding",
-                f"{2**self.n_qubits} amplitudes and no angles",
-                f"{self.n_inputs} inputs, {len(used)} of them used as angles",
-            )
-        else:
-            unused = f"unused input features {sorted(set(range(self.n_inputs)) - used)}"
-            must = "used by at least one gate each"
-            _require(len(used) == self.n_inputs, "inputs", must, unused)
 
     def _require_wires(self, argument: str, wires: tuple[int, ...]) -> None:
         high = self.n_qubits - 1
@@ -282,6 +320,32 @@ class Circuit:
         return grouped
 
     @cached_property
+    def is_computed(self) -> bool:
+        """Whether modules compute some of the angles, so that the circuit alone cannot be run."""
+        return any(a.source != "constant" and a.index < 0 for _, _, a in self.angles)
+
+    def scatter(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        """Puts angles into the order of the angle table.
+
+        Args:
+            inputs (Tensor): Angles of ``columns("input")``, ``(batch, n_input_angles)``.
+            weights (Tensor): Angles of ``columns("weight")``, ``(n_weight_angles,)`` or
+                ``(batch, n_weight_angles)``.
+
+        Returns:
+            Tensor: Shape ``(batch, len(self.angles))``; differentiable.
+        """
+        parts = (inputs, weights.to(inputs), inputs.new_tensor(self._constants))
+        pool = torch.cat([part.expand(len(inputs), -1) for part in parts], dim=1)
+        return select(pool, self._order, 1)
+
+    @cached_property
+    def _order(self) -> list[int]:
+        sources: tuple[Source, ...] = get_args(Source)
+        columns = [column for source in sources for column in self.columns(source)]
+        return sorted(range(len(columns)), key=columns.__getitem__)
+
+    @cached_property
     def _constants(self) -> list[float]:
         return [angle.value for _, _, angle in self.angles if angle.source == "constant"]
 
@@ -307,7 +371,15 @@ class Circuit:
 
         Returns:
             Tensor: Shape ``(batch, len(self.angles))``, radians; differentiable.
+
+        Raises:
+            CircuitError: If modules compute an angle.
         """
+        if self.is_computed:
+            raise CircuitError(
+                "modules compute some of the circuit's angles from inputs and weights; ask the "
+                "layer for its angle_table(inputs)"
+            )
         parts = (inputs, weights.to(inputs.dtype), inputs.new_tensor(self._constants))
         pool = torch.cat([part.expand(len(inputs), -1) for part in parts], dim=1)
         return select(pool, self._sources, 1)
@@ -318,7 +390,8 @@ class Circuit:
         lines = [f"{self.n_qubits} {self.n_inputs} {self.n_weights} {self.amplitude_encoding}"]
         for gate in self.gates:
             angles = [f"{a.source} {a.index} {float(a.value).hex()}" for a in gate.angles]
-            lines.append(f"{gate.name} {gate.wires} {gate.inverse} {angles}")
+            line = f"{gate.name} {gate.wires} {gate.inverse} {angles}"
+            lines.append(line if gate.operator is None else f"{line} {gate.operator}")
         for observable in self.observables:
             terms = [f"{term.coefficient.hex()} {term.factors}" for term in observable.terms]
             lines.append(f"read {terms}")
@@ -356,3 +429,21 @@ class Circuit:
         summary = f"{qubits}, {inputs}, {count(self.n_weights, 'weight')}"
         readout = ", ".join(f"<{observable}>" for observable in self.observables)
         return "\n".join([summary, *(f"  {gate}" for gate in self.gates), f"reads {readout}"])
+
+
+class Reading(NamedTuple):
+    """A circuit and its angles in one call.
+
+    Attributes:
+        circuit (Circuit): The circuit.
+        inputs (Tensor): Angles that differ from sample to sample, ``(batch, n_input_angles)``.
+        weights (Tensor): Angles that the batch shares, ``(n_weight_angles,)``.
+        initial (Tensor or None): Initial states, ``(batch, 2**n_qubits)``.
+        plain (bool): Whether all shared angles are elements of parameters.
+    """
+
+    circuit: Circuit
+    inputs: Tensor
+    weights: Tensor
+    initial: Tensor | None
+    plain: bool

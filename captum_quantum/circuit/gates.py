@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,6 +154,10 @@ def _fixed_gates() -> dict[str, Tensor]:
     }
 
 
+def _with_operator(n_wires: int) -> tuple[Primitive, ...]:
+    raise ValueError("the gates qubitunitary and exp are known with their matrix only")
+
+
 def _gate_types() -> dict[str, GateType]:
     quarter = math.cos(math.pi / 4) * pauli_word("I") - 1j * math.sin(math.pi / 4) * pauli_word("Y")
     two, four = TWO_TERM, FOUR_TERM
@@ -219,6 +224,8 @@ def _gate_types() -> dict[str, GateType]:
     ]
     types += [GateType(name, None, (), _of_size(make)) for name, make in sized.items()]
     types.append(GateType("multirz", None, (two,), lambda n_wires: (rotation("Z" * n_wires),)))
+    types.append(GateType("qubitunitary", None, (), _with_operator))
+    types.append(GateType("exp", None, (None,), _with_operator))
     return {kind.name: kind for kind in types}
 
 
@@ -229,8 +236,87 @@ ALIASES: dict[str, str] = {
     "h": "hadamard", "sh": "shadamard", "x": "paulix", "y": "pauliy", "z": "pauliz",
     "cx": "cnot", "ch": "chadamard", "xx": "rxx", "yy": "ryy", "zz": "rzz", "zx": "rzx",
     "p": "phaseshift", "cp": "cu1", "cr": "cu1", "cphase": "cu1", "u": "u3", "ccx": "toffoli",
-    "ccnot": "toffoli", "echoedcrossresonance": "ecr",
+    "ccnot": "toffoli", "echoedcrossresonance": "ecr", "qubitunitaryfast": "qubitunitary",
 }  # fmt: skip
+
+
+Rows = tuple[tuple[complex, ...], ...]
+
+
+def _unitary(matrix: Tensor) -> tuple[Primitive, ...]:
+    return (fixed(matrix),)
+
+
+def _exponential(generator: Tensor) -> tuple[Primitive, ...]:
+    """``exp(-i t H / 2) = V diag(exp(-i t e / 2)) V^H`` with the eigenvalues e of H."""
+    values, vectors = torch.linalg.eigh(generator)
+    phases = []
+    for value in sorted(set(values.round(decimals=12).tolist()) - {0.0}):
+        chosen = torch.diag((values.round(decimals=12) == value).to(generator.dtype))
+        rest = torch.eye(len(generator), dtype=generator.dtype) - chosen
+        wires = tuple(range(len(generator).bit_length() - 1))
+        phases.append(Primitive(wires, rest, chosen, 1j * chosen, 0, -value / 2))
+    if torch.equal(generator, torch.diag(torch.diag(generator))):
+        return tuple(phases) or (fixed(torch.eye(len(generator), dtype=generator.dtype)),)
+    return (fixed(vectors.mH.contiguous().resolve_conj()), *phases, fixed(vectors))
+
+
+OPERATORS: dict[str, tuple[str, int, Callable[[Tensor], tuple[Primitive, ...]]]] = {
+    "qubitunitary": ("unitary", 0, _unitary),
+    "exp": ("Hermitian", 1, _exponential),
+}
+"""Gates that come with a matrix: what it must be, the number of angles, and the primitives."""
+
+
+def as_rows(name: str, operator: Any, n_wires: int) -> Rows:
+    """A gate's matrix as data.
+
+    Args:
+        name (str): ``"qubitunitary"`` or ``"exp"``.
+        operator (Any): The matrix: rows of numbers, or anything that `torch.as_tensor` takes.
+        n_wires (int): Number of wires.
+
+    Raises:
+        ValueError: If it has another shape, or is not unitary or not Hermitian.
+    """
+    matrix = torch.as_tensor(operator).detach().to("cpu", torch.complex128)
+    shape, kind = (2**n_wires, 2**n_wires), OPERATORS[name][0]
+    if matrix.shape != shape:
+        _checks.wrong_value(f"operator of {name}", f"of shape {shape}", matrix)
+    other = torch.eye(len(matrix), dtype=matrix.dtype) if kind == "unitary" else matrix
+    found = matrix @ matrix.mH if kind == "unitary" else matrix.mH
+    off = float((found - other).abs().max())
+    if not off <= 1e-5 * max(1.0, float(matrix.abs().max())):
+        _checks.refuse(f"operator of {name}", kind, f"a matrix that is off by {off:.1e}")
+    if kind == "Hermitian":
+        matrix = (matrix + matrix.mH) / 2
+    return tuple(map(tuple, matrix.tolist()))
+
+
+@lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # what is kept must serve training later
+def operator_type(name: str, rows: Rows) -> GateType:
+    """The type of a gate that comes with a matrix.
+
+    Args:
+        name (str): ``"qubitunitary"`` or ``"exp"``.
+        rows (tuple): What `as_rows` returned.
+    """
+    _, n_angles, make = OPERATORS[name]
+    factors = make(torch.tensor(rows, dtype=torch.complex128))
+    shifts: tuple[ShiftRule | None, ...] = (None,) * n_angles
+    if n_angles:
+        phases = [f for f in factors if f.angle >= 0 and f.cosine is not None]
+        frequencies = sorted({f.frequency for f in phases})
+        if sum(float(f.cosine.real.diagonal().sum()) for f in phases if f.cosine is not None) < len(
+            rows
+        ):
+            frequencies = sorted({0.0, *frequencies})
+        if len(frequencies) == 2:  # two eigenvalues: values oscillate with their difference
+            gap = frequencies[1] - frequencies[0]
+            pairs = ((math.pi / 2 / gap, gap / 2), (-math.pi / 2 / gap, -gap / 2))
+            shifts = (pairs,)
+    return GateType(name, len(rows).bit_length() - 1, shifts, _always(*factors))
 
 
 def gate_type(name: str) -> GateType:
@@ -280,8 +366,26 @@ def gate_matrix(
         tensor([[1., 0.],
                 [0., 1.]], dtype=torch.float64)
     """
+    return matrix_of(gate_type(name), angles, n_wires, inverse, dtype)
+
+
+def matrix_of(
+    kind: GateType, angles: Tensor, n_wires: int, inverse: bool, dtype: torch.dtype
+) -> Tensor:
+    """The unitary of a gate of a type.
+
+    Args:
+        kind (GateType): The type.
+        angles (Tensor): Angles in radians, shape ``(..., n_angles)``.
+        n_wires (int): Number of wires it acts on.
+        inverse (bool): Whether to return the adjoint.
+        dtype (torch.dtype): complex64 or complex128.
+
+    Returns:
+        Tensor: Shape ``(..., 2**n_wires, 2**n_wires)``.
+    """
     result: Tensor | None = None
-    for primitive in gate_type(name).primitives(n_wires, inverse):
+    for primitive in kind.primitives(n_wires, inverse):
         factor = extend(primitive.matrix(angles, dtype), primitive.wires, n_wires)
         result = factor if result is None else factor @ result
     assert result is not None

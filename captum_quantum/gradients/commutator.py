@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum.circuit import Circuit, CircuitError, Gate, gate_matrix
+from captum_quantum.circuit import Circuit, CircuitError, Gate
 from captum_quantum.circuit.primitives import extend
 from captum_quantum.gradients.function import QuantumFunction
 from captum_quantum.gradients.rule import JacobianRule
@@ -44,7 +44,7 @@ def _generator(gate: Gate, angles: Tensor, which: int) -> Tensor:
     """The Hermitian G with ``dU/dt = -(i/2) G U`` for one angle t of a gate: ``(batch, d, d)``."""
     with torch.enable_grad():
         leaf = angles.detach().requires_grad_()
-        unitary = gate_matrix(gate.name, leaf, len(gate.wires), inverse=gate.inverse)
+        unitary = gate.matrix(leaf)
         entries = torch.view_as_real(unitary).flatten(1)
         # One row of ones for each real and imaginary part; samples do not depend on each other.
         rows = torch.eye(entries.shape[1], dtype=entries.dtype, device=entries.device)
@@ -85,7 +85,7 @@ def commutator_jacobian(
     per_gate = circuit.split(wide)
     unitaries = []
     for gate, gate_angles in zip(circuit.gates, per_gate, strict=True):
-        matrix = gate_matrix(gate.name, gate_angles, len(gate.wires), inverse=gate.inverse)
+        matrix = gate.matrix(gate_angles)
         unitaries.append(extend(matrix, gate.wires, n))
     if amplitudes is None:
         amplitudes = torch.eye(1, 2**n, device=wide.device).expand(batch, -1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
-from captum_quantum.circuit import select
+from captum_quantum.circuit import Circuit, select
 from captum_quantum.gradients import nodes
 from captum_quantum.gradients.function import (
     QuantumFunction,
@@ -40,11 +40,13 @@ class QuantumCall:
             shape ``(rows, n_variables)``, in the caller's graph; of a layer without known angles
             its inputs, flattened.
         outputs (Tensor): What the caller got.
+        circuit (Circuit or None): The layer's circuit in this call, if it shows one.
     """
 
     module: nn.Module
     angles: Tensor
     outputs: Tensor
+    circuit: Circuit | None
     _switch: _Switch
 
     def let_gradients_pass(self, passing: bool) -> None:
@@ -128,17 +130,26 @@ def _connect(
     module: nn.Module, inputs: Tensor, outputs: Tensor, rule: str | None, memo: dict[str, Any]
 ) -> QuantumCall:
     layer, alone = as_quantum_layer(module), False
-    if layer is not None:
-        inputs = inputs.reshape(-1, inputs.shape[-1])
+    leaf = inputs.detach().requires_grad_()
+    recorded: Any = getattr(layer, "recorded", None)
+    with torch.enable_grad():
+        shown = layer if recorded is None else recorded(leaf)  # as it is in this call
+    circuit = None if shown is None else shown.circuit
+    if circuit is not None:
+        inputs = inputs.reshape(-1, circuit.n_inputs)
     else:
         alone = inputs.dim() == 1
         check_outputs(module, outputs[None] if alone else outputs, 1 if alone else len(inputs))
         inputs = inputs[None] if alone else inputs
-    if layer is not None and not layer.circuit.amplitude_encoding:
-        angles = select(inputs, layer.circuit.indices("input"), 1)
+    if shown is not None and circuit is not None and not circuit.amplitude_encoding:
         wide = torch.promote_types(inputs.dtype, torch.float32)  # half would round weights too
-        table = layer.angle_table(inputs.detach().to(wide))
-        function = function_of_angles(module, layer, table, "input")
+        with torch.enable_grad():
+            table = shown.angle_table(leaf.reshape(inputs.shape).to(wide))
+        function = function_of_angles(module, shown, table, "input")
+        if min(circuit.indices("input"), default=0) >= 0:
+            angles = select(inputs, circuit.indices("input"), 1)
+        else:
+            angles = _computed(inputs, leaf, select(table, circuit.columns("input"), 1))
     else:
         angles = inputs.reshape(len(inputs), -1)
         function = function_of_inputs(module, layer, inputs, memo=memo, alone=alone)
@@ -153,7 +164,26 @@ def _connect(
         return pullback(cotangent) if switch.open else cotangent.new_zeros(shape)
 
     values = nodes.attach(outputs.reshape(len(inputs), -1), angles, if_open)
-    return QuantumCall(module, angles, values.reshape(outputs.shape), switch)
+    return QuantumCall(module, angles, values.reshape(outputs.shape), circuit, switch)
+
+
+def _computed(inputs: Tensor, leaf: Tensor, angles: Tensor) -> Tensor:
+    """Angles that a module computes, in the caller's graph.
+
+    They depend on the inputs alone there: gradients by weights take the module's own path.
+
+    Args:
+        inputs (Tensor): Shape ``(batch, n_inputs)``.
+        leaf (Tensor): The same numbers, of any shape, that ``angles`` were computed from.
+        angles (Tensor): Shape ``(batch, n_angles)``.
+    """
+
+    def pullback(cotangent: Tensor) -> Tensor:
+        options = {"retain_graph": True, "materialize_grads": True}
+        (by_inputs,) = torch.autograd.grad(angles, leaf, cotangent.to(angles.dtype), **options)
+        return by_inputs.reshape(inputs.shape)
+
+    return nodes.attach(angles.detach(), inputs, pullback)
 
 
 def _check_values(function: QuantumFunction, outputs: Tensor) -> None:

@@ -24,8 +24,8 @@ def check_arguments(
         weights (Tensor): Must have the shape ``(n_weight_angles,)`` or
             ``(batch, n_weight_angles)``.
         dtype (torch.dtype): Must be one of ``dtypes``.
-        initial (Tensor, optional): Must have the shape ``(batch, 2**n)`` if the circuit starts from
-            amplitudes, and be None otherwise.
+        initial (Tensor, optional): Must have the shape ``(batch, 2**n)``, real or complex, if the
+            circuit starts from amplitudes, and be None otherwise.
 
     Raises:
         ValueError: If one of them is wrong.

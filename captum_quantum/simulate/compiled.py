@@ -97,16 +97,17 @@ class CompiledCircuit:
     """Runs one circuit; plans and tables are made when first needed, and kept.
 
     Throughout, ``given`` stands for the input angles, one column for each gate angle that comes
-    from an input, ``(batch, n)``, or, under amplitude encoding, for the initial states,
-    ``(batch, 2**n_qubits)``; ``weights`` for the weight angles, one for each gate angle that comes
+    from an input, ``(batch, n)``, followed, under amplitude encoding, by the initial states,
+    ``(batch, 2**n_qubits)``, or by their real and then their imaginary parts; ``weights`` for the weight angles, one for each gate angle that comes
     from a weight, ``(m,)``.
 
     Args:
         circuit (Circuit): The circuit.
+        in_parts (bool): Whether the initial states are complex.
     """
 
-    def __init__(self, circuit: Circuit) -> None:
-        self.circuit = circuit
+    def __init__(self, circuit: Circuit, in_parts: bool = False) -> None:
+        self.circuit, self._in_parts = circuit, in_parts
         self.programs: dict[tuple[torch.device, torch.dtype, int], Program] = {}
 
     @cached_property
@@ -138,7 +139,7 @@ class CompiledCircuit:
         if program is None:
             # It must serve later calls, training too.
             with torch.inference_mode(False), _compat.outside_transforms():
-                program = Program(self.plan(batch, device), device, dtype, lanes)
+                program = Program(self.plan(batch, device), device, dtype, lanes, self._in_parts)
             self.programs[key] = program
         return program
 

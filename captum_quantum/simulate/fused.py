@@ -61,9 +61,7 @@ class FusedSimulator:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores what a subclass keeps beside the compiled circuits."""
         vars(self).update(state)
-        self._cache: OrderedDict[tuple[int, str, bool], tuple[Circuit, CompiledCircuit]] = (
-            OrderedDict()
-        )
+        self._cache: OrderedDict[Any, tuple[Circuit, CompiledCircuit]] = OrderedDict()
         self._lock = Lock()
 
     def plan(self, circuit: Circuit, batch: int = 1) -> Plan:
@@ -184,17 +182,22 @@ class FusedSimulator:
         check_arguments(self.dtypes, circuit, inputs, weights, dtype, initial)
         if weights.dim() != 1:
             _checks.wrong_value("weights", "shared by the batch, with one dimension", weights)
-        given, wanted = (inputs, needs[0]) if initial is None else (initial, needs[2])
-        evaluation = self._compiled(circuit).evaluation(given, weights, dtype, (wanted, needs[1]))
-        # Beside amplitudes the inputs have no columns.
-        no_angles = inputs.detach() if needs[0] and initial is not None else None
+        in_parts = initial is not None and initial.is_complex()
+        compiled = self._compiled(circuit, in_parts=in_parts)
+        wanted = needs[0] if initial is None else needs[0] or needs[2]
+        given = join(inputs, initial)
+        evaluation = compiled.evaluation(given, weights, dtype, (wanted, needs[1]))
+        n_inputs, has_start = inputs.shape[1], initial is not None
 
         def pullback(cotangent: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
             with full_precision(cotangent.device):
                 by_given, by_weights = evaluation.pullback(cotangent)
-            if initial is None:
+            if by_given is None or not has_start:
                 return by_given, by_weights, None
-            return no_angles, by_weights, by_given
+            by_inputs, by_initial = by_given[:, :n_inputs], by_given[:, n_inputs:]
+            if in_parts:
+                by_initial = torch.complex(*by_initial.chunk(2, dim=1))
+            return by_inputs if needs[0] else None, by_weights, by_initial if needs[2] else None
 
         return evaluation.values(), pullback
 
@@ -222,8 +225,9 @@ class FusedSimulator:
                 for part in order.split(torch.bincount(group).tolist())
             ]
             return torch.cat(parts)[torch.argsort(order)]
-        compiled = self._compiled(circuit, bases, by_sample)
-        given = inputs if initial is None else initial
+        in_parts = initial is not None and initial.is_complex()
+        compiled = self._compiled(circuit, bases, by_sample, in_parts)
+        given = join(inputs, initial)
         if by_sample:
             columns = circuit.columns("input") + circuit.columns("weight")
             back = sorted(range(len(columns)), key=columns.__getitem__)
@@ -233,7 +237,11 @@ class FusedSimulator:
             return compute(given, weights, dtype)
 
     def _compiled(
-        self, circuit: Circuit, bases: str = "", by_sample: bool = False
+        self,
+        circuit: Circuit,
+        bases: str = "",
+        by_sample: bool = False,
+        in_parts: bool = False,
     ) -> CompiledCircuit:
         """The circuit compiled, by identity: to hash its gates on every call would take too long.
 
@@ -242,19 +250,31 @@ class FusedSimulator:
             bases (str): With a basis for each wire the circuit ends with the change to these, and
                 all its gates are kept, whatever the observables.
             by_sample (bool): Whether the weights are taken as inputs.
+            in_parts (bool): Whether the initial states are complex, given as real and imaginary
+                parts.
         """
-        key = (id(circuit), bases, by_sample)
+        key = (id(circuit), bases, by_sample, in_parts)
         with self._lock:
             known = self._cache.get(key)
             if known is not None and known[0] is circuit:
                 self._cache.move_to_end(key)
                 return known[1]
-        compiled = CompiledCircuit(_variant(circuit, bases, by_sample))
+        compiled = CompiledCircuit(_variant(circuit, bases, by_sample), in_parts)
         with self._lock:
             self._cache[key] = (circuit, compiled)
             if len(self._cache) > CACHED:
                 self._cache.popitem(last=False)
         return compiled
+
+
+def join(inputs: Tensor, initial: Tensor | None) -> Tensor:
+    """Input angles and initial states as one real tensor: what differs from sample to sample."""
+    if initial is None:
+        return inputs
+    parts = [initial.real, initial.imag] if initial.is_complex() else [initial]
+    if inputs.shape[1]:
+        parts.insert(0, inputs)
+    return torch.cat(parts, dim=1) if len(parts) > 1 else initial
 
 
 def _variant(circuit: Circuit, bases: str, by_sample: bool) -> Circuit:

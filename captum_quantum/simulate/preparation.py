@@ -17,7 +17,7 @@ class Prepared:
     """All that depends on the sample.
 
     Attributes:
-        angles (Tensor): Input angles, ``(n_inputs, batch)``, or amplitudes, ``(2**n, batch)``.
+        angles (Tensor): Input angles, ``(n_inputs, batch)``.
         halves (list[Tensor]): What `PhaseTable.halves` makes of the angles.
         state (Tensor): The state after the preparation, ``(lanes * 2**n, batch / lanes)``.
         harmonics (Tensor or None): 1, cosines and sines of the angles of gates in the levels.
@@ -47,10 +47,11 @@ class Preparation:
     Args:
         tables (Tables): Where entries stand.
         in_reals (bool): Whether the state stays real, whatever the dtype of the tables.
+        in_parts (bool): Whether initial states are given as real and imaginary parts.
     """
 
-    def __init__(self, tables: Tables, in_reals: bool) -> None:
-        self._tables = tables
+    def __init__(self, tables: Tables, in_reals: bool, in_parts: bool = False) -> None:
+        self._tables, self._in_parts = tables, in_parts
         self._dtype = tables.real if in_reals else tables.dtype
         self._amplitudes = tables.plan.circuit.amplitude_encoding
         zero = torch.tensor([1, 0], device=tables.device, dtype=tables.real)
@@ -60,15 +61,17 @@ class Preparation:
         """Prepares the states of a batch.
 
         Args:
-            given (Tensor): Input angles in radians or amplitudes, ``(batch, ...)``.
+            given (Tensor): Input angles in radians, then initial states, ``(batch, ...)``.
             matrices (Matrices): What does not depend on the sample.
         """
         tables, lanes = self._tables, self._tables.lanes
         angles = given.to(tables.real).T
-        halves = tables.phases.halves(angles)
         if self._amplitudes:
-            state = split_samples(angles.to(tables.dtype), lanes).flatten(0, 1)
-            return Prepared(angles, halves, state)
+            angles, start = angles[: tables.n_inputs], angles[tables.n_inputs :]
+            start = torch.complex(*start.chunk(2)) if self._in_parts else start.to(tables.dtype)
+            state = split_samples(start, lanes).flatten(0, 1)
+            return Prepared(angles, tables.phases.halves(angles), state)
+        halves = tables.phases.halves(angles)
         first = self._zero_vectors
         if tables.rotates:
             half_angles = tables.half_angles.forward(angles)
@@ -107,12 +110,15 @@ class Preparation:
             needs (tuple[bool, bool]): Whether to differentiate by what was given and by weights.
 
         Returns:
-            Tensor: ``(n_inputs, batch)``, or of amplitudes ``(2**n, batch)``.
+            Tensor: ``(n_inputs, batch)``, followed by that of initial states.
         """
         tables = self._tables
         of_rows = split_rows(cotangent, tables.lanes)
         if prepared.product is None:
-            return join_samples(of_rows.real)
+            of_start = join_samples(of_rows)
+            # With c = a - ib for the derivatives a and b by the real and the imaginary part.
+            parts = [of_angles, of_start.real]
+            return torch.cat([*parts, -of_start.imag] if self._in_parts else parts)
         if not prepared.levels:
             of_rows = of_rows.real
         of_vectors = join_samples(prepared.product.vjp(of_rows))

@@ -27,6 +27,7 @@ class Program:
         device (torch.device): Where.
         dtype (torch.dtype): complex64 or complex128.
         lanes (int): Number of lanes that a batch runs in.
+        in_parts (bool): Whether initial states are given as real and imaginary parts.
 
     Attributes:
         dtype (torch.dtype): Of the states: real if all of the plan's numbers are.
@@ -37,10 +38,17 @@ class Program:
         keeps_given (bool): Whether the vector-Jacobian product of a run reads what was given.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, dtype: torch.dtype, lanes: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        device: torch.device,
+        dtype: torch.dtype,
+        lanes: int,
+        in_parts: bool = False,
+    ) -> None:
         self.plan, self.lanes = plan, lanes
         self.real = dtype.to_real()
-        self.dtype = self.real if plan.is_real else dtype
+        self.dtype = self.real if plan.is_real and not in_parts else dtype
         self.n = plan.circuit.n_qubits
         self.row_bytes = 2**self.n * self.dtype.itemsize
         self.tables = Tables(plan, device, self.dtype, lanes)
@@ -52,7 +60,7 @@ class Program:
             and not (plan.circuit.amplitude_encoding or self.tables.levels or plan.readout.pairs)
             and plan.readout.signs is not None
         )
-        self.preparation = Preparation(self.tables, self.in_reals)
+        self.preparation = Preparation(self.tables, self.in_reals, in_parts)
         self.measurement = Measurement(
             plan.readout, self.n, device, self.dtype, lanes, self.in_reals
         )

@@ -60,8 +60,8 @@ class Simulator(Protocol):
                 of ``circuit.columns("weight")``, radians: ``(n_weight_angles,)``, shared by the
                 batch, or ``(batch, n_weight_angles)``.
             dtype (torch.dtype): torch.complex64 or torch.complex128.
-            initial (Tensor, optional): Normalized real amplitudes, ``(batch, 2**n)``; given exactly
-                if ``circuit.amplitude_encoding``. Then ``inputs`` has shape ``(batch, 0)``.
+            initial (Tensor, optional): Amplitudes, real or complex, ``(batch, 2**n)``; given
+                exactly if ``circuit.amplitude_encoding``.
 
         Returns:
             Tensor: Real, in ``dtype.to_real()``, ``(batch, n_observables)``. Where autograd is

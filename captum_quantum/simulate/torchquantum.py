@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from captum_quantum.circuit import Circuit, select
-from captum_quantum.simulate.arguments import check_arguments, rescale
+from captum_quantum.circuit import Circuit
+from captum_quantum.simulate.arguments import check_arguments
 from captum_quantum.simulate.readout import expectation_values
 
 
@@ -58,24 +58,25 @@ class TorchQuantumSimulator:
         check_arguments(self.dtypes, circuit, inputs, weights, dtype, initial)
         from captum_quantum.tq import run_circuit
 
-        constants = [circuit.angles[k][2].value for k in circuit.columns("constant")]
-        parts = (inputs, weights.expand(len(inputs), -1), inputs.new_tensor(constants))
-        angles = torch.cat([part.expand(len(inputs), -1).float() for part in parts], dim=1)
-        columns = [k for source in ("input", "weight", "constant") for k in circuit.columns(source)]
-        order = sorted(range(len(columns)), key=columns.__getitem__)
-        states = run_circuit(circuit, select(angles, order, 1), initial)
+        angles = circuit.scatter(inputs.float(), weights.float())
+        states = run_circuit(circuit, angles, initial)
         return expectation_values(states, circuit.observables, circuit.n_qubits)
 
     def run_modules(
-        self, encoder: nn.Module, ansatz: nn.Module, circuit: Circuit, rows: Tensor, reupload: bool
+        self,
+        encoder: nn.Module | None,
+        ansatz: nn.Module | None,
+        circuit: Circuit,
+        rows: Tensor,
+        reupload: bool,
     ) -> Tensor:
         """Expectation values of the user's own modules.
 
         Args:
-            encoder (nn.Module): A ``tq.Encoder``.
-            ansatz (nn.Module): A ``tq.QuantumModule``.
+            encoder (nn.Module, optional): A ``tq.Encoder``.
+            ansatz (nn.Module, optional): A ``tq.QuantumModule``.
             circuit (Circuit): What they were traced to; its observables are read.
-            rows (Tensor): The layer's inputs, ``(batch, n_inputs)``.
+            rows (Tensor): The layer's inputs, ``(batch, ...)``.
             reupload (bool): Whether the encoder is applied before every layer of the ansatz.
 
         Returns:
@@ -83,7 +84,6 @@ class TorchQuantumSimulator:
         """
         from captum_quantum.tq import run_modules
 
-        if circuit.amplitude_encoding:
-            rows = rescale(rows)
-        states = run_modules(encoder, ansatz, circuit.n_qubits, rows.float(), reupload)
+        rows = rows.to(torch.complex64 if rows.is_complex() else torch.float32)
+        states = run_modules(encoder, ansatz, circuit.n_qubits, rows, reupload)
         return expectation_values(states, circuit.observables, circuit.n_qubits)

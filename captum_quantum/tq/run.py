@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from captum_quantum import _compat
 from captum_quantum.circuit import Circuit, gate_matrix, gate_type
 from captum_quantum.tq.installed import TORCHQUANTUM_ERRORS
+from captum_quantum.tq.recorder import Features, Recorder
 
 
 @lru_cache(maxsize=256)
@@ -87,28 +88,76 @@ def _rebound(value: Any, memo: dict[int, nn.Module]) -> Any:
 
 
 def apply_modules(
-    encoder: nn.Module, ansatz: Any, qdev: nn.Module, inputs: Tensor, reupload: bool
+    encoder: nn.Module | None, ansatz: Any, qdev: nn.Module, inputs: Tensor, reupload: bool
 ) -> None:
-    """Applies encoder and ansatz to a device; with ``reupload``, the encoder before every layer."""
-    if not reupload:
-        encoder(qdev, inputs)
-        ansatz(qdev)
+    """Applies encoder and ansatz to a device; with ``reupload``, the encoder before every layer.
+
+    Args:
+        encoder (nn.Module, optional): Called as ``encoder(qdev, inputs)``.
+        ansatz (nn.Module, optional): Called as ``ansatz(qdev)``; of ``nn.Sequential`` and
+            ``nn.ModuleList`` each part is.
+        qdev (nn.Module): The device.
+        inputs (Tensor): Shape ``(batch, ...)``.
+        reupload (bool): Whether to apply the encoder before every layer of the ansatz.
+    """
+    for index in range(ansatz.n_layers if reupload else 1):
+        if encoder is not None:
+            _encode(encoder, qdev, inputs)
+        if reupload:
+            ansatz.layer(qdev, index)
+        elif ansatz is not None:
+            _apply_in_turn(ansatz, qdev)
+
+
+def _apply_in_turn(module: nn.Module, qdev: nn.Module) -> None:
+    if not isinstance(module, (nn.Sequential, nn.ModuleList)):
+        module(qdev)
         return
-    for index in range(ansatz.n_layers):
+    for part in module:
+        _apply_in_turn(part, qdev)
+
+
+def _encode(encoder: nn.Module, qdev: nn.Module, inputs: Tensor) -> None:
+    """Applies an encoder; of a plain list of gates a recorder learns which features they take."""
+    if (
+        not isinstance(qdev, Recorder)
+        or not is_plain(encoder)
+        or isinstance(encoder, tq.StateEncoder)
+    ):
         encoder(qdev, inputs)
-        ansatz.layer(qdev, index)
+        return
+    for info in encoder.func_list:
+        features = None
+        if tq.op_name_dict[info["func"]].num_params > 0:
+            features = Features(info["input_idx"])
+        tqf.func_name_dict[info["func"]](qdev, wires=info["wires"], params=features)
+
+
+def is_plain(module: nn.Module | None) -> bool:
+    """Whether a module is one of TorchQuantum's own encoders, as TorchQuantum made it."""
+    exact = type(module) in (tq.GeneralEncoder, tq.StateEncoder)
+    return exact and not is_hooked(module)
+
+
+def is_hooked(module: Any) -> bool:
+    """Whether calling a module does more than its class says."""
+    return bool(module._forward_pre_hooks or module._forward_hooks or "forward" in module.__dict__)
 
 
 def run_modules(
-    encoder: nn.Module, ansatz: nn.Module, n_qubits: int, inputs: Tensor, reupload: bool = False
+    encoder: nn.Module | None,
+    ansatz: nn.Module | None,
+    n_qubits: int,
+    inputs: Tensor,
+    reupload: bool = False,
 ) -> Tensor:
     """Runs TorchQuantum modules on a fresh device and returns the final states.
 
     Args:
-        encoder (nn.Module): A ``tq.Encoder``, called as ``encoder(qdev, inputs)``.
-        ansatz (nn.Module): A ``tq.QuantumModule``, called as ``ansatz(qdev)``.
+        encoder (nn.Module, optional): A ``tq.Encoder``, called as ``encoder(qdev, inputs)``.
+        ansatz (nn.Module, optional): A ``tq.QuantumModule``, called as ``ansatz(qdev)``.
         n_qubits (int): Number of wires.
-        inputs (Tensor): float32, shape ``(batch, n_inputs)``, on the device to run on.
+        inputs (Tensor): float32, shape ``(batch, ...)``, on the device to run on.
         reupload (bool): Whether to apply the encoder before every layer of the ansatz.
 
     Returns:
@@ -116,7 +165,8 @@ def run_modules(
     """
     memo: dict[int, nn.Module] = {}
     qdev = tq.QuantumDevice(n_wires=n_qubits, bsz=inputs.shape[0], device=inputs.device)
-    apply_modules(shallow_copy(encoder, memo), shallow_copy(ansatz, memo), qdev, inputs, reupload)
+    copies = [None if m is None else shallow_copy(m, memo) for m in (encoder, ansatz)]
+    apply_modules(*copies, qdev, inputs, reupload)
     states: Tensor = qdev.get_states_1d()
     return states
 
@@ -138,10 +188,8 @@ def run_circuit(circuit: Circuit, angles: Tensor, amplitudes: Tensor | None = No
         qdev.set_states(amplitudes.to(torch.complex64))
     for gate, gate_angles in zip(circuit.gates, circuit.split(angles), strict=True):
         wires = list(gate.wires)
-        if not applies(gate.name):
-            matrix = gate_matrix(
-                gate.name, gate_angles, len(wires), inverse=gate.inverse, dtype=torch.complex64
-            )
+        if gate.operator is not None or not applies(gate.name):
+            matrix = gate.matrix(gate_angles, torch.complex64)
             tqf.qubitunitaryfast(qdev, wires=wires, params=matrix)
         else:
             n_wires = len(wires) if gate.type.n_wires is None else None

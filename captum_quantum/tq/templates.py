@@ -194,23 +194,31 @@ ANSAETZE: dict[str, Callable[[int, int], LayeredAnsatz]] = {
 }
 """Our ansaetze by name."""
 
+NAMED = frozenset(ANSAETZE.values())
+"""Their classes: what gates they apply is known from their sizes."""
 
-def make_encoder(encoder: "str | nn.Module", n_qubits: int) -> nn.Module:
+
+def make_encoder(encoder: Any, n_qubits: int) -> nn.Module | None:
     """Returns an encoder module.
 
     Args:
-        encoder (str or nn.Module): The name of one of ours or of TorchQuantum's, or a module, which
-            is returned as it is.
+        encoder (str, nn.Module, list or None): The name of one of ours or of TorchQuantum's; a
+            module, which is returned as it is; a list of gates as ``tq.GeneralEncoder`` takes it;
+            None for a circuit without inputs.
         n_qubits (int): Number of qubits.
 
     Raises:
         ValueError: If there is no encoder of that name.
         TypeError: If it is neither a name nor a module.
     """
-    if isinstance(encoder, nn.Module):
+    if encoder is None or isinstance(encoder, nn.Module):
         return encoder
+    if isinstance(encoder, (list, tuple)) and all(isinstance(entry, dict) for entry in encoder):
+        gates: nn.Module = tq.GeneralEncoder(list(encoder))
+        return gates
     if not isinstance(encoder, str):
-        _checks.wrong_type("encoder", "a name or a TorchQuantum encoder", encoder)
+        must = "a name, a TorchQuantum encoder, a list of its gates, or None"
+        _checks.wrong_type("encoder", must, encoder)
     _checks.check_choice("encoder", encoder, [*ENCODERS, *encoder_op_list_name_dict])
     if encoder in ENCODERS:
         return ENCODERS[encoder](n_qubits)
@@ -218,12 +226,13 @@ def make_encoder(encoder: "str | nn.Module", n_qubits: int) -> nn.Module:
     return listed
 
 
-def make_ansatz(ansatz: "str | nn.Module", n_qubits: int, n_layers: int) -> nn.Module:
+def make_ansatz(ansatz: Any, n_qubits: int, n_layers: int) -> nn.Module | None:
     """Returns an ansatz module.
 
     Args:
-        ansatz (str or nn.Module): The name of one of ours or of TorchQuantum's, or a module, which
-            is returned as it is.
+        ansatz (str, nn.Module, list or None): The name of one of ours or of TorchQuantum's; a
+            module, which is returned as it is; a list of operators, applied in turn; a list of
+            gates as TorchQuantum records them; None for no gates.
         n_qubits (int): Number of qubits.
         n_layers (int): Number of layers; the number of blocks of TorchQuantum's.
 
@@ -231,10 +240,17 @@ def make_ansatz(ansatz: "str | nn.Module", n_qubits: int, n_layers: int) -> nn.M
         ValueError: If there is no ansatz of that name.
         TypeError: If it is neither a name nor a module.
     """
-    if isinstance(ansatz, nn.Module):
+    if ansatz is None or isinstance(ansatz, nn.Module):
         return ansatz
+    if isinstance(ansatz, (list, tuple)):
+        if ansatz and all(isinstance(part, dict) for part in ansatz):
+            gates: nn.Module = tq.QuantumModule.from_op_history(list(ansatz))
+            return gates
+        if ansatz and all(isinstance(part, nn.Module) for part in ansatz):
+            return nn.ModuleList(ansatz)
     if not isinstance(ansatz, str):
-        _checks.wrong_type("ansatz", "a name or a TorchQuantum module", ansatz)
+        must = "a name, a TorchQuantum module, a list of operators or gates, or None"
+        _checks.wrong_type("ansatz", must, ansatz)
     _checks.check_choice("ansatz", ansatz, [*ANSAETZE, *layer_name_dict])
     if ansatz in ANSAETZE:
         return ANSAETZE[ansatz](n_qubits, n_layers)

@@ -1,311 +1,453 @@
-"""Tracing: from TorchQuantum modules to a Circuit.
+"""Tracing: from TorchQuantum modules to a Circuit and its angles.
 
-The modules run twice on a device that records every gate and simulates nothing, with every input
-and weight replaced by another number, different in the two runs. An angle that shows the two
-numbers of one source comes from that source; one that shows the same number twice is a constant;
-anything else was computed from inputs or weights, which no circuit can express, and is refused.
+The modules run on a `Recorder`. At construction copies of them are tried on made-up inputs, to
+learn how many features they take. Modules whose gates cannot change are not run again; all others
+at every call, so that the layer follows what they do.
 """
 
 import math
+import random
 import traceback
-from collections.abc import Callable
-from operator import attrgetter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchquantum as tq
 from torch import Tensor, nn
 
-from captum_quantum import _checks
-from captum_quantum.circuit import Angle, Circuit, CircuitError, Gate, Observable, gate_type
+from captum_quantum import _checks, _compat, _state
+from captum_quantum.circuit import Circuit, CircuitError, Observable, Reading, gate_type
 from captum_quantum.tq.installed import name_and_version
-from captum_quantum.tq.run import applies, apply_modules, shallow_copy
+from captum_quantum.tq.reading import (
+    MATRIX_GATES,
+    Reader,
+    RewrittenError,
+    Structure,
+    Structures,
+)
+from captum_quantum.tq.recorder import Entry, Recorder, install
+from captum_quantum.tq.run import applies, apply_modules, is_hooked, is_plain, shallow_copy
+from captum_quantum.tq.templates import NAMED
 
-_MATRIX = "its parameters are the elements of a matrix, not angles; build it from named gates"
+_TRAINED = "its parameters are the elements of a matrix, not angles; build it from named gates"
 REFUSED = {
     "cu2": "TorchQuantum's matrix for it is not unitary; use u2 and cnot",
     "globalphase": "it changes no expectation value, and TorchQuantum loses its gradient",
-    "qubitunitary": _MATRIX,
-    "qubitunitaryfast": _MATRIX,
-    "qubitunitarystrict": _MATRIX,
-    "trainableunitary": _MATRIX,
-    "trainableunitarystrict": _MATRIX,
+    "qubitunitarystrict": "TorchQuantum's matrix for it is not unitary; use qubitunitary",
+    "trainableunitary": _TRAINED,
+    "trainableunitarystrict": _TRAINED,
 }
 """Gates of TorchQuantum that are refused, with the reason."""
 
-_WIDEST_PROBE = 1024
+_WIDE, _WIDE_SIDE = 1024, 32
+"""How many features are offered to a module that does not say how many it takes."""
+
+Modules = Sequence[nn.Module | None]
+"""An encoder and an ansatz."""
+
+install()
 
 
-class _Recorder(tq.QuantumDevice):
-    """A device that records gates; its state lives on PyTorch's meta device and costs nothing."""
-
-    def __init__(self, n_wires: int) -> None:
-        super().__init__(n_wires=n_wires, bsz=1, device="meta", record_op=True)
-        self.device = "cpu"  # where modules shall put their angles
-        self.gates_applied = 0
-
-    def reset_states(self, bsz: int) -> None:
-        """Restarts from |0...0>, as TorchQuantum does."""
-        self.op_history.clear()
-        self.__dict__["gates_applied"] = 0
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Notices states written by anything but a gate."""
-        if name == "states" and "gates_applied" in self.__dict__:
-            if len(self.op_history) != self.gates_applied + 1:
-                raise CircuitError(
-                    f"after {len(self.op_history)} gates the state is written directly (by reset, "
-                    "set_states or an encoding of amplitudes), which is not a gate"
-                )
-            self.__dict__["gates_applied"] = len(self.op_history)
-        super().__setattr__(name, value)
-
-
-def weight_names(encoder: nn.Module, ansatz: nn.Module) -> list[str]:
-    """The names of the real parameters and buffers of both modules, each tensor once.
+def weight_names(*modules: nn.Module | None) -> list[str]:
+    """The names of the real parameters and buffers of encoder and ansatz, each tensor once.
 
     Args:
-        encoder (nn.Module): Its names start with ``"encoder."``.
-        ansatz (nn.Module): Its names start with ``"ansatz."``.
+        *modules (nn.Module or None): The encoder, whose names start with ``"encoder."``, and the
+            ansatz, whose names start with ``"ansatz."``.
     """
-    both = nn.ModuleDict({"encoder": encoder, "ansatz": ansatz})
-    tensors = (*both.named_parameters(), *both.named_buffers())
-    return [name for name, tensor in tensors if tensor.is_floating_point()]
+    return [name for name, _ in _named_weights(modules)]
 
 
-def weight_tensors(encoder: nn.Module, ansatz: nn.Module) -> list[Tensor]:
+def weight_tensors(*modules: nn.Module | None) -> list[Tensor]:
     """The tensors of these names, in the same order."""
-    both = nn.ModuleDict({"encoder": encoder, "ansatz": ansatz})
-    return [attrgetter(name)(both) for name in weight_names(encoder, ansatz)]
+    return [tensor for _, tensor in _named_weights(modules)]
 
 
-def _substitute(module: nn.Module, stand_ins: dict[int, Tensor]) -> None:
-    """Replaces a shallow copy's parameters and buffers by stand-ins."""
-    for child in module.modules():
-        for name, parameter in child._parameters.items():
-            if parameter is not None and id(parameter) in stand_ins:
-                child._parameters[name] = nn.Parameter(stand_ins[id(parameter)])
-        for name, buffer in child._buffers.items():
-            if buffer is not None and id(buffer) in stand_ins:
-                child._buffers[name] = stand_ins[id(buffer)].requires_grad_()
+def _named_weights(modules: Modules) -> list[tuple[str, Tensor]]:
+    named = zip(("encoder", "ansatz"), modules, strict=True)
+    both = nn.ModuleDict({name: module for name, module in named if module is not None})
+    # The states of a device that a module keeps are nobody's weights.
+    devices = [name for name, part in both.named_modules() if isinstance(part, tq.QuantumDevice)]
+    return [
+        (name, tensor)
+        for name, tensor in (*both.named_parameters(), *both.named_buffers())
+        if tensor.is_floating_point() and name.rpartition(".")[0] not in devices
+    ]
 
 
-def _stand_in_values(count: int, run: int) -> Tensor:
-    """``count`` different numbers, in (31, 63) in run 0 and, reversed, in (-126, -62) in run 1.
+def known_gates(*modules: nn.Module | None) -> Any:
+    """What the gates of named modules depend on; None for modules that must be run.
 
-    No source has the same number twice, and no rounding, sign or clipping maps both to one
-    constant. They are large and no integers, so that neither clipping to a few periods nor rounding
-    passes for the number itself.
+    Args:
+        *modules (nn.Module or None): Encoder and ansatz.
+
+    Returns:
+        Any: What can be compared with ``==``; it changes when the gates may have changed.
     """
-    steps = (torch.arange(count, dtype=torch.float64) + 0.5) / max(count, 1)
-    values = 0.5 + steps / 2 if run == 0 else -2 + steps.flip(0)
-    return (20 * math.pi * values).float()
+    parts: list[Any] = []
+    for module in modules:
+        if module is None:
+            parts.append(None)
+        elif is_plain(module):
+            lists = getattr(module, "func_list", ())
+            parts.append([{**entry} for entry in lists])
+        elif type(module) in NAMED and not is_hooked(module) and "weights" in module._parameters:
+            named: Any = module
+            parts.append((named.n_qubits, named.n_layers, "layer" in module.__dict__))
+        else:
+            return None
+    return parts
 
 
-def _record(
-    run: int, n_qubits: int, n_inputs: int, apply: Callable[..., None], modules: list[nn.Module]
-) -> tuple[list[dict[str, Any]], Tensor]:
-    """One run with stand-ins: the gates recorded and the values of all inputs, then all weights."""
-    weights = weight_tensors(*modules)
-    values = _stand_in_values(n_inputs + sum(w.numel() for w in weights), run)
-    stand_ins, offset = {}, n_inputs
-    for weight in weights:
-        stand_in = values[offset : offset + weight.numel()].reshape(weight.shape)
-        stand_ins[id(weight)] = stand_in.to(weight.dtype)
-        offset += weight.numel()
-    memo: dict[int, nn.Module] = {}
-    copies = [shallow_copy(module, memo) for module in modules]
-    for copy in copies:
-        _substitute(copy, stand_ins)
-    recorder = _Recorder(n_qubits)
-    inputs = values[None, :n_inputs].clone().requires_grad_()
+def takes_amplitudes(encoder: nn.Module | None) -> bool:
+    """Whether an encoder sets the amplitudes to its inputs, divided by their norm.
+
+    Args:
+        encoder (nn.Module, optional): The encoder.
+    """
+    return type(encoder) is tq.StateEncoder and is_plain(encoder)
+
+
+class Probe(NamedTuple):
+    """What was learned of modules from inputs of one shape.
+
+    Attributes:
+        circuit (Circuit): The circuit.
+        shape (tuple[int, ...]): The shape of one sample's inputs.
+        unused (list[int]): The features, flattened, that no angle or amplitude depends on.
+    """
+
+    circuit: Circuit
+    shape: tuple[int, ...]
+    unused: list[int]
+
+
+class Tracer:
+    """How the modules of a layer are run on a recorder. It holds no module and no tensor.
+
+    Args:
+        n_qubits (int): Number of wires.
+        observables (tuple[Observable, ...]): What is read out.
+        reupload (bool): Whether to apply the encoder before every layer of the ansatz.
+    """
+
+    def __init__(
+        self, n_qubits: int, observables: tuple[Observable, ...], reupload: bool = False
+    ) -> None:
+        self.n_qubits, self.observables, self.reupload = n_qubits, observables, reupload
+        self.structures = Structures()
+
+    def probe(self, modules: Modules, shape: tuple[int, ...] | None = None) -> Probe:
+        """Finds the circuit of modules; neither they nor the random state are changed.
+
+        Args:
+            modules (Sequence): Encoder and ansatz; None for none.
+            shape (tuple[int, ...], optional): The shape of one sample's inputs. Default: found out.
+
+        Raises:
+            CircuitError: If the modules cannot be traced, with the gate and the reason.
+        """
+        encoder = modules[0]
+        if shape is None and encoder is None:
+            shape = (0,)
+        if takes_amplitudes(encoder):
+            return self._probe_amplitudes(modules, shape or (2**self.n_qubits,))
+        if shape is None and isinstance(encoder, tq.GeneralEncoder):
+            indices = [i for entry in encoder.func_list for i in entry.get("input_idx") or ()]
+            shape = (1 + max(indices, default=-1),)
+        if shape is not None:
+            return self._probe(modules, shape)
+        return self._search(modules)
+
+    def _search(self, modules: Modules) -> Probe:
+        """Offers features to an encoder that does not say how many it takes.
+
+        One that picks features by number shows it on many; one that reads all it gets is taken to
+        read as few a qubit as it can.
+        """
+        n, wide, side = self.n_qubits, _WIDE, _WIDE_SIDE
+        widths = [wide, *(k * n for k in (1, 2, 3, 4)), *range(1, 65), 2**n, 128, 256, 512, 784]
+        shapes: list[tuple[int, ...]] = [(width,) for width in dict.fromkeys(widths)]
+        shapes += [(side, side), (16, 16, 16)]
+        first: Probe | None = None
+        reason: CircuitError | None = None
+        for shape in shapes:
+            try:
+                probe = self._probe(modules, shape)
+            except CircuitError as error:
+                # Of n features, the error is about the gates; of others, about their number.
+                reason = error if shape == (n,) or reason is None else reason
+                continue
+            used = sorted(set(range(math.prod(shape))) - set(probe.unused))
+            if not used:
+                reason = CircuitError(
+                    "encoder must use its inputs as angles; got "
+                    f"{_checks.describe(modules[0])}, whose gates use none (encoder=None is a "
+                    "circuit without inputs)"
+                )
+                continue
+            if shape in ((wide,), (side, side), (16, 16, 16)):
+                kept = _smallest(used, shape)
+                if math.prod(kept) >= wide:
+                    continue
+                try:
+                    probe = self._probe(modules, kept)
+                except CircuitError:
+                    continue
+            if not probe.unused:
+                return probe
+            first = first or probe
+        if first is None:
+            assert reason is not None
+            raise reason
+        return first
+
+    def _probe(self, modules: Modules, shape: tuple[int, ...]) -> Probe:
+        with _trial():
+            copies, weights = _copies(modules)
+            x = torch.rand(2, math.prod(shape), generator=torch.Generator().manual_seed(0))
+            device = weights[0].device if weights else x.device
+            dtype = weights[0].dtype if weights else x.dtype
+            x = x.to(device, torch.promote_types(dtype, torch.float32)).requires_grad_()
+            reader = self._reader(copies, x, shape)
+            structure = self._structure(copies, reader, weights, shape, constants=True)
+            reading = reader.reading(structure)
+            given = [reading.inputs, reading.weights]
+            given += [] if reading.initial is None else [torch.view_as_real(reading.initial + 0j)]
+            score = sum(
+                (part * torch.rand(part.shape, dtype=part.dtype, device=device)).sum()
+                for part in given
+            )
+            (used,) = torch.autograd.grad(score + 0 * x.sum(), x)
+        unused = (used == 0).all(dim=0).nonzero().flatten().tolist()
+        return Probe(reading.circuit, shape, unused)
+
+    def _probe_amplitudes(self, modules: Modules, shape: tuple[int, ...]) -> Probe:
+        if self.reupload:
+            raise CircuitError(
+                "reupload must be False for amplitude encoding, which sets the state"
+            )
+        size = 2**self.n_qubits
+        if len(shape) > 1 or shape[0] > size:
+            raise CircuitError(f"n_inputs must be at most {size} amplitudes; got {shape}")
+        probe = self._probe((None, modules[1]), (0,))
+        circuit = probe.circuit
+        n_weights = sum(tensor.numel() for tensor in weight_tensors(*modules))
+        circuit = Circuit(self.n_qubits, circuit.gates, self.observables, shape[0], n_weights, True)
+        return Probe(circuit, shape, [])
+
+    def read(self, modules: Modules, rows: Tensor, shape: tuple[int, ...]) -> Reading:
+        """Runs the modules themselves, and reads the circuit and its angles.
+
+        Args:
+            modules (Sequence): Encoder and ansatz; None for none.
+            rows (Tensor): Inputs, ``(batch, n_inputs)``, at least one row.
+            shape (tuple[int, ...]): The shape of one sample's inputs.
+
+        Raises:
+            CircuitError: If the modules cannot be followed, with the gate and the reason.
+        """
+        if any(getattr(module, "static_mode", False) for module in modules):
+            memo: dict[int, nn.Module] = {}
+            modules = [m if m is None else shallow_copy(m, memo) for m in modules]
+        reader = self._reader(modules, rows.contiguous(), shape)
+        key = reader.key
+        structure = self.structures.get(key)
+        if structure is None:
+            weights = weight_tensors(*modules)
+            structure = self._structure(modules, reader, weights, shape)
+            self.structures.add(key, structure)
+        reading = reader.reading(structure)
+        reader.recorder.clear()
+        return reading
+
+    def _reader(
+        self,
+        modules: Modules,
+        rows: Tensor,
+        shape: tuple[int, ...],
+        on_gate: Callable[[Entry], None] | None = None,
+    ) -> Reader:
+        x = rows if len(shape) == 1 else rows.view(len(rows), *shape)
+        untracked = torch.is_inference_mode_enabled() or _compat.in_transform()
+        for copies in (untracked, True):
+            recorder = Recorder(
+                self.n_qubits, len(rows), rows.device, on_gate=on_gate, copies=copies
+            )
+            try:
+                apply_modules(*modules, recorder, x, self.reupload)
+                return Reader(recorder, rows, self.structures.overflown)
+            except RewrittenError:
+                continue
+            except CircuitError as error:
+                if on_gate is None:
+                    self._find(modules, rows, shape)
+                raise CircuitError(f"{error}{_user_line(error)}") from error
+            # The user's own forward runs here: there is no list of what it may raise. Whatever it
+            # is stays the cause of an error that names the gate at which it happened.
+            except Exception as error:
+                raise _explain(error, recorder.entries) from error
+        raise AssertionError("copied angles cannot be rewritten")
+
+    def _structure(
+        self,
+        modules: Modules,
+        reader: Reader,
+        weights: Sequence[Tensor],
+        shape: tuple[int, ...],
+        constants: bool = False,
+    ) -> Structure:
+        try:
+            structure = reader.structure(self.n_qubits, self.observables, weights, constants)
+            _check_gates(structure.circuit)
+        except ValueError as error:
+            self._find(modules, reader.rows, shape)
+            raise CircuitError(str(error)) from error
+        return structure
+
+    def _find(self, modules: Modules, rows: Tensor, shape: tuple[int, ...]) -> None:
+        """Runs copies of modules once more, to say in which call a gate is wrong."""
+        with _trial():
+            copies, weights = _copies(modules)
+            rows = rows.detach().clone()
+
+            def check(entry: Entry) -> None:
+                alone = Recorder(self.n_qubits, len(rows), rows.device)
+                alone.add(entry)
+                position = len(history)
+                history.append(entry)
+                try:
+                    _check_entry(entry, self.n_qubits)
+                    circuit = Reader(alone, rows).structure(
+                        self.n_qubits, self.observables, weights
+                    )
+                    _check_gates(circuit.circuit)
+                except ValueError as error:
+                    raise CircuitError(f"gate {position}: {error}") from None
+
+            history: list[Entry] = []
+            self._reader(copies, rows, shape, check)
+
+
+@contextmanager
+def _trial() -> Iterator[None]:
+    """Modules are tried: outside of all modes, and without a trace in the random state."""
+    before = random.getstate()
     try:
-        with torch.enable_grad():
-            apply(*copies, recorder, inputs)
-    except CircuitError:
-        raise
-    # The user's own forward runs here, on stand-in values: there is no list of what it may raise.
-    # Whatever it is stays the cause of an error that names the gate at which it happened.
-    except Exception as error:
-        raise _explain(error, recorder.op_history, n_qubits) from error
-    return recorder.op_history, values
+        with (
+            _compat.outside_transforms(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            _state.random_state_kept(),
+        ):
+            yield
+    finally:
+        random.setstate(before)
 
 
-def _explain(error: Exception, history: list[dict[str, Any]], n_qubits: int) -> CircuitError:
+def _copies(modules: Modules) -> tuple[list[nn.Module | None], list[Tensor]]:
+    """Copies of modules with parameters and buffers of their own, and these in order."""
+    memo: dict[int, nn.Module] = {}
+    copies = [None if module is None else shallow_copy(module, memo) for module in modules]
+    tensors: dict[int, Tensor] = {}
+    for copy in memo.values():
+        for values in (copy._parameters, copy._buffers):
+            for name, tensor in values.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in tensors:
+                    clone = tensor.detach().clone()
+                    if tensor.is_floating_point():
+                        clone = nn.Parameter(clone)
+                    tensors[id(tensor)] = clone
+                values[name] = tensors[id(tensor)]
+    return copies, [tensors[id(tensor)] for tensor in weight_tensors(*modules)]
+
+
+def _smallest(used: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The smallest shape that holds the features used, given flattened in a shape."""
+    sizes = [1] * len(shape)
+    for feature in used:
+        for dim in range(len(shape) - 1, -1, -1):
+            feature, place = divmod(feature, shape[dim])
+            sizes[dim] = max(sizes[dim], place + 1)
+    return tuple(sizes)
+
+
+def _check_entry(entry: Entry, n_qubits: int) -> None:
+    """Raises CircuitError where a gate's name or wires are wrong."""
+    name, wires = entry.name, entry.wires
+    if name in REFUSED:
+        raise CircuitError(f"{name} is refused: {REFUSED[name]}")
+    if wires is None:
+        raise CircuitError(
+            f"{name} has no wires; give them when it is made or called, as {name}(wires=0)"
+        )
+    listed = [wires] if isinstance(wires, int) else list(wires)
+    if not all(isinstance(wire, int) for wire in listed):
+        raise CircuitError(_checks.sentence(f"wires of {name}", "integers", repr(wires)))
+    if any(not 0 <= wire < n_qubits for wire in listed):
+        must = f"in [0, {n_qubits - 1}]"
+        raise CircuitError(_checks.sentence(f"wires of {name}", must, str(listed)))
+    if name in MATRIX_GATES or name == "exp":
+        return
+    n_angles = gate_type(name).n_angles
+    if entry.params is None and n_angles:
+        raise CircuitError(
+            f"{name} has no angle; pass params=, or make the operator with has_params=True"
+        )
+
+
+def _check_gates(circuit: Circuit) -> None:
+    """Raises CircuitError for gates that TorchQuantum itself cannot apply."""
+    for gate in circuit.gates:
+        if gate.name in REFUSED:
+            raise CircuitError(f"{gate.name} is refused: {REFUSED[gate.name]}")
+        of_input = any(angle.source == "input" for angle in gate.angles)
+        if of_input and gate.operator is None and not applies(gate.name):
+            raise CircuitError(
+                f"{gate.name} on wires {gate.wires} is refused with an input as angle: "
+                f"{name_and_version()} fails for a batch of them"
+            )
+
+
+def _explain(error: Exception, entries: list[Entry]) -> CircuitError:
     """Words what went wrong inside the user's or TorchQuantum's modules."""
-    if history:
-        wires = history[-1]["wires"]
-        wires = wires if isinstance(wires, list) else [wires]
-        if any(not 0 <= wire < n_qubits for wire in wires):
-            argument = f"wires of {history[-1]['name']}, gate {len(history) - 1},"
-            must = f"in [0, {n_qubits - 1}]"
-            return CircuitError(_checks.sentence(argument, must, str(wires)))
-        if history[-1]["name"] in REFUSED:
-            name = history[-1]["name"]
-            return CircuitError(f"gate {len(history) - 1}, {name}, is refused: {REFUSED[name]}")
+    line = _user_line(error)
     if isinstance(error, NameError) and "mat_dict" in str(error):
         gate = traceback.extract_tb(error.__traceback__)[-1].name
         return CircuitError(
-            f"gate {len(history)}, {gate}, cannot run: {name_and_version()}'s own code for it ends "
-            f"in NameError ({error}); build it from other gates"
+            f"gate {len(entries)}, {gate}, cannot run{line}: {name_and_version()}'s own code for "
+            f"it ends in NameError ({error}); build it from other gates"
         )
     source = traceback.extract_tb(error.__traceback__)[-1].line or ""
     if isinstance(error, KeyError) and "name_dict" in source:
         name = str(error.args[0])
         return CircuitError(
-            f"gate {len(history)} has a name that TorchQuantum does not know: {name!r}"
+            f"gate {len(entries)} has a name that TorchQuantum does not know: {name!r}"
             + _checks.near_miss(name, tq.functional.func_name_dict)
         )
     where = (
-        f"at or after gate {len(history) - 1}, {history[-1]['name']} on wires "
-        f"{history[-1]['wires']}"
-        if history
+        f"after gate {len(entries) - 1}, {entries[-1].name} on wires {entries[-1].wires}"
+        if entries
         else "before the first gate"
     )
-    where += _user_line(error)
-    if "meta tensor" in str(error):
+    if "meta tensor" in str(error) or "device meta" in str(error):
         return CircuitError(
-            f"the modules read the quantum state {where}, as resets and measurements do; a circuit "
-            "has gates only, and observables to read"
+            f"the modules read the quantum state {where}{line}, as resets and measurements do; a "
+            "circuit has gates only, and observables to read"
         )
-    return CircuitError(f"the modules raised {type(error).__name__} {where}: {error}".rstrip(": "))
+    return CircuitError(
+        f"the modules raised {type(error).__name__} {where}{line}: {error}".rstrip(": ")
+    )
 
 
-def _user_line(error: Exception) -> str:
+def _user_line(error: BaseException) -> str:
     """The innermost line of the user's own code, to name the call that failed."""
-    libraries = tuple(str(Path(str(module.__file__)).parent) for module in (torch, tq, _checks))
+    own = Path(__file__).parent
+    libraries = (*(str(Path(str(module.__file__)).parent) for module in (torch, tq)), str(own))
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.line for frame in frames if not frame.filename.startswith(libraries)]
     return f", in {lines[-1]!r}" if lines and lines[-1] else ""
-
-
-def _values(entry: dict[str, Any]) -> list[Any]:
-    params = entry["params"]
-    return [] if params is None else params if isinstance(params, list) else [params]
-
-
-def _read_gate(
-    position: int, first: dict[str, Any], second: dict[str, Any], sources: dict[Any, Angle]
-) -> Gate:
-    """Reads one gate from its records in the two runs."""
-    name, wires = first["name"], first["wires"]
-    wires = tuple(wires) if isinstance(wires, list) else (wires,)
-    here = f"gate {position}, {name} on wires {wires},"
-    if name in REFUSED:
-        raise CircuitError(f"{here} is refused: {REFUSED[name]}")
-    try:
-        n_angles = gate_type(name).n_angles
-    except ValueError as error:
-        raise CircuitError(f"{here} is unknown: {error}") from None
-    angles = []
-    for pair in zip(_values(first)[:n_angles], _values(second)[:n_angles], strict=True):
-        if pair in sources:
-            angles.append(sources[pair])
-        elif pair[0] == pair[1] and not first["trainable"]:
-            angles.append(Angle.constant(pair[0]))
-        else:
-            raise CircuitError(
-                f"{here} has an angle that is computed from inputs or weights, or is drawn at "
-                "random, or belongs to a tensor that is no parameter or buffer of the modules; "
-                "every angle must be one input feature, one weight, or a constant: scale or "
-                "combine before the layer"
-            )
-    if any(angle.source == "input" for angle in angles) and not applies(name):
-        raise CircuitError(
-            f"{here} is refused with an input as angle: {name_and_version()} fails for a batch of "
-            "them"
-        )
-    return Gate(name, wires, tuple(angles), bool(first["inverse"]))
-
-
-def _read(
-    n_qubits: int, n_inputs: int, apply: Callable[..., None], modules: list[nn.Module]
-) -> tuple[Gate, ...]:
-    (first, values), (second, others) = (
-        _record(run, n_qubits, n_inputs, apply, modules) for run in (0, 1)
-    )
-    skeletons = [
-        [(entry["name"], entry["wires"], entry["inverse"]) for entry in history]
-        for history in (first, second)
-    ]
-    if skeletons[0] != skeletons[1]:
-        raise CircuitError(
-            "the gates depend on the values of inputs or weights, or are drawn at random; a "
-            "circuit has the same gates for every sample"
-        )
-    sources = {}
-    for k, pair in enumerate(zip(values.tolist(), others.tolist(), strict=True)):
-        sources[pair] = Angle.of_input(k) if k < n_inputs else Angle.of_weight(k - n_inputs)
-    return tuple(
-        _read_gate(position, *entries, sources)
-        for position, entries in enumerate(zip(first, second, strict=True))
-    )
-
-
-def _n_inputs_of(gates: tuple[Gate, ...]) -> int:
-    return max(
-        (a.index + 1 for gate in gates for a in gate.angles if a.source == "input"), default=0
-    )
-
-
-def trace(
-    encoder: nn.Module,
-    ansatz: nn.Module,
-    n_qubits: int,
-    observables: tuple[Observable, ...],
-    reupload: bool = False,
-) -> Circuit:
-    """Traces TorchQuantum modules into a Circuit; neither their tensors nor the RNG are touched.
-
-    Args:
-        encoder (nn.Module): A ``tq.Encoder``; ``tq.StateEncoder`` is amplitude encoding.
-        ansatz (nn.Module): A ``tq.QuantumModule``.
-        n_qubits (int): Number of wires.
-        observables (tuple[Observable, ...]): What to read out.
-        reupload (bool): Whether to apply the encoder before every layer of the ansatz.
-
-    Returns:
-        Circuit: The circuit; weight j is element j of the flattened :func:`weight_tensors`.
-
-    Raises:
-        CircuitError: If the modules cannot be traced, with the gate and the reason.
-    """
-    n_weights = sum(tensor.numel() for tensor in weight_tensors(encoder, ansatz))
-    if isinstance(encoder, tq.StateEncoder):
-        if reupload:
-            raise CircuitError(
-                "reupload must be False for amplitude encoding, which sets the state"
-            )
-        gates = _read(n_qubits, 0, lambda _, ansatz, qdev, x: ansatz(qdev), [encoder, ansatz])
-        return Circuit(n_qubits, gates, observables, 2**n_qubits, n_weights, True)
-
-    def apply(encoder_copy: nn.Module, ansatz_copy: nn.Module, qdev: nn.Module, x: Tensor) -> None:
-        apply_modules(encoder_copy, ansatz_copy, qdev, x, reupload)
-
-    if isinstance(encoder, tq.GeneralEncoder):
-        n_inputs = 1 + max(
-            (i for entry in encoder.func_list for i in entry.get("input_idx") or ()), default=-1
-        )
-        gates = _read(n_qubits, n_inputs, apply, [encoder, ansatz])
-        return Circuit(n_qubits, gates, observables, n_inputs, n_weights)
-
-    def read(width: int) -> Circuit:
-        gates = _read(n_qubits, width, apply, [encoder, ansatz])
-        return Circuit(n_qubits, gates, observables, _n_inputs_of(gates), n_weights)
-
-    # A module of the user's does not say how many features it reads. One that picks features by
-    # number shows it on a wide input; one that reads all it gets is taken to read one a qubit; one
-    # that takes its input apart (a view) may want two or three a qubit.
-    for width in (_WIDEST_PROBE, n_qubits, 2 * n_qubits, 3 * n_qubits):
-        try:
-            circuit = read(width)
-        except CircuitError:
-            continue
-        if 0 < circuit.n_inputs < _WIDEST_PROBE:
-            return circuit
-    read(n_qubits)  # raises if the modules cannot be traced
-    raise CircuitError(
-        f"encoder must use its inputs as angles; got {_checks.describe(encoder)}, whose gates use "
-        "none"
-    )
