@@ -34,6 +34,15 @@ def _read_shape(n_inputs: Any) -> tuple[int, ...] | None:
     return tuple(_checks.check_int("n_inputs", size, 1) for size in n_inputs)
 
 
+def _warn_of_unused(features: Sequence[int], n_inputs: int) -> None:
+    if features:
+        warnings.warn(
+            f"no angle depends on the input features {list(features)} of {n_inputs}: they never "
+            "change the outputs",
+            stacklevel=3,
+        )
+
+
 class BoundCircuit:
     """A layer as it is in one call, as a quantum layer: gradient rules read and run it.
 
@@ -208,12 +217,7 @@ class VQCLayer(CircuitModule):
         self.reupload = reupload
         self._tracer: Any = tq.Tracer(n_qubits, read, reupload)
         probe = self._tracer.probe((self.encoder, self.ansatz), shape)
-        if probe.unused:
-            warnings.warn(
-                f"no angle depends on the input features {probe.unused} of {math.prod(probe.shape)}"
-                ": they never change the outputs",
-                stacklevel=2,
-            )
+        _warn_of_unused(probe.unused, math.prod(probe.shape))
         self.input_shape: tuple[int, ...] = probe.shape
         self._circuit: Circuit = probe.circuit
         self._known = tq.known_gates(self.encoder, self.ansatz)
@@ -265,6 +269,18 @@ class VQCLayer(CircuitModule):
         """
         if not isinstance(circuit, Circuit):
             _checks.wrong_type("circuit", "a Circuit", circuit)
+        if circuit.is_computed:
+            must = "one whose angles are inputs, weights or constants"
+            _checks.wrong_value("circuit", must, "one with angles that modules compute")
+        used = set(circuit.indices("input"))
+        if circuit.amplitude_encoding:
+            most = 2**circuit.n_qubits
+            if used or not 0 < circuit.n_inputs <= most:
+                got = f"{circuit.n_inputs} inputs, {len(used)} of them used as angles"
+                must = f"1 to {most} amplitudes and no angles"
+                _checks.refuse("inputs of a circuit with amplitude encoding", must, got)
+        else:
+            _warn_of_unused(sorted(set(range(circuit.n_inputs)) - used), circuit.n_inputs)
         _checks.check_int("n_qubits of the circuit", circuit.n_qubits, 1, _MAX_QUBITS)
         if weights is None:
             weights = (torch.rand(circuit.n_weights) * 2 - 1) * math.pi
@@ -405,8 +421,7 @@ class VQCLayer(CircuitModule):
         Returns:
             BoundCircuit: Its circuit, angles and initial states.
         """
-        rows = inputs.reshape(-1, self.n_inputs)
-        return BoundCircuit(self, self._read(self._wide(rows)))
+        return BoundCircuit(self, self._read(self._wide(self._rows(inputs))))
 
     def angle_table(self, inputs: Tensor) -> Tensor:
         """Every gate's angles.
@@ -591,16 +606,21 @@ class VQCLayer(CircuitModule):
             with _state.full_precision(inputs.device):
                 return self.forward(inputs)
         shape = inputs.shape[: inputs.dim() - len(self.input_shape)]
-        is_table = len(shape) == 1 == len(self.input_shape)
-        # A reshape that changes nothing is one more node of the graph.
-        rows = inputs if is_table else inputs.reshape(math.prod(shape), self.n_inputs)
+        rows = self._rows(inputs)
         dtype = rows.dtype.to_real()
         if rows.shape[0]:
             values = self._values(rows, transformed).to(dtype)
         else:
             zeros = rows.new_zeros(0, self.n_observables, dtype=dtype)
             values = zeros + rows.sum().real + self.weights.sum()
-        return values if is_table else values.reshape(*shape, self.n_observables)
+        return values if len(shape) == 1 else values.reshape(*shape, self.n_observables)
+
+    def _rows(self, inputs: Tensor) -> Tensor:
+        """Inputs ``(..., *input_shape)`` as a row for each sample."""
+        shape = inputs.shape[: inputs.dim() - len(self.input_shape)]
+        if len(shape) == 1 == len(self.input_shape):
+            return inputs  # a reshape that changes nothing is one more node of the graph
+        return inputs.reshape(math.prod(shape), self.n_inputs)
 
     def _values(self, rows: Tensor, transformed: bool) -> Tensor:
         if self.gradient != "adjoint" and rows.requires_grad and not transformed:

@@ -1,7 +1,6 @@
 """QGrad-CAM with Captum's API."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -342,7 +341,9 @@ class QuantumLayerGradCam(LayerExplainer):
         by_last_dim = as_quantum_layer(self._single_quantum_layer()) is not None
 
         def shares_of(graph: RecordedGraph) -> Grads:
-            parts = partial(one_at_a_time, by_last_dim=by_last_dim)
+            def parts(call: QuantumCall, cotangent: Tensor) -> Iterable[Tensor]:
+                return one_at_a_time(cotangent, by_last_dim)
+
             return self._shares(graph, target, lambda call: call.outputs, parts)
 
         given = inputs, additional_forward_args, attribute_to_layer_input

@@ -13,6 +13,6 @@ from captum_quantum.circuit.gates import GATE_TYPES, gate_matrix, gate_type
 from captum_quantum.circuit.observable import Observable, PauliString, read_observables
 
 __all__ = [
-    "GATE_TYPES", "Angle", "Circuit", "CircuitError", "Gate", "Observable", "PauliString", "Reading",
-    "gate_matrix", "gate_type", "index_tensor", "read_observables", "select"
+    "GATE_TYPES", "Angle", "Circuit", "CircuitError", "Gate", "Observable", "PauliString",
+    "Reading", "gate_matrix", "gate_type", "index_tensor", "read_observables", "select"
 ]  # fmt: skip

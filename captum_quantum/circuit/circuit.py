@@ -25,6 +25,9 @@ from captum_quantum.circuit.observable import Observable
 
 Source = Literal["input", "weight", "constant"]
 
+COMPUTED = -2
+"""The index of angles that modules compute."""
+
 
 class CircuitError(ValueError):
     """A circuit that cannot be built, traced or run, with the gate and the reason."""
@@ -71,8 +74,8 @@ class Angle:
     Attributes:
         source (str): ``"input"``: it differs from sample to sample; ``"weight"``: the batch shares
             it; or ``"constant"``.
-        index (int): Which input feature or weight it is; -1 for a constant, and for an angle that
-            modules compute from these.
+        index (int): Which input feature or weight it is; -1 for a constant; -2 for an angle that
+            modules compute from inputs and weights.
         value (float): The constant in radians; 0 otherwise.
     """
 
@@ -84,7 +87,8 @@ class Angle:
         """Refuses unknown sources, indices that are no integers, and infinite constants."""
         _checks.check_choice("source of an angle", self.source, get_args(Source))
         if self.source != "constant":
-            _checks.check_int("index of an angle", self.index, -1)
+            if self.index != COMPUTED:
+                _checks.check_int("index of an angle", self.index, 0)
         elif not math.isfinite(self.value):
             _checks.wrong_value("constant angle", "finite", self.value)
 
@@ -114,7 +118,7 @@ class Angle:
             source (str): ``"input"`` for one that differs from sample to sample, computed from
                 inputs and perhaps weights; ``"weight"`` for one that the batch shares.
         """
-        return cls(source)
+        return cls(source, COMPUTED)
 
     @classmethod
     def constant(cls, value: float) -> "Angle":
@@ -159,8 +163,9 @@ class Gate:
 
     def __post_init__(self) -> None:
         """Validates the gate against the gate set."""
+        of_operator = OPERATORS.get(self.name) if isinstance(self.name, str) else None
         try:
-            kind = gate_type(self.name)
+            kind = None if of_operator else gate_type(self.name)
         except ValueError as error:
             raise CircuitError(str(error)) from None
         object.__setattr__(self, "name", ALIASES.get(self.name, self.name))
@@ -177,11 +182,11 @@ class Gate:
         _require(valid, wires, "integers >= 0", _checks.describe(self.wires))
         distinct = 0 < len(set(self.wires)) == n_wires
         _require(distinct, wires, "different from each other", self.wires)
-        _require(kind.n_wires in (None, n_wires), wires, f"{kind.n_wires} wire(s)", self.wires)
-        n_angles = len(self.angles)
-        must = f"{kind.n_angles} angle(s)"
-        _require(n_angles == kind.n_angles, f"angles of {self.name}", must, n_angles)
-        of_operator = OPERATORS.get(self.name)
+        if kind is not None:
+            _require(kind.n_wires in (None, n_wires), wires, f"{kind.n_wires} wire(s)", self.wires)
+        wanted = of_operator[1] if of_operator else self.type.n_angles
+        n_angles, must = len(self.angles), f"{wanted} angle(s)"
+        _require(n_angles == wanted, f"angles of {self.name}", must, n_angles)
         needs = "an operator" if of_operator else "None"
         argument = f"operator of {self.name}"
         _require((self.operator is None) == (of_operator is None), argument, needs, self.operator)
@@ -235,8 +240,7 @@ class Circuit:
         amplitude_encoding (bool): Whether the inputs are amplitudes instead of angles.
 
     Raises:
-        CircuitError: If a wire or an index is out of range, or there are more amplitudes than
-            ``2**n_qubits``.
+        CircuitError: If a wire or an index is out of range.
 
     Examples:
         >>> gate = Gate("rx", (0,), (Angle.of_input(0),))
@@ -322,7 +326,7 @@ class Circuit:
     @cached_property
     def is_computed(self) -> bool:
         """Whether modules compute some of the angles, so that the circuit alone cannot be run."""
-        return any(a.source != "constant" and a.index < 0 for _, _, a in self.angles)
+        return any(angle.index == COMPUTED for _, _, angle in self.angles)
 
     def scatter(self, inputs: Tensor, weights: Tensor) -> Tensor:
         """Puts angles into the order of the angle table.

@@ -154,10 +154,6 @@ def _fixed_gates() -> dict[str, Tensor]:
     }
 
 
-def _with_operator(n_wires: int) -> tuple[Primitive, ...]:
-    raise ValueError("the gates qubitunitary and exp are known with their matrix only")
-
-
 def _gate_types() -> dict[str, GateType]:
     quarter = math.cos(math.pi / 4) * pauli_word("I") - 1j * math.sin(math.pi / 4) * pauli_word("Y")
     two, four = TWO_TERM, FOUR_TERM
@@ -224,8 +220,6 @@ def _gate_types() -> dict[str, GateType]:
     ]
     types += [GateType(name, None, (), _of_size(make)) for name, make in sized.items()]
     types.append(GateType("multirz", None, (two,), lambda n_wires: (rotation("Z" * n_wires),)))
-    types.append(GateType("qubitunitary", None, (), _with_operator))
-    types.append(GateType("exp", None, (None,), _with_operator))
     return {kind.name: kind for kind in types}
 
 
@@ -236,7 +230,7 @@ ALIASES: dict[str, str] = {
     "h": "hadamard", "sh": "shadamard", "x": "paulix", "y": "pauliy", "z": "pauliz",
     "cx": "cnot", "ch": "chadamard", "xx": "rxx", "yy": "ryy", "zz": "rzz", "zx": "rzx",
     "p": "phaseshift", "cp": "cu1", "cr": "cu1", "cphase": "cu1", "u": "u3", "ccx": "toffoli",
-    "ccnot": "toffoli", "echoedcrossresonance": "ecr", "qubitunitaryfast": "qubitunitary",
+    "ccnot": "toffoli", "echoedcrossresonance": "ecr",
 }  # fmt: skip
 
 
@@ -306,11 +300,11 @@ def operator_type(name: str, rows: Rows) -> GateType:
     factors = make(torch.tensor(rows, dtype=torch.complex128))
     shifts: tuple[ShiftRule | None, ...] = (None,) * n_angles
     if n_angles:
-        phases = [f for f in factors if f.angle >= 0 and f.cosine is not None]
-        frequencies = sorted({f.frequency for f in phases})
-        if sum(float(f.cosine.real.diagonal().sum()) for f in phases if f.cosine is not None) < len(
-            rows
-        ):
+        frequencies = sorted({f.frequency for f in factors if f.cosine is not None})
+        dims = [
+            round(float(torch.diag(f.cosine).sum().real)) for f in factors if f.cosine is not None
+        ]
+        if sum(dims) < len(rows):  # the other eigenvectors belong to the eigenvalue 0
             frequencies = sorted({0.0, *frequencies})
         if len(frequencies) == 2:  # two eigenvalues: values oscillate with their difference
             gap = frequencies[1] - frequencies[0]

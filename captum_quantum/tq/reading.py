@@ -6,6 +6,7 @@ that the user's modules have computed from these. Views of one tensor are gather
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -22,8 +23,8 @@ from captum_quantum.circuit import (
 )
 from captum_quantum.tq.recorder import Entry, Features, Recorder
 
-MATRIX_GATES = ("qubitunitary", "qubitunitaryfast")
-"""TorchQuantum's gates whose parameters are the elements of a matrix."""
+MATRIX_GATES = {"qubitunitary": "qubitunitary", "qubitunitaryfast": "qubitunitary"}
+"""TorchQuantum's gates whose parameters are the elements of a matrix, and the circuit's gate."""
 
 STRUCTURES = 64
 """The most circuits that a layer keeps; past these, numbers in the modules' code are angles like
@@ -42,11 +43,14 @@ class Structure(NamedTuple):
         of_samples (tuple[int, ...]): Where the angles that differ from sample to sample stand in
             the tensors that they are views of.
         shared (tuple[int, ...]): Likewise, of those that the batch shares.
+        holders (tuple[tuple[int, str], ...]): The modules that keep the device: whether of encoder
+            or ansatz, and their names in it.
     """
 
     circuit: Circuit
     of_samples: tuple[int, ...]
     shared: tuple[int, ...]
+    holders: tuple[tuple[int, str], ...] = ()
 
 
 class Structures:
@@ -135,9 +139,9 @@ class Reader:
         number of the tensor, element)``.
         """
         name, wires, params, inverse, generator = entry
-        wires = (wires,) if isinstance(wires, int) else tuple(wires)
+        wires = (wires,) if isinstance(wires, Integral) else tuple(wires)
         if name in MATRIX_GATES:
-            return name, wires, inverse, _matrix(entry), ()
+            return MATRIX_GATES[name], wires, inverse, _matrix(entry), ()
         operator = None if generator is None else _terms(entry)
         if params is None:
             return name, wires, inverse, operator, ()
@@ -270,6 +274,11 @@ class Reader:
                 return Angle.constant(tag)
             kind, number, element = tag if len(tag) == 3 else (1, numbers, tag[1])
             if kind == 0:
+                tensor = self.samples.tensors[number]
+                if constants and not tensor.requires_grad:
+                    column = tensor.reshape(self.batch, -1)[:, element]
+                    if bool((column == column[0]).all()):
+                        return Angle.constant(float(column[0]))
                 of_samples.append(ends[number] + element)
                 return Angle.of_input(element) if number == 0 else Angle.computed("input")
             tensor = self.shared.tensors[number]
@@ -284,7 +293,7 @@ class Reader:
         gates = []
         for name, wires, inverse, operator, tags in self.keys:
             angles = tuple(map(angle, tags))
-            gates.append(Gate(name, wires, angles, inverse, operator))
+            gates.append(Gate(name, tuple(map(int, wires)), angles, inverse, operator))
         has_start = self.recorder.initial is not None
         circuit = Circuit(n_qubits, tuple(gates), observables, self._width, count, has_start)
         return Structure(circuit, tuple(of_samples), tuple(shared))

@@ -7,9 +7,11 @@ at every call, so that the layer follows what they do.
 
 import math
 import random
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +42,8 @@ REFUSED = {
     "trainableunitarystrict": _TRAINED,
 }
 """Gates of TorchQuantum that are refused, with the reason."""
+
+_lock = threading.RLock()
 
 _WIDE, _WIDE_SIDE = 1024, 32
 """How many features are offered to a module that does not say how many it takes."""
@@ -252,16 +256,21 @@ class Tracer:
         if any(getattr(module, "static_mode", False) for module in modules):
             memo: dict[int, nn.Module] = {}
             modules = [m if m is None else shallow_copy(m, memo) for m in modules]
-        reader = self._reader(modules, rows.contiguous(), shape)
-        key = reader.key
-        structure = self.structures.get(key)
-        if structure is None:
-            weights = weight_tensors(*modules)
-            structure = self._structure(modules, reader, weights, shape)
-            self.structures.add(key, structure)
-        reading = reader.reading(structure)
-        reader.recorder.clear()
-        return reading
+        holders: Sequence[tuple[int, str]] | None = None
+        with _lock:  # modules may write to themselves while they run
+            try:
+                reader = self._reader(modules, rows.contiguous(), shape)
+                key = reader.key
+                structure = self.structures.get(key)
+                if structure is None:
+                    weights = weight_tensors(*modules)
+                    structure = self._structure(modules, reader, weights, shape)
+                    structure = structure._replace(holders=tuple(_holders(modules)))
+                    self.structures.add(key, structure)
+                holders = structure.holders
+                return reader.reading(structure)
+            finally:
+                _release(modules, holders)
 
     def _reader(
         self,
@@ -331,6 +340,30 @@ class Tracer:
             self._reader(copies, rows, shape, check)
 
 
+def _holders(modules: Modules) -> Iterator[tuple[int, str]]:
+    """The modules that keep a recorder as their device."""
+    for position, module in enumerate(modules):
+        for name, part in () if module is None else module.named_modules():
+            if type(part._modules.get("q_device")) is Recorder:
+                yield position, name
+
+
+def _release(modules: Modules, holders: Sequence[tuple[int, str]] | None) -> None:
+    """Takes the recorder from modules that keep their device, as TorchQuantum's own layers do.
+
+    Args:
+        modules (Sequence): Encoder and ansatz.
+        holders (Sequence, optional): Which modules may; None for any of them.
+    """
+    for position, name in list(_holders(modules)) if holders is None else holders:
+        module = modules[position]
+        assert module is not None
+        part = module.get_submodule(name)
+        if type(part._modules.get("q_device")) is Recorder:
+            del part._modules["q_device"]
+            part.__dict__["q_device"] = None
+
+
 @contextmanager
 def _trial() -> Iterator[None]:
     """Modules are tried: outside of all modes, and without a trace in the random state."""
@@ -385,8 +418,8 @@ def _check_entry(entry: Entry, n_qubits: int) -> None:
         raise CircuitError(
             f"{name} has no wires; give them when it is made or called, as {name}(wires=0)"
         )
-    listed = [wires] if isinstance(wires, int) else list(wires)
-    if not all(isinstance(wire, int) for wire in listed):
+    listed = [wires] if isinstance(wires, Integral) else list(wires)
+    if not all(isinstance(wire, Integral) for wire in listed):
         raise CircuitError(_checks.sentence(f"wires of {name}", "integers", repr(wires)))
     if any(not 0 <= wire < n_qubits for wire in listed):
         must = f"in [0, {n_qubits - 1}]"
