@@ -98,8 +98,8 @@ class CompiledCircuit:
 
     Throughout, ``given`` stands for the input angles, one column for each gate angle that comes
     from an input, ``(batch, n)``, followed, under amplitude encoding, by the initial states,
-    ``(batch, 2**n_qubits)``, or by their real and then their imaginary parts; ``weights`` for the weight angles, one for each gate angle that comes
-    from a weight, ``(m,)``.
+    ``(batch, 2**n_qubits)``, or by their real and then their imaginary parts; ``weights`` for the
+    weight angles, one for each gate angle that comes from a weight, ``(m,)``.
 
     Args:
         circuit (Circuit): The circuit.

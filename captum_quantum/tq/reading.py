@@ -13,18 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum.circuit import (
+    GATE_TYPES,
     Angle,
     Circuit,
     CircuitError,
     Gate,
     Observable,
     Reading,
+    gate_type,
     select,
 )
+from captum_quantum.circuit.gates import ALIASES
 from captum_quantum.tq.recorder import Entry, Features, Recorder
 
 MATRIX_GATES = {"qubitunitary": "qubitunitary", "qubitunitaryfast": "qubitunitary"}
 """TorchQuantum's gates whose parameters are the elements of a matrix, and the circuit's gate."""
+
+WITHOUT_ANGLES = frozenset(name for name in (*GATE_TYPES, *ALIASES) if not gate_type(name).n_angles)
 
 STRUCTURES = 64
 """The most circuits that a layer keeps; past these, numbers in the modules' code are angles like
@@ -143,7 +148,7 @@ class Reader:
         if name in MATRIX_GATES:
             return MATRIX_GATES[name], wires, inverse, _matrix(entry), ()
         operator = None if generator is None else _terms(entry)
-        if params is None:
+        if params is None or name in WITHOUT_ANGLES:  # TorchQuantum ignores angles of these
             return name, wires, inverse, operator, ()
         if isinstance(params, Features):
             for feature in params:
@@ -201,6 +206,13 @@ class Reader:
             whole = base.dim() > 0 and base.shape[0] == self.batch and base.is_contiguous()
             width = base.numel() // self.batch if whole else 0
             whole = whole and (step == width or self.batch == 1)
+        elif not base.is_contiguous() and follows:
+            places = [_element(base, offset + k * across) for k in range(n_angles)]
+            if None not in places:
+                self._note(base, version)
+                number = pool.add(base)
+                return tuple((1, number, place) for place in places)
+            whole, width = False, 0
         else:
             whole, width = base.is_contiguous(), base.numel()
         first = offset - base.storage_offset()
@@ -297,6 +309,31 @@ class Reader:
         has_start = self.recorder.initial is not None
         circuit = Circuit(n_qubits, tuple(gates), observables, self._width, count, has_start)
         return Structure(circuit, tuple(of_samples), tuple(shared))
+
+
+def _element(base: Tensor, offset: int) -> int | None:
+    """Which element, counted as by ``reshape(-1)``, a tensor that is not contiguous has at a place.
+
+    Args:
+        base (Tensor): The tensor.
+        offset (int): The place in memory.
+
+    Returns:
+        int or None: None if the place is none of the tensor's, or one of several elements'.
+    """
+    rest, index = offset - base.storage_offset(), [0] * base.dim()
+    for dim in sorted(range(base.dim()), key=lambda k: -base.stride(k)):
+        if base.shape[dim] == 1:
+            continue
+        if base.stride(dim) == 0:
+            return None
+        index[dim], rest = divmod(rest, base.stride(dim))
+        if not 0 <= index[dim] < base.shape[dim]:
+            return None
+    element = 0
+    for size, place in zip(base.shape, index, strict=True):
+        element = element * size + place
+    return None if rest else element
 
 
 def _refuse(entry: Entry, why: str) -> None:

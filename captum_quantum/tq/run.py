@@ -130,7 +130,8 @@ def _encode(encoder: nn.Module, qdev: nn.Module, inputs: Tensor) -> None:
         features = None
         if tq.op_name_dict[info["func"]].num_params > 0:
             features = Features(info["input_idx"])
-        tqf.func_name_dict[info["func"]](qdev, wires=info["wires"], params=features)
+        apply = tqf.func_name_dict[info["func"]]
+        apply(qdev, wires=info["wires"], params=features)
 
 
 def is_plain(module: nn.Module | None) -> bool:

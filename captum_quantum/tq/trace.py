@@ -188,8 +188,8 @@ class Tracer:
             if not used:
                 reason = CircuitError(
                     "encoder must use its inputs as angles; got "
-                    f"{_checks.describe(modules[0])}, whose gates use none (encoder=None is a "
-                    "circuit without inputs)"
+                    f"{_checks.describe(modules[0])}, whose gates show no derivative by them "
+                    "(encoder=None is a circuit without inputs; n_inputs= says how many there are)"
                 )
                 continue
             if shape in ((wide,), (side, side), (16, 16, 16)):
