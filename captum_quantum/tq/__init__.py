@@ -3,12 +3,14 @@
 This is the only package that imports TorchQuantum, which takes about three seconds.
 """
 
+from captum_quantum.tq.ansaetze import ANSAETZE, LayeredAnsatz, TwoLocal, make_ansatz
+from captum_quantum.tq.feature_maps import ENCODERS, IQPEmbedding, PauliFeatureMap, make_encoder
 from captum_quantum.tq.installed import torchquantum
 from captum_quantum.tq.run import run_circuit, run_modules
-from captum_quantum.tq.templates import ANSAETZE, ENCODERS, LayeredAnsatz, make_ansatz, make_encoder
 from captum_quantum.tq.trace import trace, weight_names
 
 __all__ = [
-    "ANSAETZE", "ENCODERS", "LayeredAnsatz", "make_ansatz", "make_encoder", "run_circuit",
-    "run_modules", "torchquantum", "trace", "weight_names"
+    "ANSAETZE", "ENCODERS", "IQPEmbedding", "LayeredAnsatz", "PauliFeatureMap", "TwoLocal",
+    "make_ansatz", "make_encoder", "run_circuit", "run_modules", "torchquantum", "trace",
+    "weight_names"
 ]  # fmt: skip
