@@ -3,9 +3,12 @@
 This is the only package that imports TorchQuantum, which takes about three seconds.
 """
 
+# First: says what to install where TorchQuantum cannot be imported.
+from captum_quantum.tq.installed import torchquantum
+
+# isort: split
 from captum_quantum.tq.ansaetze import ANSAETZE, LayeredAnsatz, TwoLocal, make_ansatz
 from captum_quantum.tq.feature_maps import ENCODERS, IQPEmbedding, PauliFeatureMap, make_encoder
-from captum_quantum.tq.installed import torchquantum
 from captum_quantum.tq.run import run_circuit, run_modules
 from captum_quantum.tq.trace import trace, weight_names
 
