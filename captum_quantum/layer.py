@@ -139,10 +139,12 @@ class VQCLayer(CircuitModule):
         n_qubits (int): Number of qubits.
         n_layers (int): Number of layers of a named ansatz.
         encoder (str or nn.Module): ``"ry"``, ``"rx"``, ``"rz_after_h"``, ``"ry_rz"``,
-            ``"amplitude"``, one of TorchQuantum's encoder lists by name, or a ``tq.Encoder``.
+            ``"amplitude"``, ``"z_feature_map"``, ``"zz_feature_map"``, ``"pauli_feature_map"``,
+            ``"iqp"``, one of TorchQuantum's encoder lists by name, or a ``tq.Encoder``.
         ansatz (str or nn.Module): ``"rx_ry_rz_ring"``, ``"strongly_entangling"``,
-            ``"real_amplitudes"``, ``"qcnn"``, one of TorchQuantum's layers by name, or a
-            ``tq.QuantumModule``.
+            ``"real_amplitudes"``, ``"qcnn"``, ``"basic_entangler"``,
+            ``"simplified_two_design"``, ``"efficient_su2"``, ``"two_local"``, one of
+            TorchQuantum's layers by name, or a ``tq.QuantumModule``.
         reupload (bool): Whether to encode the inputs again before every layer of the ansatz.
         observables (list, optional): What to read: Pauli strings such as ``"Z0"``, ``"X0 Z2"`` or
             ``"XIZ"``, or mappings from such to coefficients. Default: ``<Z>`` on every qubit.

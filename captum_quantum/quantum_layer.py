@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -34,14 +34,19 @@ class QuantumLayer(Protocol):
       argument. Default: None; the rule "adjoint" then does not apply.
     - ``precision(dtype)``: The real dtype in which values are computed for inputs of a dtype.
       Default: the inputs' own.
+    - ``recorded(inputs)``: The layer as it is in one call, as a quantum layer again: for a layer
+      whose circuit may differ from call to call. ``inputs`` are the module's own,
+      ``(..., n_inputs)``. Default: the layer itself.
 
     Attributes:
-        circuit (Circuit): The circuit.
         gradient (str): The name of the layer's own gradient rule.
     """
 
-    circuit: Circuit
     gradient: str
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit."""
 
     def angle_table(self, inputs: Tensor) -> Tensor:
         """Every gate's angles.
@@ -83,16 +88,14 @@ class QuantumLayer(Protocol):
 class CircuitModule(nn.Module):
     """A module whose state_dict tells the circuit, so that no other takes its weights.
 
-    Attributes:
-        circuit (Circuit): The circuit.
+    A subclass has its circuit as ``circuit``.
     """
-
-    circuit: Circuit
 
     @property
     def identity(self) -> Circuit:
         """The circuit that the state_dict tells."""
-        return self.circuit
+        circuit: Any = self.circuit
+        return cast("Circuit", circuit)
 
     def get_extra_state(self) -> Tensor:
         """What the state_dict holds beside the weights, to know the circuit that they belong to.

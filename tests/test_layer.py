@@ -130,20 +130,63 @@ def qcnn(n, w):
         yield gates
 
 
+def basic_entangler(n, w):
+    for layer in w:
+        gates = [("rx", [i], [layer[i]]) for i in range(n)]
+        yield gates + [("cnot", [i, (i + 1) % n], []) for i in range(n)]
+
+
+def simplified_two_design(n, w):
+    first, layers = w[:n], w[n:].reshape(-1, n - 1, 2)
+    gates = [("ry", [i], [first[i]]) for i in range(n)]
+    even, odd = range(0, n - 1, 2), range(1, n - 1, 2)
+    for layer in layers:
+        for k, i in enumerate([*even, *odd]):
+            gates += [("cz", [i, i + 1], [])]
+            gates += [("ry", [i], [layer[k][0]]), ("ry", [i + 1], [layer[k][1]])]
+        yield gates
+        gates = []
+
+
+def efficient_su2(n, w):
+    rotations = [
+        [(gate, [i], [layer[k][i]]) for k, gate in enumerate(("ry", "rz")) for i in range(n)]
+        for layer in w
+    ]
+    for index in range(len(w) - 1):
+        gates = rotations[index] + [("cnot", [i, i + 1], []) for i in reversed(range(n - 1))]
+        yield gates + (rotations[-1] if index == len(w) - 2 else [])
+
+
+def two_local(n, w):
+    rotations = [[("ry", [i], [layer[i]]) for i in range(n)] for layer in w.reshape(-1, n)]
+    for index in range(len(rotations) - 1):
+        gates = rotations[index] + [("cz", [i, j], []) for i in range(n) for j in range(i + 1, n)]
+        yield gates + (rotations[-1] if index == len(rotations) - 2 else [])
+
+
 LITERAL = {
     "rx_ry_rz_ring": ring,
     "strongly_entangling": strongly_entangling,
     "real_amplitudes": real_amplitudes,
     "qcnn": qcnn,
+    "basic_entangler": basic_entangler,
+    "simplified_two_design": simplified_two_design,
+    "efficient_su2": efficient_su2,
+    "two_local": two_local,
 }
 SHAPES = {
     "rx_ry_rz_ring": lambda n, layers: (layers, n, 3),
     "strongly_entangling": lambda n, layers: (layers, n, 3),
     "real_amplitudes": lambda n, layers: (layers + 1, n),
     "qcnn": lambda n, layers: (layers, 9),
+    "basic_entangler": lambda n, layers: (layers, n),
+    "simplified_two_design": lambda n, layers: (n + layers * (n - 1) * 2,),
+    "efficient_su2": lambda n, layers: (layers + 1, 2, n),
+    "two_local": lambda n, layers: ((layers + 1) * n,),
 }
 PENNYLANE = {
-    "h": qml.Hadamard, "x": qml.PauliX, "cnot": qml.CNOT,
+    "h": qml.Hadamard, "x": qml.PauliX, "cnot": qml.CNOT, "cz": qml.CZ,
     "rx": qml.RX, "ry": qml.RY, "rz": qml.RZ, "rot": qml.Rot, "crx": qml.CRX, "crz": qml.CRZ,
     "rxx": qml.IsingXX, "ryy": qml.IsingYY, "rzz": qml.IsingZZ,
 }  # fmt: skip
@@ -154,12 +197,17 @@ TERMS = [
     [(0.5, {3: "Z"}), (-1.0, {0: "X", 1: "Z"})],
     [(1.0, {3: "Z"})],
 ]
+FEATURE_MAPS = ["z_feature_map", "zz_feature_map", "pauli_feature_map", "iqp"]
 TEMPLATES = [
     (encoder, ansatz, reupload)
     for encoder in ENCODERS
+    if encoder not in FEATURE_MAPS
     for ansatz in ANSAETZE
     for reupload in (False, True)
     if not (encoder == "amplitude" and reupload)
+    # The matrices of the other ansaetze are compared in test_templates.py.
+    if encoder == "ry"
+    or ansatz in ("rx_ry_rz_ring", "strongly_entangling", "real_amplitudes", "qcnn")
 ]
 
 
@@ -198,7 +246,7 @@ def pennylane(encoder, ansatz, reupload, n, x, w):
 
 def test_all_templates_are_compared():
     assert set(LITERAL) == set(ANSAETZE)
-    assert set(ENCODERS) == {"ry", "rx", "rz_after_h", "ry_rz", "amplitude"}
+    assert set(ENCODERS) == {"ry", "rx", "rz_after_h", "ry_rz", "amplitude", *FEATURE_MAPS}
 
 
 N, N_LAYERS = 4, 2
@@ -242,6 +290,31 @@ def test_templates(encoder, ansatz, reupload, simulator, truth):
     assert_allclose(ours[1], by_weights, atol=2e-5)
 
 
+@pytest.mark.xfail(strict=True, raises=CircuitError, reason="expressions")
+@pytest.mark.parametrize("encoder", FEATURE_MAPS)
+@pytest.mark.parametrize("reupload", [False, True])
+def test_feature_maps(encoder, reupload, simulator):
+    """Values and derivatives against autograd through TorchQuantum's own run of the modules."""
+    n = 3
+    layer = make(n, encoder=encoder, reupload=reupload, observables=READ[:2], simulator=simulator)
+    x = random_inputs(layer, 2).requires_grad_()
+    device = tq.QuantumDevice(n_wires=n, bsz=2)
+    for index in range(layer.ansatz.n_layers):
+        if reupload or index == 0:
+            layer.encoder(device, x)
+        layer.ansatz.layer(device, index)
+    states = device.get_states_1d()
+    matrices = [ref.pauli_matrix(factors, n) for ((_, factors),) in TERMS[:2]]
+    acted = torch.stack([states @ torch.tensor(m.T).to(states) for m in matrices])
+    expected = (states.conj() * acted).sum(2).real.T
+    assert_allclose(layer(x).detach(), expected.detach(), atol=1e-5)
+    cotangent = COTANGENT[:, :2]
+    theirs = torch.autograd.grad((expected * cotangent).sum(), (x, layer.ansatz.weights))
+    ours = gradients(layer, x, cotangent)
+    assert_allclose(ours[0], theirs[0], atol=2e-5)
+    assert_allclose(ours[1], theirs[1].flatten(), atol=2e-5)
+
+
 @pytest.mark.parametrize("n_qubits", [2, 3, 5])
 def test_strongly_entangling_has_pennylanes_ranges(n_qubits):
     layer = make(n_qubits, 5, ansatz="strongly_entangling", observables=["X0"])
@@ -283,7 +356,7 @@ def test_qcnn_of_any_size(n_qubits, n_layers, simulator):
     assert_allclose(layer(x)[0].detach(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("ansatz", ["rx_ry_rz_ring", "strongly_entangling", "real_amplitudes"])
+@pytest.mark.parametrize("ansatz", [name for name in ANSAETZE if name != "qcnn"])
 def test_templates_of_one_qubit(ansatz, simulator, truth):
     kwargs = {"encoder": "ry_rz", "ansatz": ansatz, "observables": ["X", "Y", "Z"]}
     layer = make(1, 2, simulator=simulator, **kwargs)
@@ -956,7 +1029,7 @@ def test_amplitudes_are_drawn():
         (
             {"encoder": "amplitudes"},
             ValueError,
-            "encoder must be one of .*rz_after_h; got 'amplitudes'.*did you mean 'amplitude'",
+            "encoder must be one of .*rz_after_h.* got 'amplitudes'.*did you mean 'amplitude'",
         ),
         ({"encoder": "RY_RZ"}, ValueError, "encoder must be one of .*did you mean 'ry_rz'"),
         ({"encoder": "angle"}, ValueError, "encoder must be one of .* got 'angle'"),

@@ -355,7 +355,7 @@ class QuantumLayerGradCam(LayerExplainer):
         graph: RecordedGraph,
         target: Any,
         cut: Callable[[QuantumCall], Tensor],
-        parts: Callable[[Tensor], Iterable[Tensor]],
+        parts: Callable[[QuantumCall, Tensor], Iterable[Tensor]],
     ) -> Grads:
         """The shares of the map that pass parts of a tensor of every quantum call, and the rest.
 
@@ -363,7 +363,8 @@ class QuantumLayerGradCam(LayerExplainer):
             graph (RecordedGraph): The recorded forward pass.
             target (Any): The target.
             cut (Callable): From a quantum call to the tensor at which paths are told apart.
-            parts (Callable): From that tensor's cotangent to the parts that it is split into.
+            parts (Callable): From a call and that tensor's cotangent to the parts that it is split
+                into.
 
         Returns:
             tuple[Tensor, Tensor]: ``(batch, n_parts, *spatial)`` and ``(batch, 1, *spatial)``.

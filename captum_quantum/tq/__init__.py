@@ -3,9 +3,13 @@
 This is the only package that imports TorchQuantum, which takes about three seconds.
 """
 
+# First: says what to install where TorchQuantum cannot be imported.
 from captum_quantum.tq.installed import torchquantum
+
+# isort: split
+from captum_quantum.tq.ansaetze import ANSAETZE, LayeredAnsatz, TwoLocal, make_ansatz
+from captum_quantum.tq.feature_maps import ENCODERS, IQPEmbedding, PauliFeatureMap, make_encoder
 from captum_quantum.tq.run import run_circuit, run_modules
-from captum_quantum.tq.templates import ANSAETZE, ENCODERS, LayeredAnsatz, make_ansatz, make_encoder
 from captum_quantum.tq.trace import (
     Tracer,
     known_gates,
@@ -15,7 +19,7 @@ from captum_quantum.tq.trace import (
 )
 
 __all__ = [
-    "ANSAETZE", "ENCODERS", "LayeredAnsatz", "Tracer", "known_gates", "make_ansatz", "make_encoder",
-    "run_circuit", "run_modules", "takes_amplitudes", "torchquantum", "weight_names",
-    "weight_tensors"
+    "ANSAETZE", "ENCODERS", "IQPEmbedding", "LayeredAnsatz", "PauliFeatureMap", "Tracer",
+    "TwoLocal", "known_gates", "make_ansatz", "make_encoder", "run_circuit", "run_modules",
+    "takes_amplitudes", "torchquantum", "weight_names", "weight_tensors"
 ]  # fmt: skip

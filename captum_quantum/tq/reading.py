@@ -166,8 +166,8 @@ class Reader:
                     return name, wires, inverse, operator, tuple(numbers)
                 first = len(self._numbers)
                 self._numbers += numbers
-                tags = tuple((2, first + k) for k in range(len(numbers)))
-                return name, wires, inverse, operator, tags
+                of_numbers = tuple((2, first + k) for k in range(len(numbers)))
+                return name, wires, inverse, operator, of_numbers
         return name, wires, inverse, operator, self._tags(entry, params, version)
 
     def _tags(self, entry: Entry, angles: Tensor, version: int) -> tuple[Any, ...]:
@@ -177,7 +177,8 @@ class Reader:
             angles = angles.to(self.rows.dtype)
         if angles.is_meta:
             _refuse(entry, "has an angle that is computed from the quantum state")
-        shape, strides = angles.shape, angles.stride()
+        shape: Sequence[int] = angles.shape
+        strides: Sequence[int] = angles.stride()
         n_rows, n_angles = (1, 1) if not shape else (shape[0], 1 if len(shape) == 1 else shape[1])
         step, across = (strides[0] if shape else 0), (strides[1] if len(shape) == 2 else 0)
         if len(shape) > 2 or n_rows not in (1, self.batch):
@@ -321,13 +322,14 @@ def _element(base: Tensor, offset: int) -> int | None:
     Returns:
         int or None: None if the place is none of the tensor's, or one of several elements'.
     """
-    rest, index = offset - base.storage_offset(), [0] * base.dim()
-    for dim in sorted(range(base.dim()), key=lambda k: -base.stride(k)):
+    rest, index = int(offset - base.storage_offset()), [0] * base.dim()
+    strides: Sequence[int] = base.stride()
+    for dim in sorted(range(base.dim()), key=lambda k: -strides[k]):
         if base.shape[dim] == 1:
             continue
-        if base.stride(dim) == 0:
+        if strides[dim] == 0:
             return None
-        index[dim], rest = divmod(rest, base.stride(dim))
+        index[dim], rest = divmod(rest, strides[dim])
         if not 0 <= index[dim] < base.shape[dim]:
             return None
     element = 0

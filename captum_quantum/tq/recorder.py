@@ -102,7 +102,8 @@ class Recorder(tq.QuantumDevice):
         if self.read is None:
             return torch.empty(self.shape, dtype=torch.complex64, device="meta")
         self.__dict__["was_read"] = True
-        return self.read.reshape(self.shape)
+        read: Tensor = self.read
+        return read.reshape(self.shape)
 
     @states.setter
     def states(self, states: Tensor) -> None:

@@ -1,8 +1,9 @@
 """TorchQuantum's own batched run: the reference for every faster simulator."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torchquantum as tq
@@ -88,18 +89,19 @@ def _rebound(value: Any, memo: dict[int, nn.Module]) -> Any:
 
 
 def apply_modules(
-    encoder: nn.Module | None, ansatz: Any, qdev: nn.Module, inputs: Tensor, reupload: bool
+    modules: Sequence[nn.Module | None], qdev: nn.Module, inputs: Tensor, reupload: bool
 ) -> None:
     """Applies encoder and ansatz to a device; with ``reupload``, the encoder before every layer.
 
     Args:
-        encoder (nn.Module, optional): Called as ``encoder(qdev, inputs)``.
-        ansatz (nn.Module, optional): Called as ``ansatz(qdev)``; of ``nn.Sequential`` and
-            ``nn.ModuleList`` each part is.
+        modules (Sequence): The encoder, called as ``encoder(qdev, inputs)``, and the ansatz, called
+            as ``ansatz(qdev)``; of ``nn.Sequential`` and ``nn.ModuleList`` each part is. None for
+            none.
         qdev (nn.Module): The device.
         inputs (Tensor): Shape ``(batch, ...)``.
         reupload (bool): Whether to apply the encoder before every layer of the ansatz.
     """
+    encoder, ansatz = modules[0], cast("Any", modules[1])
     for index in range(ansatz.n_layers if reupload else 1):
         if encoder is not None:
             _encode(encoder, qdev, inputs)
@@ -109,7 +111,7 @@ def apply_modules(
             _apply_in_turn(ansatz, qdev)
 
 
-def _apply_in_turn(module: nn.Module, qdev: nn.Module) -> None:
+def _apply_in_turn(module: Any, qdev: nn.Module) -> None:
     if not isinstance(module, (nn.Sequential, nn.ModuleList)):
         module(qdev)
         return
@@ -167,7 +169,7 @@ def run_modules(
     memo: dict[int, nn.Module] = {}
     qdev = tq.QuantumDevice(n_wires=n_qubits, bsz=inputs.shape[0], device=inputs.device)
     copies = [None if m is None else shallow_copy(m, memo) for m in (encoder, ansatz)]
-    apply_modules(*copies, qdev, inputs, reupload)
+    apply_modules(copies, qdev, inputs, reupload)
     states: Tensor = qdev.get_states_1d()
     return states
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat, _state
 from captum_quantum.circuit import Circuit, CircuitError, Observable, Reading, gate_type
+from captum_quantum.tq.ansaetze import NAMED
 from captum_quantum.tq.installed import name_and_version
 from captum_quantum.tq.reading import (
     MATRIX_GATES,
@@ -31,7 +32,6 @@ from captum_quantum.tq.reading import (
 )
 from captum_quantum.tq.recorder import Entry, Recorder, install
 from captum_quantum.tq.run import applies, apply_modules, is_hooked, is_plain, shallow_copy
-from captum_quantum.tq.templates import NAMED
 
 _TRAINED = "its parameters are the elements of a matrix, not angles; build it from named gates"
 REFUSED = {
@@ -286,7 +286,7 @@ class Tracer:
                 self.n_qubits, len(rows), rows.device, on_gate=on_gate, copies=copies
             )
             try:
-                apply_modules(*modules, recorder, x, self.reupload)
+                apply_modules(modules, recorder, x, self.reupload)
                 return Reader(recorder, rows, self.structures.overflown)
             except RewrittenError:
                 continue
@@ -386,7 +386,8 @@ def _copies(modules: Modules) -> tuple[list[nn.Module | None], list[Tensor]]:
     copies = [None if module is None else shallow_copy(module, memo) for module in modules]
     tensors: dict[int, Tensor] = {}
     for copy in memo.values():
-        for values in (copy._parameters, copy._buffers):
+        both: tuple[dict[str, Any], ...] = (copy._parameters, copy._buffers)
+        for values in both:
             for name, tensor in values.items():
                 if tensor is None:
                     continue
@@ -421,7 +422,7 @@ def _check_entry(entry: Entry, n_qubits: int) -> None:
     listed = [wires] if isinstance(wires, Integral) else list(wires)
     if not all(isinstance(wire, Integral) for wire in listed):
         raise CircuitError(_checks.sentence(f"wires of {name}", "integers", repr(wires)))
-    if any(not 0 <= wire < n_qubits for wire in listed):
+    if any(not 0 <= int(wire) < n_qubits for wire in listed):
         must = f"in [0, {n_qubits - 1}]"
         raise CircuitError(_checks.sentence(f"wires of {name}", must, str(listed)))
     if name in MATRIX_GATES or name == "exp":
