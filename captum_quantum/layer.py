@@ -394,14 +394,16 @@ class VQCLayer(CircuitModule):
     def _read(self, rows: Tensor) -> Reading:
         """The circuit and its angles for inputs ``(batch, n_inputs)``, differentiable."""
         circuit = self._circuit
+        reading: Reading
         if not self._is_known():
             if self._given_amplitudes:
                 initial = self._normalized(rows)
                 modules, shape = (None, self.ansatz), (0,)
-                reading: Reading = self._tracer.read(modules, rows.new_zeros(len(rows), 0), shape)
+                reading = self._tracer.read(modules, rows.new_zeros(len(rows), 0), shape)
                 circuit = replace(reading.circuit, n_inputs=self.n_inputs, amplitude_encoding=True)
                 return reading._replace(circuit=circuit, initial=initial)
-            return self._tracer.read((self.encoder, self.ansatz), rows, self.input_shape)
+            reading = self._tracer.read((self.encoder, self.ansatz), rows, self.input_shape)
+            return reading
         weights = select(self.weights, circuit.indices("weight"), 0)
         if circuit.amplitude_encoding:
             # No columns, and no node that autograd goes through.

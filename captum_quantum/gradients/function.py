@@ -91,7 +91,8 @@ def function_of_angles(
         source (str): ``"input"`` or ``"weight"``.
         initial (Tensor, optional): Initial states, shape ``(batch, 2**n_qubits)``.
     """
-    table = _copy(table)
+    # In the precision of the values: a step that suits these must not be rounded away.
+    table = _copy(table).to(_precision(layer, table.dtype))
     columns = layer.circuit.columns("input" if source == "input" else "weight")
     index = index_tensor(tuple(columns), table.device)
     variables = table[:, index]
@@ -130,7 +131,11 @@ def function_of_inputs(
         memo (dict[str, Any], optional): What rules know of the module. Default: nothing.
         alone (bool): Whether the module is called with samples one by one, without dimension 0.
     """
-    inputs = _copy(inputs) if layer is not None else inputs.detach().clone()
+    if layer is None:
+        inputs = inputs.detach().clone()
+    else:
+        inputs = _copy(inputs)
+        inputs = inputs.to(torch.promote_types(inputs.dtype, _precision(layer, inputs.dtype)))
     half = (torch.float16, torch.bfloat16)
     if inputs.dtype in half:
         tensors = (*module.parameters(), *module.buffers())

@@ -208,7 +208,7 @@ class Reader:
             width = base.numel() // self.batch if whole else 0
             whole = whole and (step == width or self.batch == 1)
         elif not base.is_contiguous() and follows:
-            places = [_element(base, offset + k * across) for k in range(n_angles)]
+            places = [_element(base, int(offset) + k * across) for k in range(n_angles)]
             if None not in places:
                 self._note(base, version)
                 number = pool.add(base)

@@ -115,7 +115,7 @@ def _apply_in_turn(module: Any, qdev: nn.Module) -> None:
     if not isinstance(module, (nn.Sequential, nn.ModuleList)):
         module(qdev)
         return
-    for part in module:
+    for part in cast("Any", module):
         _apply_in_turn(part, qdev)
 
 
