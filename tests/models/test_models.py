@@ -250,7 +250,7 @@ def test_weights_without_description(model, weights):
     ("description", "message"),
     [
         ("{", "with a description that is not JSON"),
-        ("[1]", "description of something else than a digits model"),
+        ("[1]", "with the description of something else than a model"),
         ('{"model": "resnet", "config": {}}', "something else than a digits model"),
         ('{"model": "digits"}', "with a configuration that does not name ansatz, channels"),
         ('{"model": "digits", "config": {"n_qubits": 3}}', "does not name ansatz, channels"),
@@ -283,8 +283,8 @@ def test_weights_of_another_shape(weights):
     describe(weights, n_classes=7)
     with pytest.raises(
         ValueError,
-        match=r"'head.bias' is a torch.float32 tensor of shape \(10,\) on cpu, the described model "
-        r"needs a torch.float32 tensor of shape \(7,\)",
+        match=r"'head.bias' is a torch.float32 tensor of shape \(10,\) on cpu, the model needs "
+        r"a torch.float32 tensor of shape \(7,\)",
     ):
         load_model(weights)
 
