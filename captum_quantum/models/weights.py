@@ -194,8 +194,8 @@ def read(path: str | PathLike[str], must: str) -> WeightsFile:
     content = WeightsFile(path, must, {}, {})
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            content.tensors.update((name, file.get_tensor(name)) for name in file.keys())
+            names, metadata = file.keys(), file.metadata() or {}
+            content.tensors.update((name, file.get_tensor(name)) for name in names)
     except SafetensorError as error:
         content.refuse(f"not a whole safetensors file ({error}); save or copy it again")
     try:
@@ -254,10 +254,10 @@ def fill(model: nn.Module, file: WeightsFile) -> None:
     state = _read_state(model)
     _check_names(model, state, file)
     _check_circuits(model, file)
-    for name, value in file.tensors.items():
-        if not _is_extra(name) and not _fits(value, state[name]):
-            came, needed = _checks.describe(value), _checks.describe(state[name])
-            file.refuse(f"{name!r} is {came}, the model needs {needed}")
+    for name, needed in state.items():
+        if not _is_extra(name) and not _fits(file.tensors[name], needed):
+            came = _checks.describe(file.tensors[name])
+            file.refuse(f"{name!r} is {came}, the model needs {_checks.describe(needed)}")
     before = {name: value.clone() for name, value in state.items()}
     tensors = _compat.with_module_versions(file.tensors, file.description.get("modules"))
     try:
@@ -267,10 +267,19 @@ def fill(model: nn.Module, file: WeightsFile) -> None:
             file.refuse(f"weights that do not fit the model ({error})")
         _check_shared(state, file)
     except BaseException:
-        for name, value in before.items():
-            if not _same(state[name], value):
-                state[name].copy_(value)
+        _restore(model, state, before)
         raise
+
+
+def _restore(model: nn.Module, state: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
+    """Gives a model the weights and extra states back that it had before."""
+    for name, value in before.items():
+        if not _is_extra(name) and not _same(state[name], value):
+            state[name].copy_(value)
+    for name, module in model.named_modules():
+        key = _key_of_extra(name)
+        if key in before:
+            module.set_extra_state(before[key])
 
 
 def _check_names(model: nn.Module, state: Mapping[str, Tensor], file: WeightsFile) -> None:
@@ -312,7 +321,7 @@ def _check_circuits(model: nn.Module, file: WeightsFile) -> None:
 def _circuit_modules(model: nn.Module) -> list[tuple[str, CircuitModule]]:
     """The modules whose state_dict tells the circuit, by the key of what tells it."""
     return [
-        (f"{name}.{_EXTRA_STATE}" if name else _EXTRA_STATE, module)
+        (_key_of_extra(name), module)
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, CircuitModule)
     ]
@@ -364,6 +373,11 @@ def _read_path(path: Any) -> Path:
     return Path(path)
 
 
+def _key_of_extra(module: str) -> str:
+    """The name in the state_dict of the extra state of a module of that name."""
+    return f"{module}.{_EXTRA_STATE}" if module else _EXTRA_STATE
+
+
 def _is_extra(name: str) -> bool:
     """Whether a name of a state_dict is that of a module's extra state, which it checks itself."""
     return name.rpartition(".")[2] == _EXTRA_STATE
@@ -385,5 +399,7 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same values, NaN being the same as NaN."""
-    return bool(((one == other) | (one.isnan() & other.isnan())).all())
+    """Whether two tensors of one dtype are the same, bit for bit."""
+    rows = (value.resolve_conj().resolve_neg().reshape(-1).contiguous() for value in (one, other))
+    first, second = (row.view(torch.uint8) for row in rows)
+    return torch.equal(first, second)
