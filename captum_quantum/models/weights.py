@@ -147,11 +147,11 @@ def write(model: nn.Module, path: str | PathLike[str], content: Mapping[str, Any
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     for name, value in state.items():
-        saved = first.setdefault(_memory(value), name) if value.numel() else name
+        saved = first.setdefault(_memory(value), name)
         if saved != name:
             tied[name] = saved
             continue
-        plain = value.detach().resolve_conj().resolve_neg()
+        plain = value.detach().resolve_conj()
         plain = torch.view_as_real(plain) if plain.is_complex() else plain
         # A copy, as safetensors refuses tensors that share memory, such as two views of one.
         tensors[name] = plain.cpu().clone(memory_format=torch.contiguous_format)
@@ -340,9 +340,9 @@ def _check_shared(state: Mapping[str, Tensor], file: WeightsFile) -> None:
     def storage(tensor: Tensor) -> tuple[torch.device, int]:
         return tensor.device, tensor.untyped_storage().data_ptr()
 
-    users = Counter(storage(value) for value in state.values() if value.numel())
+    users = Counter(storage(value) for value in state.values())
     for name, value in state.items():
-        if value.numel() and users[storage(value)] > 1 and not _is_extra(name):
+        if users[storage(value)] > 1 and not _is_extra(name):
             came = file.tensors[name].to(value.device, value.dtype)
             if not _same(value, came):
                 file.refuse(f"{name!r} shares memory with other weights of the model, not here")

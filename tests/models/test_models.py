@@ -283,8 +283,8 @@ def test_weights_of_another_shape(weights):
     describe(weights, n_classes=7)
     with pytest.raises(
         ValueError,
-        match=r"'head.bias' is a torch.float32 tensor of shape \(10,\) on cpu, the model needs "
-        r"a torch.float32 tensor of shape \(7,\)",
+        match=r"'head.weight' is a torch.float32 tensor of shape \(10, 3\) on cpu, the model needs "
+        r"a torch.float32 tensor of shape \(7, 3\)",
     ):
         load_model(weights)
 

@@ -62,8 +62,8 @@ class Tied(nn.Module):
         self.embed, self.out = nn.Linear(3, 3), nn.Linear(3, 3)
         self.q = VQCLayer(3, 1)
         self.last = self.q if tied else VQCLayer(3, 1)
-        pool = torch.rand(4, 6)
-        self.left, self.right = nn.Parameter(pool[:, :3]), nn.Parameter(pool[:, 2:])
+        pool = torch.rand(6, 4)
+        self.left, self.right = nn.Parameter(pool[:3]), nn.Parameter(pool[2:])
         if tied:
             self.out.weight = self.embed.weight
         else:
@@ -71,7 +71,7 @@ class Tied(nn.Module):
 
     def forward(self, x):
         x = self.last(self.out(self.q(self.embed(x))))
-        return x @ self.left.T @ self.right
+        return x @ self.left @ self.right
 
 
 def hybrid(observables=None, features=5):
@@ -220,7 +220,7 @@ def test_complex_and_odd_tensors(path, dtype):
         model.register_buffer("flags", torch.rand(5, generator=generator) > 0.5)
         model.register_buffer("number", torch.tensor(seed))
         model.register_buffer("empty", torch.zeros(0, 3))
-        model.register_buffer("empty_too", torch.ones(0))
+        model.register_buffer("empty_too", torch.zeros(0, 3))
         model.weight = nn.Parameter(matrix.real.clone().T)
         return model
 
@@ -379,6 +379,14 @@ def test_another_circuit_is_noticed_whatever_tells_it(path):
     assert bits(load_weights(nn.Sequential(nn.Tanh(), Shown("Z0")), path)) == bits(model)
     other = nn.Sequential(nn.Tanh(), Shown("X1"))
     check_refused(other, path, "weights of another circuit for '1', a Shown module")
+
+
+def test_weights_of_no_circuit_do_not_fit_a_circuit(path):
+    layer = VQCLayer.from_circuit(VQCLayer(2).circuit)
+    plain = nn.Module()
+    plain.circuit_weights = nn.Parameter(torch.rand(layer.circuit.n_weights))
+    save_weights(plain, path)
+    check_refused(layer, path, r"weights missing: \['_extra_state'\], unknown: none")
 
 
 def test_precision_may_be_lost_but_nothing_else(path):
