@@ -222,10 +222,10 @@ def _classical(layer: nn.Module, model: nn.Module, seed: int) -> ClassicalLayer:
     twin = ClassicalLayer(n_inputs, n_observables, n_parameters, seed=seed)
     twin.train(layer.training)
     twin.requires_grad_(not parameters or any(p.requires_grad for p in parameters))
-    # A circuit may have no weights: then its neighbors say where it is.
+    # A circuit may have no weights: then the model's first ones say where it is.
     for parameter in [*parameters, *model.parameters()]:
         if parameter.is_floating_point():
-            return twin.to(parameter)
+            return twin.to(parameter.device, parameter.dtype)
     return twin
 
 

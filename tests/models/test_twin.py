@@ -9,7 +9,15 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from captum_quantum import HybridClassifier, QuantumLayerGradCam, VQCLayer
+from captum_quantum import (
+    Angle,
+    Circuit,
+    Gate,
+    HybridClassifier,
+    Observable,
+    QuantumLayerGradCam,
+    VQCLayer,
+)
 from captum_quantum.models import (
     ClassicalLayer,
     classical_twin,
@@ -312,6 +320,17 @@ def test_a_twin_follows_device_dtype_mode_and_freezing_of_each_layer():
     assert {(p.device.type, p.requires_grad) for p in second.parameters()} == {("cpu", False)}
     assert model[1].training
     assert next(model[2].parameters()).requires_grad is False
+
+
+def test_a_twin_of_a_circuit_without_weights_follows_the_model():
+    circuit = Circuit(
+        1, [Gate("rx", (0,), (Angle.of_input(0),))], [Observable.of("Z0")], n_inputs=1
+    )
+    model = nn.Sequential(nn.LazyLinear(1), VQCLayer.from_circuit(circuit)).double()
+    twin = classical_twin(model)
+    assert {p.dtype for p in twin[1].parameters()} == {torch.float64}
+    assert all(p.requires_grad for p in twin[1].parameters())
+    assert twin(torch.rand(2, 5).double()).shape == (2, 1)
 
 
 def test_modules_that_show_a_circuit_in_another_way():
