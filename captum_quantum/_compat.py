@@ -4,7 +4,8 @@
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -130,3 +131,19 @@ def sort_devices(
 
     ordered: list[torch.device] = _sort_key_list(list(devices), device_ids)
     return ordered
+
+
+def module_versions(state_dict: Mapping[str, Any]) -> dict[str, int]:
+    """The versions of the modules that wrote a state_dict, by their names."""
+    entries = getattr(state_dict, "_metadata", {}).items()
+    return {name: entry["version"] for name, entry in entries if "version" in entry}
+
+
+def with_module_versions(
+    tensors: Mapping[str, Tensor], versions: Mapping[str, int] | None
+) -> dict[str, Tensor]:
+    """Returns a state_dict that says which versions of the modules wrote it, if that is known."""
+    state_dict: Any = OrderedDict(tensors)
+    if versions is not None:
+        state_dict._metadata = {name: {"version": number} for name, number in versions.items()}
+    return cast("dict[str, Tensor]", state_dict)

@@ -161,6 +161,25 @@ def test_devices_are_sorted_as_data_parallel_does():
     assert _compat.sort_devices(devices[:1], None) == devices[:1], of("captum")
 
 
+def test_state_dicts_tell_the_versions_of_modules():
+    seen = []
+
+    class Versioned(nn.Module):
+        _version = 3
+
+        def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+            seen.append(local_metadata.get("version"))
+
+    model = nn.Sequential(nn.Linear(1, 1), Versioned())
+    versions = _compat.module_versions(model.state_dict())
+    assert versions == {"": 1, "0": 1, "1": 3}, of("torch")
+    tensors = dict(model.state_dict())
+    for given in (None, versions, {**versions, "1": 2}):
+        model.load_state_dict(_compat.with_module_versions(tensors, given))
+    assert seen == [None, 3, 2], of("torch")
+    assert type(tensors) is dict
+
+
 def test_captum_is_imported_only_where_it_is_needed():
     code = "import sys, captum_quantum._compat; print('captum' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

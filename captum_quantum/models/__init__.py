@@ -3,8 +3,10 @@
 from captum_quantum.models.digits import IMAGE_SIZE, SmallCNN, digits_model, load_model, save_model
 from captum_quantum.models.hybrid import GlobalAveragePool, HalfPiTanh, HybridClassifier
 from captum_quantum.models.twin import ClassicalLayer, classical_twin
+from captum_quantum.models.weights import load_weights, save_weights
 
 __all__ = [
     "IMAGE_SIZE", "ClassicalLayer", "GlobalAveragePool", "HalfPiTanh", "HybridClassifier",
-    "SmallCNN", "classical_twin", "digits_model", "load_model", "save_model"
+    "SmallCNN", "classical_twin", "digits_model", "load_model", "load_weights", "save_model",
+    "save_weights"
 ]  # fmt: skip

@@ -3,17 +3,16 @@
 With its classical twin, and their weights as safetensors files.
 """
 
-import json
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from captum_quantum import _checks, _files, _state
+from captum_quantum import _checks, _state
 from captum_quantum.layer import VQCLayer
+from captum_quantum.models import weights
 from captum_quantum.models.hybrid import HybridClassifier
 from captum_quantum.models.twin import ClassicalLayer, classical_twin
 
@@ -21,7 +20,6 @@ IMAGE_SIZE = 32
 """Height and width of the images of `digits_model`, in pixels."""
 
 # Of the description in the metadata of a weights file.
-_METADATA_KEY = "captum_quantum"
 _KINDS = ("digits", "digits, classical twin")
 _CONFIG = ("ansatz", "channels", "encoder", "n_classes", "n_layers", "n_qubits")
 
@@ -152,18 +150,14 @@ def save_model(model: HybridClassifier, path: str | PathLike[str]) -> None:
         >>> model.config["n_qubits"]
         4
     """
-    from safetensors.torch import save
-
     if getattr(model, "config", None) is None:
-        _checks.wrong_value("model", "one made by digits_model, for save_model", model)
-    tensors = {n: value.detach().cpu().contiguous() for n, value in model.state_dict().items()}
+        must = "one made by digits_model, for save_model (save_weights takes any model)"
+        _checks.wrong_value("model", must, model)
     kind = _KINDS[isinstance(model.vqc, ClassicalLayer)]
     content: dict[str, Any] = {"model": kind, "config": model.config}
     if model.trained is not None:
         content["trained"] = model.trained
-    # Not safetensors' own save_file, which raises its own type of error for a wrong path.
-    metadata = {_METADATA_KEY: json.dumps(content, sort_keys=True)}
-    _files.replace(Path(path), save(tensors, metadata=metadata))
+    weights.write(model, path, content)
 
 
 def load_model(
@@ -187,64 +181,37 @@ def load_model(
         >>> from captum_quantum.models import load_model
         >>> model = load_model("demo-output/weights.safetensors")  # doctest: +SKIP
     """
-    path = Path(path)
-    if not path.is_file():
-        got = f"{str(path)!r}, which does not exist"
-        _checks.refuse("path", "a weights file", got, FileNotFoundError)
-    tensors, description = _read_file(path)
+    file = weights.read(path, "a file that save_model has written")
+    _check_description(file)
+    description = file.description
     try:
         model = digits_model(**description["config"])
     except (TypeError, ValueError) as error:
-        _not_weights(path, f"with the description of a model, but {error}")
+        file.refuse(f"with the description of a model, but {error}")
     if description["model"] == _KINDS[1]:
         model = classical_twin(model)
-    expected = model.state_dict()
-    # Files of 0.1.0 do not tell the circuit; the layer warns.
-    required = {name for name in expected if not name.endswith("_extra_state")}
-    missing, unknown = sorted(required - tensors.keys()), sorted(tensors.keys() - expected)
-    if missing or unknown:
-        _not_weights(path, f"weights missing: {missing or 'none'}, unknown: {unknown or 'none'}")
-    for name, value in tensors.items():
-        if value.shape != expected[name].shape or value.dtype != expected[name].dtype:
-            came, needed = _checks.describe(value), _checks.describe(expected[name])
-            _not_weights(path, f"{name!r} is {came}, the described model needs {needed}")
-        _checks.check_finite(f"{name!r} in {str(path)!r}", value)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        _not_weights(path, f"weights that do not fit the described model ({error})")
+    weights.fill(model, file)
+    for name, needed in model.state_dict().items():
+        value = file.tensors.get(name, needed)
+        if value.dtype != needed.dtype:
+            came = _checks.describe(value)
+            file.refuse(f"{name!r} is {came}, the model needs {_checks.describe(needed)}")
+        _checks.check_finite(f"{name!r} in {str(file.path)!r}", value)
     model.trained = description.get("trained")
     return model.to(device).eval()
 
 
-def _not_weights(path: Path, got: str) -> NoReturn:
-    """Raises ValueError for a file that `save_model` has not written."""
-    _checks.refuse("path", "a file that save_model has written", f"{str(path)!r}: {got}")
-
-
-def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the weights and the checked description of the model; not its arguments' values."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names, metadata = file.keys(), file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        _not_weights(path, f"not a whole safetensors file ({error})")
-    if _METADATA_KEY not in metadata:
-        _not_weights(path, f"without a model's description ({_METADATA_KEY!r}) in its metadata")
-    try:
-        description = json.loads(metadata[_METADATA_KEY])
-    except json.JSONDecodeError as error:
-        _not_weights(path, f"with a description that is not JSON ({error})")
-    if not isinstance(description, dict) or description.get("model") not in _KINDS:
-        _not_weights(path, "with the description of something else than a digits model")
+def _check_description(file: weights.WeightsFile) -> None:
+    """Checks what `save_model` says of the model; not its arguments' values."""
+    description = file.description
+    if not description:
+        file.refuse("without a model's description ('captum_quantum') in its metadata")
+    if description.get("model") not in _KINDS:
+        file.refuse("with the description of something else than a digits model")
     config = description.get("config")
     if not isinstance(config, dict) or sorted(config) != list(_CONFIG):
-        _not_weights(path, f"with a configuration that does not name {', '.join(_CONFIG)}")
+        file.refuse(f"with a configuration that does not name {', '.join(_CONFIG)}")
     trained = description.get("trained")
     integers = isinstance(trained, dict) and all(type(n) is int for n in trained.values())
     if trained is not None and not integers:
-        _not_weights(path, "with a description of its training that is not made of integers")
-    return tensors, description
+        file.refuse("with a description of its training that is not made of integers")

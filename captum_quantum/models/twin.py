@@ -1,17 +1,22 @@
-"""Classical twins: hybrid classifiers with a classical layer instead of the circuit."""
+"""Classical twins: hybrid models with classical layers instead of their quantum layers."""
 
 import copy
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.models.hybrid import HybridClassifier
+from captum_quantum.quantum_layer import as_quantum_layer, find_quantum_layers
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class ClassicalLayer(nn.Module):
-    r"""The layer of a classical twin instead of the circuit, with values in [-1, 1].
+    r"""The layer of a classical twin instead of a quantum layer, with values in [-1, 1].
 
     A chain of blocks :math:`x \mapsto \tanh(W x + b)`, as few as possible for the number of
     parameters. If W has more entries than parameters are left, these lie on its diagonals, one
@@ -32,11 +37,11 @@ class ClassicalLayer(nn.Module):
             as in `torch.nn.Linear`. The global random state is not changed.
 
     Shape:
-        - Input: ``(batch, n_inputs)``.
-        - Output: ``(batch, n_observables)``, in [-1, 1].
+        - Input: ``(..., n_inputs)``, real, on the layer's device.
+        - Output: ``(..., n_observables)``, in [-1, 1], in the input's dtype.
 
     Raises:
-        TypeError, ValueError: If an argument is wrong.
+        TypeError, ValueError: If an argument or an input is wrong.
 
     Examples:
         >>> import torch
@@ -66,13 +71,20 @@ class ClassicalLayer(nn.Module):
         """Computes numbers in the range of expectation values.
 
         Args:
-            inputs (Tensor): Shape ``(batch, n_inputs)``.
+            inputs (Tensor): Shape ``(..., n_inputs)``, real.
 
         Returns:
-            Tensor: Shape ``(batch, n_observables)``, in [-1, 1].
+            Tensor: Shape ``(..., n_observables)``, in [-1, 1], in the inputs' dtype; computed in
+            the wider one of theirs and the weights', as a `VQCLayer` does.
+
+        Raises:
+            TypeError, ValueError: If the inputs are wrong.
         """
+        _checks.check_real("inputs", inputs)
+        if inputs.dim() == 0 or inputs.shape[-1] != self.n_inputs:
+            _checks.wrong_value("inputs", f"of shape (..., {self.n_inputs})", inputs)
         values: Tensor = self.blocks(inputs)
-        return values
+        return values.to(inputs.dtype)
 
 
 def _block_sizes(n_inputs: int, n_outputs: int, wanted: int) -> list[int]:
@@ -119,42 +131,111 @@ class _ThinLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         entries = self.get_buffer("rows"), self.get_buffer("columns")
         matrix = self.weight.new_zeros(self.shape).index_put(entries, self.weight)
-        return torch.tanh(nn.functional.linear(inputs, matrix, self.bias))
+        dtype = torch.promote_types(inputs.dtype, matrix.dtype)
+        values = nn.functional.linear(inputs.to(dtype), matrix.to(dtype), self.bias.to(dtype))
+        return torch.tanh(values)
 
 
-def classical_twin(model: HybridClassifier, *, seed: int = 0) -> HybridClassifier:
-    """Returns a copy of a hybrid classifier with a classical layer instead of the circuit.
+def classical_twin(
+    model: Model,
+    *,
+    quantum_layer: nn.Module | Sequence[nn.Module] | None = None,
+    seed: int = 0,
+) -> Model:
+    """Returns a copy of a hybrid model with classical layers instead of its quantum layers.
 
-    The copy has the same weights elsewhere. The `ClassicalLayer` is untrained; it has the circuit's
-    numbers of inputs and outputs, the nearest possible number of parameters, and values in [-1, 1].
-    For a fair comparison, make the twin of an untrained model and train both in the same way.
+    The copy has the same weights elsewhere. Each quantum layer becomes an untrained
+    `ClassicalLayer` of the same numbers of inputs and outputs (under amplitude encoding 2**n
+    inputs) and the nearest possible number of parameters, on the quantum layer's device, in its
+    dtype and mode, frozen if all its weights are. For a fair comparison, make the twin of an
+    untrained model and train both in the same way.
+
+    A quantum layer that is used at several places is one classical layer there. Weights that
+    several quantum layers share are counted in each. Whatever the observables are, values of the
+    classical layer are in [-1, 1]: coefficients larger than 1 are left to the layer behind it.
+
+    The copy is made by `copy.deepcopy`: lists, dictionaries and ``functools.partial`` objects of
+    the model that hold a quantum layer then hold the classical one, but functions that captured the
+    model in a closure still call the model. Hooks on the quantum layers themselves are not copied.
 
     Args:
-        model (HybridClassifier): The hybrid model; not changed.
-        seed (int): Fixes the initial weights of the classical layer.
+        model (nn.Module): The hybrid model; not changed.
+        quantum_layer (nn.Module or sequence, optional): The quantum layers, modules of the model
+            that show a circuit or have the attributes ``n_inputs`` and ``n_observables``. Default:
+            every module that shows a circuit, and the ``vqc`` of a `HybridClassifier` as a whole,
+            whatever it is.
+        seed (int): Fixes the initial weights of the classical layers, which differ from layer to
+            layer.
 
     Returns:
-        HybridClassifier: The twin, on the model's device, in its dtype and mode.
+        nn.Module: The twin, of the model's own type; the `ClassicalLayer` if the model itself is
+        the quantum layer. ``trained`` of a `HybridClassifier` is None.
 
     Raises:
-        TypeError: If ``model`` is not a HybridClassifier.
+        TypeError: If an argument is of the wrong type.
+        ValueError: If the model has no quantum layer, a given one is not one of its modules, or one
+            does not tell its numbers of inputs and outputs.
 
     Examples:
-        >>> from captum_quantum.models import classical_twin, digits_model
-        >>> model = digits_model()
+        >>> from torch import nn
+        >>> from captum_quantum import VQCLayer, classical_twin
+        >>> model = nn.Sequential(nn.Linear(5, 4), VQCLayer(4, n_layers=2), nn.Linear(4, 3))
         >>> twin = classical_twin(model)
-        >>> twin.vqc.n_inputs, twin.vqc.n_observables
-        (8, 8)
+        >>> twin[1].n_inputs, twin[1].n_observables
+        (4, 4)
         >>> [sum(p.numel() for p in m.parameters()) for m in (model, twin)]
-        [12442, 12442]
+        [63, 63]
     """
-    if not isinstance(model, HybridClassifier):
-        _checks.wrong_type("model", "a HybridClassifier", model)
-    n_parameters = sum(p.numel() for p in model.vqc.parameters())
-    layer = ClassicalLayer(
-        model.reduction.out_features, model.head.in_features, n_parameters, seed=seed
-    )
-    layer.to(model.reduction.weight).train(model.vqc.training)
-    twin = copy.deepcopy(model, {id(model.vqc): layer})
-    twin.trained = None
+    if not isinstance(model, nn.Module):
+        _checks.wrong_type("model", "an nn.Module", model)
+    _checks.check_int("seed", seed, 0)
+    if quantum_layer is None and isinstance(model, HybridClassifier):
+        inside = set(model.vqc.modules())
+        others = [layer for layer in find_quantum_layers(model) if layer not in inside]
+        layers = [*others, model.vqc]
+    else:
+        layers = list(dict.fromkeys(find_quantum_layers(model, quantum_layer)))
+    if not layers:
+        must = "a module with a quantum layer, found in it or given as quantum_layer"
+        _checks.wrong_value("model", must, model)
+    # The first layer has the seed itself, as a HybridClassifier's only one always had.
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(2**62, (len(layers) - 1,), generator=generator).tolist()
+    memo: dict[int, nn.Module] = {
+        id(layer): _classical(layer, model, own)
+        for layer, own in zip(layers, [seed, *drawn], strict=True)
+    }
+    twin = copy.deepcopy(model, memo)
+    if isinstance(twin, HybridClassifier):
+        twin.trained = None
     return twin
+
+
+def _classical(layer: nn.Module, model: nn.Module, seed: int) -> ClassicalLayer:
+    """Returns the classical layer that stands for one of a model's quantum layers."""
+    if isinstance(model, HybridClassifier) and layer is model.vqc:
+        n_inputs, n_observables = model.reduction.out_features, model.head.in_features
+    else:
+        n_inputs, n_observables = _sizes(layer)
+    parameters = list(layer.parameters())
+    n_parameters = sum(p.numel() for p in parameters)
+    twin = ClassicalLayer(n_inputs, n_observables, n_parameters, seed=seed)
+    twin.train(layer.training)
+    twin.requires_grad_(not parameters or any(p.requires_grad for p in parameters))
+    # A circuit may have no weights: then the model's first ones say where it is.
+    for parameter in [*parameters, *model.parameters()]:
+        if parameter.is_floating_point():
+            return twin.to(parameter.device, parameter.dtype)
+    return twin
+
+
+def _sizes(layer: nn.Module) -> tuple[int, int]:
+    """Returns the numbers of inputs and outputs of a quantum layer."""
+    n_inputs, n_observables = (getattr(layer, name, None) for name in ("n_inputs", "n_observables"))
+    if n_inputs is not None and n_observables is not None:
+        return n_inputs, n_observables
+    shown = as_quantum_layer(layer)
+    if shown is None:
+        must = "a module that shows a circuit, or has attributes n_inputs and n_observables"
+        _checks.wrong_value("quantum_layer", must, layer)
+    return shown.circuit.n_inputs, len(shown.circuit.observables)
