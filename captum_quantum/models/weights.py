@@ -23,7 +23,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from captum_quantum import __version__, _checks, _compat, _files
-from captum_quantum.quantum_layer import CircuitModule, as_quantum_layer, find_quantum_layers
+from captum_quantum.circuit import Circuit
+from captum_quantum.quantum_layer import (
+    CircuitModule,
+    QuantumLayer,
+    as_quantum_layer,
+    find_quantum_layers,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -331,7 +337,13 @@ def _circuits(model: nn.Module) -> dict[str, str]:
     """The digests of the circuits of all quantum layers, by the layers' names."""
     names = {module: name for name, module in model.named_modules()}
     shown = {names[module]: as_quantum_layer(module) for module in find_quantum_layers(model)}
-    return {name: layer.circuit.digest for name, layer in shown.items() if layer is not None}
+    return {name: _identity(layer).digest for name, layer in shown.items() if layer is not None}
+
+
+def _identity(layer: QuantumLayer) -> Circuit:
+    """The circuit that tells a layer's weights from others: later changes of structure apart."""
+    circuit: Circuit = getattr(layer, "identity", layer.circuit)
+    return circuit
 
 
 def _check_shared(state: Mapping[str, Tensor], file: WeightsFile) -> None:

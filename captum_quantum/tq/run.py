@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from threading import RLock
 from types import MethodType
 from typing import Any, cast
 
@@ -14,6 +15,10 @@ from captum_quantum import _compat
 from captum_quantum.circuit import Circuit, gate_matrix, gate_type
 from captum_quantum.tq.installed import TORCHQUANTUM_ERRORS
 from captum_quantum.tq.recorder import Features, Recorder
+
+
+running = RLock()
+"""Held while the user's own modules run, or are copied: they may write to themselves."""
 
 
 @lru_cache(maxsize=256)
@@ -115,7 +120,7 @@ def _apply_in_turn(module: Any, qdev: nn.Module) -> None:
     if not isinstance(module, (nn.Sequential, nn.ModuleList)):
         module(qdev)
         return
-    for part in cast("Any", module):
+    for part in module._modules.values():  # as often as they are there
         _apply_in_turn(part, qdev)
 
 
@@ -168,7 +173,8 @@ def run_modules(
     """
     memo: dict[int, nn.Module] = {}
     qdev = tq.QuantumDevice(n_wires=n_qubits, bsz=inputs.shape[0], device=inputs.device)
-    copies = [None if m is None else shallow_copy(m, memo) for m in (encoder, ansatz)]
+    with running:
+        copies = [None if m is None else shallow_copy(m, memo) for m in (encoder, ansatz)]
     apply_modules(copies, qdev, inputs, reupload)
     states: Tensor = qdev.get_states_1d()
     return states

@@ -7,7 +7,6 @@ at every call, so that the layer follows what they do.
 
 import math
 import random
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,14 @@ from captum_quantum.tq.reading import (
     Structures,
 )
 from captum_quantum.tq.recorder import Entry, Recorder, install
-from captum_quantum.tq.run import applies, apply_modules, is_hooked, is_plain, shallow_copy
+from captum_quantum.tq.run import (
+    applies,
+    apply_modules,
+    is_hooked,
+    is_plain,
+    running,
+    shallow_copy,
+)
 
 _TRAINED = "its parameters are the elements of a matrix, not angles; build it from named gates"
 REFUSED = {
@@ -42,8 +48,6 @@ REFUSED = {
     "trainableunitarystrict": _TRAINED,
 }
 """Gates of TorchQuantum that are refused, with the reason."""
-
-_lock = threading.RLock()
 
 _WIDE, _WIDE_SIDE = 1024, 32
 """How many features are offered to a module that does not say how many it takes."""
@@ -257,7 +261,7 @@ class Tracer:
             memo: dict[int, nn.Module] = {}
             modules = [m if m is None else shallow_copy(m, memo) for m in modules]
         holders: Sequence[tuple[int, str]] | None = None
-        with _lock:  # modules may write to themselves while they run
+        with running:  # modules may write to themselves while they run
             try:
                 reader = self._reader(modules, rows.contiguous(), shape)
                 key = reader.key
