@@ -1,10 +1,7 @@
 """VQCLayer: a variational quantum circuit as one PyTorch module."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,115 +9,16 @@ from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat, _state
 from captum_quantum.circuit import Circuit, Observable, Reading, read_observables, select
+from captum_quantum.circuit_module import CircuitModule, read_shape, warn_of_unused
 from captum_quantum.gradients import function, nodes, table
-from captum_quantum.quantum_layer import CircuitModule
+from captum_quantum.gradients.bound import BoundCircuit, CircuitRunner
 from captum_quantum.simulate import Simulator, protocol
-from captum_quantum.simulate.arguments import normalize, rescale
+from captum_quantum.simulate.arguments import rescale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_QUBITS = 24
-
-
-def _read_shape(n_inputs: Any) -> tuple[int, ...] | None:
-    """Reads the argument ``n_inputs``."""
-    if n_inputs is None:
-        return None
-    if not isinstance(n_inputs, tuple):
-        return (_checks.check_int("n_inputs", n_inputs, 0),)
-    if not n_inputs:
-        _checks.wrong_value("n_inputs", "a number or a shape with at least one dimension", n_inputs)
-    return tuple(_checks.check_int("n_inputs", size, 1) for size in n_inputs)
-
-
-def _warn_of_unused(features: Sequence[int], n_inputs: int) -> None:
-    if features:
-        warnings.warn(
-            f"no angle depends on the input features {list(features)} of {n_inputs}: they never "
-            "change the outputs",
-            stacklevel=3,
-        )
-
-
-class BoundCircuit:
-    """A layer as it is in one call, as a quantum layer: gradient rules read and run it.
-
-    Args:
-        layer (VQCLayer): The layer.
-        reading (Reading): What its modules have done in the call.
-
-    Attributes:
-        circuit (Circuit): The circuit.
-        gradient (str): The name of the layer's gradient rule.
-        exact (bool): Whether values carry no noise.
-    """
-
-    def __init__(self, layer: "VQCLayer", reading: Reading) -> None:
-        self._layer, self._reading = layer, reading
-        self.circuit, self.gradient, self.exact = reading.circuit, layer.gradient, layer.exact
-        self._weights = reading.weights.detach()
-
-    def angle_table(self, inputs: Tensor | None = None) -> Tensor:
-        """Every gate's angles.
-
-        Args:
-            inputs (Tensor, optional): Not used: the angles are those of the call.
-
-        Returns:
-            Tensor: Shape ``(batch, n_angles)``, radians; differentiable.
-        """
-        return self.circuit.scatter(self._reading.inputs, self._reading.weights)
-
-    def amplitudes(self, inputs: Tensor | None = None) -> Tensor | None:
-        """The initial states.
-
-        Args:
-            inputs (Tensor, optional): Not used: the states are those of the call.
-
-        Returns:
-            Tensor or None: Shape ``(batch, 2**n_qubits)``; None for ``|0...0>``.
-        """
-        return self._reading.initial
-
-    def run(
-        self, angles: Tensor, amplitudes: Tensor | None = None, *, own_weights: bool = False
-    ) -> Tensor:
-        """Expectation values for given angles.
-
-        Args:
-            angles (Tensor): Shape ``(batch, n_angles)``, radians.
-            amplitudes (Tensor, optional): Initial states, shape ``(batch, 2**n_qubits)``.
-            own_weights (bool): Whether to use the weights of the call, whatever the columns that
-                come from weights hold.
-
-        Returns:
-            Tensor: Shape ``(batch, n_observables)``.
-        """
-        inputs = select(angles, self.circuit.columns("input"), 1)
-        weights = self._weights
-        if not own_weights:
-            weights = select(angles, self.circuit.columns("weight"), 1)
-        given = inputs, weights, amplitudes
-        return self._layer._simulate(self.circuit, *given, angles.dtype).to(angles.dtype)
-
-    @property
-    def vjp(self) -> Callable[[Tensor], nodes.Pullback] | None:
-        """Adjoint differentiation by input angles; None where the simulator has no vjp."""
-        if self._layer.vjp is None or self.circuit.amplitude_encoding:
-            return None
-        return lambda inputs: self._layer._vjp_by_angles(self.circuit, inputs, self._weights)
-
-    def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """The precision in which values are computed.
-
-        Args:
-            dtype (torch.dtype): That of the inputs.
-
-        Returns:
-            torch.dtype: torch.float32 or torch.float64.
-        """
-        return self._layer.precision(dtype)
 
 
 class VQCLayer(CircuitModule):
@@ -207,23 +105,15 @@ class VQCLayer(CircuitModule):
             _checks.wrong_type("reupload", "True or False", reupload)
         self._choose(simulator, gradient, dtype)
         read = read_observables(observables, n_qubits)
-        shape = _read_shape(n_inputs)
+        shape = read_shape(n_inputs)
         from captum_quantum import tq
 
-        self.encoder: nn.Module | None = tq.make_encoder(encoder, n_qubits)
-        self.ansatz: nn.Module | None = tq.make_ansatz(ansatz, n_qubits, n_layers)
-        has_layers = isinstance(getattr(self.ansatz, "n_layers", None), int)
-        if reupload and not (has_layers and hasattr(self.ansatz, "layer")):
+        modules = tq.make_encoder(encoder, n_qubits), tq.make_ansatz(ansatz, n_qubits, n_layers)
+        has_layers = isinstance(getattr(modules[1], "n_layers", None), int)
+        if reupload and not (has_layers and hasattr(modules[1], "layer")):
             must = "one with n_layers and layer(qdev, index), as captum_quantum.tq.LayeredAnsatz"
-            _checks.wrong_type("ansatz", f"{must}, for reupload=True", self.ansatz)
-        self.reupload = reupload
-        self._tracer: Any = tq.Tracer(n_qubits, read, reupload)
-        probe = self._tracer.probe((self.encoder, self.ansatz), shape)
-        _warn_of_unused(probe.unused, math.prod(probe.shape))
-        self.input_shape: tuple[int, ...] = probe.shape
-        self._circuit: Circuit = probe.circuit
-        self._known = tq.known_gates(self.encoder, self.ansatz)
-        self._weights = [attrgetter(name) for name in tq.weight_names(self.encoder, self.ansatz)]
+            _checks.wrong_type("ansatz", f"{must}, for reupload=True", modules[1])
+        self._hold_modules(modules, tq.Tracer(n_qubits, read, reupload), shape)
 
     @classmethod
     def from_circuit(
@@ -282,7 +172,7 @@ class VQCLayer(CircuitModule):
                 must = f"1 to {most} amplitudes and no angles"
                 _checks.refuse("inputs of a circuit with amplitude encoding", must, got)
         else:
-            _warn_of_unused(sorted(set(range(circuit.n_inputs)) - used), circuit.n_inputs)
+            warn_of_unused(sorted(set(range(circuit.n_inputs)) - used), circuit.n_inputs)
         _checks.check_int("n_qubits of the circuit", circuit.n_qubits, 1, _MAX_QUBITS)
         if weights is None:
             weights = (torch.rand(circuit.n_weights) * 2 - 1) * math.pi
@@ -293,15 +183,7 @@ class VQCLayer(CircuitModule):
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer._choose(simulator, gradient, dtype)
-        layer.encoder = layer.ansatz = layer._tracer = None
-        layer.reupload, layer._circuit = False, circuit
-        layer.input_shape, layer._known = (circuit.n_inputs,), None
-        layer._weights = []
-        if circuit.n_weights:
-            if not isinstance(weights, nn.Parameter):
-                weights = nn.Parameter(weights.detach().clone())
-            layer.circuit_weights = weights
-            layer._weights = [attrgetter("circuit_weights")]
+        layer._hold_circuit(circuit, weights)
         return layer
 
     def _choose(self, simulator: str | Simulator, gradient: str | None, dtype: torch.dtype) -> None:
@@ -320,9 +202,10 @@ class VQCLayer(CircuitModule):
             )
         if dtype not in (torch.complex64, torch.complex128):
             _checks.wrong_value("dtype", "torch.complex64 or torch.complex128", dtype)
-        if dtype not in self._dtypes:
-            _checks.wrong_value("dtype", f"{self._dtypes[0]} for simulator {name}", dtype)
         self.dtype = dtype
+        dtypes = self._runner.dtypes
+        if dtype not in dtypes:
+            _checks.wrong_value("dtype", f"{dtypes[0]} for simulator {name}", dtype)
 
     @property
     def simulator(self) -> str | Simulator:
@@ -335,86 +218,56 @@ class VQCLayer(CircuitModule):
         self._simulator: Any = protocol.read_simulator(simulator)
 
     @property
-    def n_qubits(self) -> int:
-        """Number of qubits."""
-        return self._circuit.n_qubits
+    def exact(self) -> bool:
+        """Whether the simulator's values carry no noise."""
+        return bool(self._simulator.exact)
 
     @property
-    def n_inputs(self) -> int:
-        """Number of input features, of all dimensions of ``input_shape``."""
-        return self._circuit.n_inputs
+    def applies_rule(self) -> bool:
+        """Whether autograd through the layer follows ``gradient``: unless forward is overridden."""
+        return type(self).forward is VQCLayer.forward and "forward" not in vars(self)
 
-    @property
-    def n_observables(self) -> int:
-        """Number of expectation values."""
-        return len(self._circuit.observables)
+    def _shared(self, reading: Reading) -> Tensor:
+        """The angles that come from weights; detached where these get no gradient anyway."""
+        # Weights that the model itself has computed may depend on what is explained.
+        frozen = nodes.is_inputs_only() and reading.plain
+        if frozen and all(read(self).is_leaf for read in self._weights):
+            return reading.weights.detach()
+        return reading.weights
 
-    @property
-    def circuit(self) -> Circuit:
-        """The circuit as the modules are now.
+    @staticmethod
+    def _wide(rows: Tensor) -> Tensor:
+        """Rows in single precision at least: half precision would round weights too."""
+        return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
-        Modules whose gates may change are tried anew, on copies and made-up inputs: an angle that
-        they compute is ``f(x)`` or ``f(w)`` in it.
+    @_compat.uncompiled
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Computes the expectation values.
+
+        Args:
+            inputs (Tensor): Shape ``(..., *input_shape)``, real, radians (under amplitude encoding:
+                real or complex numbers, in no row all zero), on the layer's device.
+
+        Returns:
+            Tensor: Shape ``(..., n_observables)``, real, in the inputs' dtype.
+
+        Raises:
+            TypeError, ValueError: If the inputs are wrong.
         """
-        if self._is_known():
-            return self._circuit
-        probe = self._tracer.probe((self.encoder, self.ansatz), self.input_shape)
-        circuit: Circuit = probe.circuit
-        return circuit
-
-    @property
-    def identity(self) -> Circuit:
-        """The circuit as it was when the layer was made, which its state_dict tells."""
-        return self._circuit
-
-    @property
-    def weights(self) -> Tensor:
-        """All weights as they are now, in radians, flattened: shape ``(n_weights,)``."""
-        if self._is_known():
-            flat = [read(self).reshape(-1) for read in self._weights]
+        transformed = _compat.in_transform()
+        self._check_inputs(inputs, transformed)
+        if torch.is_autocast_enabled(inputs.device.type):
+            with _state.full_precision(inputs.device):
+                return self.forward(inputs)
+        shape = inputs.shape[: inputs.dim() - len(self.input_shape)]
+        rows = self._rows(inputs)
+        dtype = rows.dtype.to_real()
+        if rows.shape[0]:
+            values = self._values(rows, transformed).to(dtype)
         else:
-            from captum_quantum import tq
-
-            flat = [tensor.reshape(-1) for tensor in tq.weight_tensors(self.encoder, self.ansatz)]
-        if not flat:
-            return torch.zeros(0)
-        return flat[0] if len(flat) == 1 else torch.cat(flat)
-
-    def _is_known(self) -> bool:
-        """Whether the modules' gates are those of the circuit, without running them."""
-        if self._tracer is None:
-            return True
-        if self._known is None:
-            return False
-        from captum_quantum import tq
-
-        known: bool = tq.known_gates(self.encoder, self.ansatz) == self._known
-        return known
-
-    def _read(self, rows: Tensor) -> Reading:
-        """The circuit and its angles for inputs ``(batch, n_inputs)``, differentiable."""
-        circuit = self._circuit
-        reading: Reading
-        if not self._is_known():
-            if self._given_amplitudes:
-                initial = self._normalized(rows)
-                modules, shape = (None, self.ansatz), (0,)
-                reading = self._tracer.read(modules, rows.new_zeros(len(rows), 0), shape)
-                circuit = replace(reading.circuit, n_inputs=self.n_inputs, amplitude_encoding=True)
-                return reading._replace(circuit=circuit, initial=initial)
-            reading = self._tracer.read((self.encoder, self.ansatz), rows, self.input_shape)
-            return reading
-        weights = select(self.weights, circuit.indices("weight"), 0)
-        if circuit.amplitude_encoding:
-            # No columns, and no node that autograd goes through.
-            inputs = rows.new_zeros(rows.shape[0], 0, dtype=rows.dtype.to_real())
-            return Reading(circuit, inputs, weights, self._normalized(rows), True)
-        return Reading(circuit, select(rows, circuit.indices("input"), 1), weights, None, True)
-
-    def _normalized(self, rows: Tensor) -> Tensor:
-        """Inputs as amplitudes, filled up with zeros."""
-        amplitudes, missing = normalize(rows), 2**self.n_qubits - self.n_inputs
-        return nn.functional.pad(amplitudes, (0, missing)) if missing else amplitudes
+            zeros = rows.new_zeros(0, self.n_observables, dtype=dtype)
+            values = zeros + rows.sum().real + self.weights.sum()
+        return values if len(shape) == 1 else values.reshape(*shape, self.n_observables)
 
     def recorded(self, inputs: Tensor) -> "BoundCircuit":
         """The layer as it is in one call.
@@ -425,7 +278,8 @@ class VQCLayer(CircuitModule):
         Returns:
             BoundCircuit: Its circuit, angles and initial states.
         """
-        return BoundCircuit(self, self._read(self._wide(self._rows(inputs))))
+        reading = self._read(self._wide(self._rows(inputs)))
+        return BoundCircuit(self._runner, reading, self.gradient)
 
     def angle_table(self, inputs: Tensor) -> Tensor:
         """Every gate's angles.
@@ -470,45 +324,11 @@ class VQCLayer(CircuitModule):
         circuit = self.circuit
         inputs = select(angles, circuit.columns("input"), 1)
         if own_weights:
-            weights = self._read(angles.new_zeros(1, self.n_inputs) + 1).weights
+            weights = self._read(angles.new_ones(1, self.n_inputs)).weights
         else:
             weights = select(angles, circuit.columns("weight"), 1)
-        values = self._simulate(circuit, inputs, weights, amplitudes, angles.dtype)
+        values = self._runner.expectations(circuit, inputs, weights, amplitudes, angles.dtype)
         return values.to(angles.dtype)
-
-    def _simulate(
-        self,
-        circuit: Circuit,
-        inputs: Tensor,
-        weights: Tensor,
-        initial: Tensor | None,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        values: Tensor = self._simulator.expectations(
-            circuit, inputs, weights, self._complex(dtype), initial=initial
-        )
-        argument, shape = "what the simulator returns", (inputs.shape[0], self.n_observables)
-        if _checks.check_real(argument, values).shape != shape:
-            _checks.wrong_value(argument, f"of shape {shape}", values)
-        given = (inputs, weights, inputs if initial is None else initial)
-        wanted = torch.is_grad_enabled() and any(t.requires_grad and t.numel() for t in given)
-        # The values of a simulator with a vjp may be constants, without a graph.
-        if wanted and not values.requires_grad and self.vjp is None:
-            raise nodes.GradientRuleError(
-                f"rule 'backprop' does not apply to {_checks.describe(self)}: autograd does not "
-                "record what its simulator computes; use 'parameter-shift' or 'finite-difference'"
-            )
-        return values
-
-    @property
-    def exact(self) -> bool:
-        """Whether the simulator's values carry no noise."""
-        return bool(self._simulator.exact)
-
-    @property
-    def applies_rule(self) -> bool:
-        """Whether autograd through the layer follows ``gradient``: unless forward is overridden."""
-        return type(self).forward is VQCLayer.forward and "forward" not in vars(self)
 
     @property
     def vjp(self) -> Callable[[Tensor], nodes.Pullback] | None:
@@ -523,8 +343,8 @@ class VQCLayer(CircuitModule):
     def _vjp(self, inputs: Tensor) -> nodes.Pullback:
         circuit = self.circuit
         if not circuit.amplitude_encoding:
-            weights = self._read(inputs.new_zeros(1, self.n_inputs) + 1).weights.detach()
-            return self._vjp_by_angles(circuit, inputs.detach(), weights)
+            weights = self._read(inputs.new_ones(1, self.n_inputs)).weights.detach()
+            return self._runner.vjp(circuit, inputs.detach(), weights)
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
             reading = self._read(leaf)
@@ -532,7 +352,7 @@ class VQCLayer(CircuitModule):
         assert initial is not None
         angles, weights = (tensor.detach() for tensor in values)
         _, simulators_pullback = self._simulator.vjp(
-            circuit, angles, weights, self._complex(leaf.dtype), initial=initial.detach(),
+            circuit, angles, weights, self._runner.dtype(leaf.dtype), initial=initial.detach(),
             needs=(angles.shape[1] > 0, False, True),
         )  # fmt: skip
 
@@ -546,17 +366,6 @@ class VQCLayer(CircuitModule):
 
         return pullback
 
-    def _vjp_by_angles(self, circuit: Circuit, inputs: Tensor, weights: Tensor) -> nodes.Pullback:
-        needs = (True, False, False)
-        dtype = self._complex(inputs.dtype)
-        _, simulators_pullback = self._simulator.vjp(circuit, inputs, weights, dtype, needs=needs)
-
-        def pullback(cotangent: Tensor) -> Tensor:
-            by_inputs: Tensor = simulators_pullback(cotangent)[0]
-            return by_inputs
-
-        return pullback
-
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """The precision in which values are computed.
 
@@ -566,65 +375,11 @@ class VQCLayer(CircuitModule):
         Returns:
             torch.dtype: torch.float32 or torch.float64.
         """
-        return self._complex(dtype).to_real()
+        return self._runner.dtype(dtype).to_real()
 
     @property
-    def _dtypes(self) -> tuple[torch.dtype, ...]:
-        return getattr(self._simulator, "dtypes", (torch.complex64, torch.complex128))
-
-    def _complex(self, dtype: torch.dtype) -> torch.dtype:
-        """The precision of the simulation: that of the layer, or of float64 inputs."""
-        wide = dtype.to_real() == torch.float64 and torch.complex128 in self._dtypes
-        return torch.complex128 if wide else self.dtype
-
-    def _shared(self, reading: Reading) -> Tensor:
-        """The angles that come from weights; detached where these get no gradient anyway."""
-        # Weights that the model itself has computed may depend on what is explained.
-        frozen = nodes.is_inputs_only() and reading.plain
-        if frozen and all(read(self).is_leaf for read in self._weights):
-            return reading.weights.detach()
-        return reading.weights
-
-    @staticmethod
-    def _wide(rows: Tensor) -> Tensor:
-        """Rows in single precision at least: half precision would round weights too."""
-        return rows.to(torch.promote_types(rows.dtype, torch.float32))
-
-    @_compat.uncompiled
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Computes the expectation values.
-
-        Args:
-            inputs (Tensor): Shape ``(..., *input_shape)``, real, radians (under amplitude encoding:
-                real or complex numbers, in no row all zero), on the layer's device.
-
-        Returns:
-            Tensor: Shape ``(..., n_observables)``, real, in the inputs' dtype.
-
-        Raises:
-            TypeError, ValueError: If the inputs are wrong.
-        """
-        transformed = _compat.in_transform()
-        self._check_inputs(inputs, transformed)
-        if torch.is_autocast_enabled(inputs.device.type):
-            with _state.full_precision(inputs.device):
-                return self.forward(inputs)
-        shape = inputs.shape[: inputs.dim() - len(self.input_shape)]
-        rows = self._rows(inputs)
-        dtype = rows.dtype.to_real()
-        if rows.shape[0]:
-            values = self._values(rows, transformed).to(dtype)
-        else:
-            zeros = rows.new_zeros(0, self.n_observables, dtype=dtype)
-            values = zeros + rows.sum().real + self.weights.sum()
-        return values if len(shape) == 1 else values.reshape(*shape, self.n_observables)
-
-    def _rows(self, inputs: Tensor) -> Tensor:
-        """Inputs ``(..., *input_shape)`` as a row for each sample."""
-        shape = inputs.shape[: inputs.dim() - len(self.input_shape)]
-        if len(shape) == 1 == len(self.input_shape):
-            return inputs  # a reshape that changes nothing is one more node of the graph
-        return inputs.reshape(math.prod(shape), self.n_inputs)
+    def _runner(self) -> CircuitRunner:
+        return CircuitRunner(self._simulator, self.dtype, _checks.describe(self))
 
     def _values(self, rows: Tensor, transformed: bool) -> Tensor:
         if self.gradient != "adjoint" and rows.requires_grad and not transformed:
@@ -640,7 +395,7 @@ class VQCLayer(CircuitModule):
                 )
             return self._undifferentiated(rows)
         if self.gradient == "adjoint":
-            reading, dtype = self._read(rows), self._complex(rows.dtype)
+            reading, dtype = self._read(rows), self._runner.dtype(rows.dtype)
             given = reading.inputs, self._shared(reading), reading.initial
             return nodes.adjoint(self._simulator, reading.circuit, *given, dtype)
         return self._by_rule(rows)
@@ -649,7 +404,11 @@ class VQCLayer(CircuitModule):
         """The values, differentiated by a rule that runs the circuit again."""
         rows = self._wide(rows)
         reading = self._read(rows)
-        circuit, initial, bound = reading.circuit, reading.initial, BoundCircuit(self, reading)
+        circuit, initial, bound = (
+            reading.circuit,
+            reading.initial,
+            BoundCircuit(self._runner, reading, self.gradient),
+        )
         with torch.no_grad():
             values = self._undifferentiated(rows, reading)
         angles = bound.angle_table()
@@ -683,34 +442,7 @@ class VQCLayer(CircuitModule):
             return values
         reading = reading or self._read(rows)
         given = reading.inputs, self._shared(reading), reading.initial
-        return self._simulate(reading.circuit, *given, rows.dtype)
-
-    @property
-    def _given_amplitudes(self) -> bool:
-        """Whether the inputs, divided by their norm, are the amplitudes."""
-        if self._tracer is None:
-            return self._circuit.amplitude_encoding
-        from captum_quantum import tq
-
-        return tq.takes_amplitudes(self.encoder)
-
-    def _check_inputs(self, inputs: Tensor, transformed: bool) -> None:
-        amplitudes = self._circuit.amplitude_encoding
-        if not amplitudes or not isinstance(inputs, Tensor) or not inputs.is_complex():
-            _checks.check_real("inputs", inputs)
-        shape = self.input_shape
-        if inputs.dim() < len(shape) or inputs.shape[inputs.dim() - len(shape) :] != shape:
-            of = ", ".join(map(str, ("...", *shape)))
-            _checks.wrong_value("inputs", f"of shape ({of})", inputs)
-        device = self._weights[0](self).device if self._weights else inputs.device
-        if device != inputs.device:
-            _checks.wrong_value("inputs", f"on the layer's device, {device}", inputs)
-        if inputs.device.type == "cpu" and not transformed:
-            _checks.check_finite("inputs", inputs.detach())
-            if amplitudes and bool((inputs == 0).all(dim=-1).any()):
-                _checks.refuse(
-                    "inputs", "not all zero, to be normalized to amplitudes", "a row of zeros"
-                )
+        return self._runner.expectations(reading.circuit, *given, rows.dtype)
 
     def draw(self, **kwargs: Any) -> "Figure":
         """Draws the circuit with Qiskit's drawer; x[i] are inputs, w[j] weights.

@@ -1,18 +1,16 @@
 """What a quantum layer is, and which modules of a model are quantum layers."""
 
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.circuit import Circuit
 
 __all__ = [
-    "ADAPTERS", "CircuitModule", "QuantumLayer", "as_quantum_layer", "find_quantum_layers",
-    "own_rule", "register_adapter"
+    "ADAPTERS", "QuantumLayer", "as_quantum_layer", "find_quantum_layers", "own_rule",
+    "register_adapter"
 ]  # fmt: skip
 
 
@@ -83,60 +81,6 @@ class QuantumLayer(Protocol):
         Returns:
             Tensor: Shape ``(batch, n_observables)``.
         """
-
-
-class CircuitModule(nn.Module):
-    """A module whose state_dict tells the circuit, so that no other takes its weights.
-
-    A subclass has its circuit as ``circuit``.
-    """
-
-    @property
-    def identity(self) -> Circuit:
-        """The circuit that the state_dict tells."""
-        circuit: Any = self.circuit
-        return cast("Circuit", circuit)
-
-    def get_extra_state(self) -> Tensor:
-        """What the state_dict holds beside the weights, to know the circuit that they belong to.
-
-        Returns:
-            Tensor: uint8, shape ``(16,)``; it depends on nothing but the circuit.
-        """
-        return torch.tensor([*bytes.fromhex(self.identity.digest)], dtype=torch.uint8)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Checks that a state_dict is of this circuit.
-
-        Args:
-            state (Tensor): What `get_extra_state` has returned.
-
-        Raises:
-            RuntimeError: If it is of another circuit.
-        """
-        if state.is_floating_point():
-            state = state.round().to(torch.uint8)  # of state_dicts that were averaged
-        if not torch.equal(state.cpu(), self.get_extra_state()):
-            raise RuntimeError(
-                f"state_dict must be of the circuit of this {type(self).__name__} "
-                f"({self.extra_repr()}); it is of other gates, encoding or observables, or its "
-                "integers were averaged: average floating-point tensors only"
-            )
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        key = f"{prefix}_extra_state"
-        if key in state_dict:
-            self.set_extra_state(state_dict[key])
-        else:
-            warnings.warn(
-                f"the state_dict does not tell the circuit of its weights ({key!r} is missing), as "
-                "those of captum-quantum 0.1.0; they are taken to be of this one",
-                stacklevel=2,
-            )
-            state_dict[key] = self.get_extra_state()
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 Adapter = Callable[[nn.Module], QuantumLayer | None]

@@ -15,7 +15,9 @@ PACKAGE = "captum_quantum"
 
 _FLOOR = ["_checks", "_compat", "_files", "_state", "_versions"]
 _CIRCUITS = [*_FLOOR, "circuit"]
-_LAYERS = [*_CIRCUITS, "gradients", "layer", "quantum_layer", "simulate", "tq"]
+_LAYERS = [
+    *_CIRCUITS, "circuit_module", "gradients", "layer", "quantum_layer", "simulate", "tq"
+]  # fmt: skip
 _EXPLAINED = [*_CIRCUITS, "attr", "gradients", "metrics", "quantum_layer"]
 _ABOVE = [*_LAYERS, *_EXPLAINED, "datasets", "evaluation", "interop", "models", "training"]
 
@@ -29,6 +31,7 @@ MAY_IMPORT = {
     "tq": _CIRCUITS,
     "simulate": [*_CIRCUITS, "tq"],
     "quantum_layer": _CIRCUITS,
+    "circuit_module": [*_CIRCUITS, "simulate", "tq"],
     "gradients": [*_CIRCUITS, "quantum_layer", "simulate"],
     "layer": [room for room in _LAYERS if room != "layer"],
     "interop": _LAYERS,

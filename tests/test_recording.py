@@ -4,10 +4,7 @@ what they become.
 The truth is TorchQuantum's own run of copies of the modules, on a `tq.QuantumDevice`.
 """
 
-import copy
 import math
-import pickle
-import random
 
 import numpy as np
 import pytest
@@ -15,9 +12,8 @@ import torch
 import torchquantum as tq
 import torchquantum.functional as tqf
 from torch import nn
-from torch.nn.utils import parametrize, prune
 
-from captum_quantum import CircuitError, VQCLayer, quantum_gradient
+from captum_quantum import VQCLayer, quantum_gradient
 
 BATCH = 5
 

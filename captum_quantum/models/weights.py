@@ -24,12 +24,8 @@ from torch.nn.parameter import is_lazy
 
 from captum_quantum import __version__, _checks, _compat, _files
 from captum_quantum.circuit import Circuit
-from captum_quantum.quantum_layer import (
-    CircuitModule,
-    QuantumLayer,
-    as_quantum_layer,
-    find_quantum_layers,
-)
+from captum_quantum.circuit_module import CircuitModule
+from captum_quantum.quantum_layer import QuantumLayer, as_quantum_layer, find_quantum_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 

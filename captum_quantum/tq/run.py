@@ -16,7 +16,6 @@ from captum_quantum.circuit import Circuit, gate_matrix, gate_type
 from captum_quantum.tq.installed import TORCHQUANTUM_ERRORS
 from captum_quantum.tq.recorder import Features, Recorder
 
-
 running = RLock()
 """Held while the user's own modules run, or are copied: they may write to themselves."""
 
@@ -133,7 +132,8 @@ def _encode(encoder: nn.Module, qdev: nn.Module, inputs: Tensor) -> None:
     ):
         encoder(qdev, inputs)
         return
-    for info in encoder.func_list:
+    general: Any = encoder
+    for info in general.func_list:
         features = None
         if tq.op_name_dict[info["func"]].num_params > 0:
             features = Features(info["input_idx"])

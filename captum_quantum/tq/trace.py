@@ -169,6 +169,17 @@ class Tracer:
             return self._probe(modules, shape)
         return self._search(modules)
 
+    def known(self, modules: Modules) -> Any:
+        """What the gates of named modules depend on; None for modules that must be run.
+
+        Args:
+            modules (Sequence): Encoder and ansatz; None for none.
+
+        Returns:
+            Any: What can be compared with ``==``; it changes when the gates may have changed.
+        """
+        return known_gates(*modules)
+
     def _search(self, modules: Modules) -> Probe:
         """Offers features to an encoder that does not say how many it takes.
 

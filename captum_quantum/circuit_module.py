@@ -1,0 +1,248 @@
+"""A module that holds a circuit: its TorchQuantum modules, its weights, how its inputs are read."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_quantum import _checks
+from captum_quantum.circuit import Circuit, Reading, select
+from captum_quantum.simulate.arguments import normalize
+
+
+def read_shape(n_inputs: Any) -> tuple[int, ...] | None:
+    """Reads the argument ``n_inputs``."""
+    if n_inputs is None:
+        return None
+    if not isinstance(n_inputs, tuple):
+        return (_checks.check_int("n_inputs", n_inputs, 0),)
+    if not n_inputs:
+        _checks.wrong_value("n_inputs", "a number or a shape with at least one dimension", n_inputs)
+    return tuple(_checks.check_int("n_inputs", size, 1) for size in n_inputs)
+
+
+def warn_of_unused(features: Sequence[int], n_inputs: int) -> None:
+    """Warns of input features that change nothing."""
+    if features:
+        warnings.warn(
+            f"no angle depends on the input features {list(features)} of {n_inputs}: they never "
+            "change the outputs",
+            stacklevel=3,
+        )
+
+
+class CircuitModule(nn.Module):
+    """A module whose state_dict tells the circuit, so that no other takes its weights.
+
+    It holds no quantum state. The circuit is either given as data, or it is what TorchQuantum
+    modules do: then modules whose gates may change are run, on a device that records gates, at
+    every call.
+
+    Attributes:
+        encoder (nn.Module or None): The TorchQuantum encoder.
+        ansatz (nn.Module or None): The TorchQuantum ansatz.
+        reupload (bool): Whether the inputs are encoded again before every layer of the ansatz.
+        input_shape (tuple[int, ...]): The shape of one sample's inputs.
+    """
+
+    encoder: nn.Module | None
+    ansatz: nn.Module | None
+    reupload: bool
+    input_shape: tuple[int, ...]
+    _circuit: Circuit
+    _weights: list[Callable[[Any], Tensor]]
+    _tracer: Any
+    _known: Any
+
+    def _hold_modules(
+        self, modules: tuple[nn.Module | None, nn.Module | None], tracer: Any, shape: Any
+    ) -> None:
+        """Takes TorchQuantum modules.
+
+        Args:
+            modules (tuple): Encoder and ansatz.
+            tracer (tq.Tracer): What runs them on a recorder.
+            shape (tuple[int, ...], optional): The shape of one sample's inputs, if it is known.
+        """
+        from captum_quantum import tq
+
+        self.encoder, self.ansatz = modules
+        self.reupload, self._tracer = tracer.reupload, tracer
+        probe = tracer.probe(modules, shape)
+        warn_of_unused(probe.unused, math.prod(probe.shape))
+        self.input_shape, self._circuit = probe.shape, probe.circuit
+        self._known = tracer.known(modules)
+        self._weights = [attrgetter(name) for name in tq.weight_names(*modules)]
+
+    def _hold_circuit(self, circuit: Circuit, weights: Tensor) -> None:
+        """Takes a circuit as data, and its weights ``(n_weights,)``."""
+        self.encoder = self.ansatz = self._tracer = self._known = None
+        self.reupload, self._circuit, self.input_shape = False, circuit, (circuit.n_inputs,)
+        self._weights = []
+        if circuit.n_weights:
+            if not isinstance(weights, nn.Parameter):
+                weights = nn.Parameter(weights.detach().clone())
+            self.circuit_weights = weights
+            self._weights = [attrgetter("circuit_weights")]
+
+    def get_extra_state(self) -> Tensor:
+        """What the state_dict holds beside the weights, to know the circuit that they belong to.
+
+        Returns:
+            Tensor: uint8, shape ``(16,)``; it depends on nothing but the circuit.
+        """
+        return torch.tensor([*bytes.fromhex(self.identity.digest)], dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Checks that a state_dict is of this circuit.
+
+        Args:
+            state (Tensor): What `get_extra_state` has returned.
+
+        Raises:
+            RuntimeError: If it is of another circuit.
+        """
+        if state.is_floating_point():
+            state = state.round().to(torch.uint8)  # of state_dicts that were averaged
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            raise RuntimeError(
+                f"state_dict must be of the circuit of this {type(self).__name__} "
+                f"({self.extra_repr()}); it is of other gates, encoding or observables, or its "
+                "integers were averaged: average floating-point tensors only"
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        key = f"{prefix}_extra_state"
+        if key in state_dict:
+            self.set_extra_state(state_dict[key])
+        else:
+            warnings.warn(
+                f"the state_dict does not tell the circuit of its weights ({key!r} is missing), as "
+                "those of captum-quantum 0.1.0; they are taken to be of this one",
+                stacklevel=2,
+            )
+            state_dict[key] = self.get_extra_state()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    @property
+    def n_qubits(self) -> int:
+        """Number of qubits."""
+        return self._circuit.n_qubits
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of input features, of all dimensions of ``input_shape``."""
+        return self._circuit.n_inputs
+
+    @property
+    def n_observables(self) -> int:
+        """Number of expectation values."""
+        return len(self._circuit.observables)
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit as the modules are now.
+
+        Modules whose gates may change are tried anew, on copies and made-up inputs: an angle that
+        they compute is ``f(x)`` or ``f(w)`` in it.
+        """
+        if self._is_known():
+            return self._circuit
+        probe = self._tracer.probe((self.encoder, self.ansatz), self.input_shape)
+        circuit: Circuit = probe.circuit
+        return circuit
+
+    @property
+    def identity(self) -> Circuit:
+        """The circuit as it was when the layer was made, which its state_dict tells."""
+        return self._circuit
+
+    @property
+    def weights(self) -> Tensor:
+        """All weights as they are now, in radians, flattened: shape ``(n_weights,)``."""
+        if self._is_known():
+            flat = [read(self).reshape(-1) for read in self._weights]
+        else:
+            from captum_quantum import tq
+
+            flat = [tensor.reshape(-1) for tensor in tq.weight_tensors(self.encoder, self.ansatz)]
+        if not flat:
+            return torch.zeros(0)
+        return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+    def _is_known(self) -> bool:
+        """Whether the modules' gates are those of the circuit, without running them."""
+        if self._tracer is None:
+            return True
+        if self._known is None:
+            return False
+        from captum_quantum import tq
+
+        known: bool = tq.known_gates(self.encoder, self.ansatz) == self._known
+        return known
+
+    def _read(self, rows: Tensor) -> Reading:
+        """The circuit and its angles for inputs ``(batch, n_inputs)``, differentiable."""
+        circuit = self._circuit
+        reading: Reading
+        if not self._is_known():
+            if self._given_amplitudes:
+                initial = self._normalized(rows)
+                modules, shape = (None, self.ansatz), (0,)
+                reading = self._tracer.read(modules, rows.new_zeros(len(rows), 0), shape)
+                circuit = replace(reading.circuit, n_inputs=self.n_inputs, amplitude_encoding=True)
+                return reading._replace(circuit=circuit, initial=initial)
+            reading = self._tracer.read((self.encoder, self.ansatz), rows, self.input_shape)
+            return reading
+        weights = select(self.weights, circuit.indices("weight"), 0)
+        if circuit.amplitude_encoding:
+            # No columns, and no node that autograd goes through.
+            inputs = rows.new_zeros(rows.shape[0], 0, dtype=rows.dtype.to_real())
+            return Reading(circuit, inputs, weights, self._normalized(rows), True)
+        return Reading(circuit, select(rows, circuit.indices("input"), 1), weights, None, True)
+
+    def _normalized(self, rows: Tensor) -> Tensor:
+        """Inputs as amplitudes, filled up with zeros."""
+        amplitudes, missing = normalize(rows), 2**self.n_qubits - self.n_inputs
+        return nn.functional.pad(amplitudes, (0, missing)) if missing else amplitudes
+
+    def _rows(self, inputs: Tensor) -> Tensor:
+        """Inputs ``(..., *input_shape)`` as a row for each sample."""
+        shape = inputs.shape[: inputs.dim() - len(self.input_shape)]
+        if len(shape) == 1 == len(self.input_shape):
+            return inputs  # a reshape that changes nothing is one more node of the graph
+        return inputs.reshape(math.prod(shape), self.n_inputs)
+
+    @property
+    def _given_amplitudes(self) -> bool:
+        """Whether the inputs, divided by their norm, are the amplitudes."""
+        if self._tracer is None:
+            return self._circuit.amplitude_encoding
+        from captum_quantum import tq
+
+        return tq.takes_amplitudes(self.encoder)
+
+    def _check_inputs(self, inputs: Tensor, transformed: bool) -> None:
+        amplitudes = self._circuit.amplitude_encoding
+        if not amplitudes or not isinstance(inputs, Tensor) or not inputs.is_complex():
+            _checks.check_real("inputs", inputs)
+        shape = self.input_shape
+        if inputs.dim() < len(shape) or inputs.shape[inputs.dim() - len(shape) :] != shape:
+            of = ", ".join(map(str, ("...", *shape)))
+            _checks.wrong_value("inputs", f"of shape ({of})", inputs)
+        device = self._weights[0](self).device if self._weights else inputs.device
+        if device != inputs.device:
+            _checks.wrong_value("inputs", f"on the layer's device, {device}", inputs)
+        if inputs.device.type == "cpu" and not transformed:
+            _checks.check_finite("inputs", inputs.detach())
+            if amplitudes and bool((inputs == 0).all(dim=-1).any()):
+                _checks.refuse(
+                    "inputs", "not all zero, to be normalized to amplitudes", "a row of zeros"
+                )
