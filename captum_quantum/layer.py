@@ -404,11 +404,8 @@ class VQCLayer(CircuitModule):
         """The values, differentiated by a rule that runs the circuit again."""
         rows = self._wide(rows)
         reading = self._read(rows)
-        circuit, initial, bound = (
-            reading.circuit,
-            reading.initial,
-            BoundCircuit(self._runner, reading, self.gradient),
-        )
+        circuit, initial = reading.circuit, reading.initial
+        bound = BoundCircuit(self._runner, reading, self.gradient)
         with torch.no_grad():
             values = self._undifferentiated(rows, reading)
         angles = bound.angle_table()

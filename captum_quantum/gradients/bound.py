@@ -58,7 +58,7 @@ class CircuitRunner:
         values: Tensor = self.simulator.expectations(
             circuit, inputs, weights, self.dtype(dtype), initial=initial
         )
-        argument, shape = "what the simulator returns", (len(inputs), len(circuit.observables))
+        argument, shape = "what the simulator returns", (inputs.shape[0], len(circuit.observables))
         if _checks.check_real(argument, values).shape != shape:
             _checks.wrong_value(argument, f"of shape {shape}", values)
         given = (inputs, weights, inputs if initial is None else initial)

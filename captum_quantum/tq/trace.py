@@ -7,11 +7,8 @@ at every call, so that the layer follows what they do.
 
 import math
 import random
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,35 +16,23 @@ import torchquantum as tq
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat, _state
-from captum_quantum.circuit import Circuit, CircuitError, Observable, Reading, gate_type
+from captum_quantum.circuit import Circuit, CircuitError, Observable, Reading
 from captum_quantum.tq.ansaetze import NAMED
-from captum_quantum.tq.installed import name_and_version
 from captum_quantum.tq.reading import (
-    MATRIX_GATES,
     Reader,
     RewrittenError,
     Structure,
     Structures,
 )
 from captum_quantum.tq.recorder import Entry, Recorder, install
+from captum_quantum.tq.refusals import check_entry, check_gates, explain, user_line
 from captum_quantum.tq.run import (
-    applies,
     apply_modules,
     is_hooked,
     is_plain,
     running,
     shallow_copy,
 )
-
-_TRAINED = "its parameters are the elements of a matrix, not angles; build it from named gates"
-REFUSED = {
-    "cu2": "TorchQuantum's matrix for it is not unitary; use u2 and cnot",
-    "globalphase": "it changes no expectation value, and TorchQuantum loses its gradient",
-    "qubitunitarystrict": "TorchQuantum's matrix for it is not unitary; use qubitunitary",
-    "trainableunitary": _TRAINED,
-    "trainableunitarystrict": _TRAINED,
-}
-"""Gates of TorchQuantum that are refused, with the reason."""
 
 _WIDE, _WIDE_SIDE = 1024, 32
 """How many features are offered to a module that does not say how many it takes."""
@@ -308,11 +293,11 @@ class Tracer:
             except CircuitError as error:
                 if on_gate is None:
                     self._find(modules, rows, shape)
-                raise CircuitError(f"{error}{_user_line(error)}") from error
+                raise CircuitError(f"{error}{user_line(error)}") from error
             # The user's own forward runs here: there is no list of what it may raise. Whatever it
             # is stays the cause of an error that names the gate at which it happened.
             except Exception as error:
-                raise _explain(error, recorder.entries) from error
+                raise explain(error, recorder.entries) from error
         raise AssertionError("copied angles cannot be rewritten")
 
     def _structure(
@@ -325,7 +310,7 @@ class Tracer:
     ) -> Structure:
         try:
             structure = reader.structure(self.n_qubits, self.observables, weights, constants)
-            _check_gates(structure.circuit)
+            check_gates(structure.circuit)
         except ValueError as error:
             self._find(modules, reader.rows, shape)
             raise CircuitError(str(error)) from error
@@ -343,11 +328,11 @@ class Tracer:
                 position = len(history)
                 history.append(entry)
                 try:
-                    _check_entry(entry, self.n_qubits)
+                    check_entry(entry, self.n_qubits)
                     circuit = Reader(alone, rows).structure(
                         self.n_qubits, self.observables, weights
                     )
-                    _check_gates(circuit.circuit)
+                    check_gates(circuit.circuit)
                 except ValueError as error:
                     raise CircuitError(f"gate {position}: {error}") from None
 
@@ -423,80 +408,3 @@ def _smallest(used: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
             feature, place = divmod(feature, shape[dim])
             sizes[dim] = max(sizes[dim], place + 1)
     return tuple(sizes)
-
-
-def _check_entry(entry: Entry, n_qubits: int) -> None:
-    """Raises CircuitError where a gate's name or wires are wrong."""
-    name, wires = entry.name, entry.wires
-    if name in REFUSED:
-        raise CircuitError(f"{name} is refused: {REFUSED[name]}")
-    if wires is None:
-        raise CircuitError(
-            f"{name} has no wires; give them when it is made or called, as {name}(wires=0)"
-        )
-    listed = [wires] if isinstance(wires, Integral) else list(wires)
-    if not all(isinstance(wire, Integral) for wire in listed):
-        raise CircuitError(_checks.sentence(f"wires of {name}", "integers", repr(wires)))
-    if any(not 0 <= int(wire) < n_qubits for wire in listed):
-        must = f"in [0, {n_qubits - 1}]"
-        raise CircuitError(_checks.sentence(f"wires of {name}", must, str(listed)))
-    if name in MATRIX_GATES or name == "exp":
-        return
-    n_angles = gate_type(name).n_angles
-    if entry.params is None and n_angles:
-        raise CircuitError(
-            f"{name} has no angle; pass params=, or make the operator with has_params=True"
-        )
-
-
-def _check_gates(circuit: Circuit) -> None:
-    """Raises CircuitError for gates that TorchQuantum itself cannot apply."""
-    for gate in circuit.gates:
-        if gate.name in REFUSED:
-            raise CircuitError(f"{gate.name} is refused: {REFUSED[gate.name]}")
-        of_input = any(angle.source == "input" for angle in gate.angles)
-        if of_input and gate.operator is None and not applies(gate.name):
-            raise CircuitError(
-                f"{gate.name} on wires {gate.wires} is refused with an input as angle: "
-                f"{name_and_version()} fails for a batch of them"
-            )
-
-
-def _explain(error: Exception, entries: list[Entry]) -> CircuitError:
-    """Words what went wrong inside the user's or TorchQuantum's modules."""
-    line = _user_line(error)
-    if isinstance(error, NameError) and "mat_dict" in str(error):
-        gate = traceback.extract_tb(error.__traceback__)[-1].name
-        return CircuitError(
-            f"gate {len(entries)}, {gate}, cannot run{line}: {name_and_version()}'s own code for "
-            f"it ends in NameError ({error}); build it from other gates"
-        )
-    source = traceback.extract_tb(error.__traceback__)[-1].line or ""
-    if isinstance(error, KeyError) and "name_dict" in source:
-        name = str(error.args[0])
-        return CircuitError(
-            f"gate {len(entries)} has a name that TorchQuantum does not know: {name!r}"
-            + _checks.near_miss(name, tq.functional.func_name_dict)
-        )
-    where = (
-        f"after gate {len(entries) - 1}, {entries[-1].name} on wires {entries[-1].wires}"
-        if entries
-        else "before the first gate"
-    )
-    if "meta tensor" in str(error) or "device meta" in str(error):
-        return CircuitError(
-            f"the modules read the quantum state {where}{line}, as resets and measurements do; a "
-            "circuit has gates only, and observables to read"
-        )
-    return CircuitError(
-        f"the modules raised {type(error).__name__} {where}{line}: {error}".rstrip(": ")
-    )
-
-
-def _user_line(error: BaseException) -> str:
-    """The innermost line of the user's own code, to name the call that failed."""
-    own = Path(__file__).parent
-    libraries = (*(str(Path(str(module.__file__)).parent) for module in (torch, tq)), str(own))
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.line for frame in frames if not frame.filename.startswith(libraries)]
-    return f", in {lines[-1]!r}" if lines and lines[-1] else ""
