@@ -5,14 +5,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
 from captum_quantum.circuit import Circuit, Reading, select
+from captum_quantum.simulate import Simulator, expectation_values
 from captum_quantum.simulate.arguments import normalize
+
+Held = TypeVar("Held", bound="CircuitModule")
 
 
 def read_shape(n_inputs: Any) -> tuple[int, ...] | None:
@@ -58,6 +61,78 @@ class CircuitModule(nn.Module):
     _weights: list[Callable[[Any], Tensor]]
     _tracer: Any
     _known: Any
+
+    @classmethod
+    def from_module(
+        cls: type[Held],
+        module: nn.Module,
+        n_inputs: int | tuple[int, ...] | None = None,
+        *,
+        simulator: str | Simulator = "fused",
+        gradient: str | None = None,
+        dtype: torch.dtype = torch.complex64,
+    ) -> Held:
+        """Makes a layer of a module that makes its own device, encodes, runs and measures.
+
+        The circuit is taken out of its ``forward(x)``, measurement included; it is run again at
+        every call, so that the layer follows what it does. What it computes before the circuit, as
+        a neural network, becomes a part of the angles. Its outputs must be expectation values of
+        the last state, or linear in these: what follows belongs into a module of its own.
+
+        Args:
+            module (nn.Module): Called as ``module(x)``; at most 10 wires.
+            n_inputs (int or tuple[int, ...], optional): The number of features, or the shape of one
+                sample's inputs. Default: found by trying.
+            simulator (str or Simulator): ``"fused"``; ``"torchquantum"``, which then runs the
+                gates one by one; or an object of one's own with ``exact`` and ``expectations``.
+            gradient (str, optional): The derivative rule: ``"adjoint"``, ``"backprop"``,
+                ``"parameter-shift"``, ``"commutator"``, ``"finite-difference"`` or a registered
+                one. Default: ``"adjoint"`` if the simulator has a vjp; else ``"backprop"`` if the
+                simulator is exact; else ``"parameter-shift"``.
+            dtype (torch.dtype): torch.complex64 or torch.complex128: the least precision of the
+                simulation.
+
+        Returns:
+            VQCLayer: The layer. The module is its ``encoder``; its ``ansatz`` is None.
+
+        Raises:
+            TypeError, ValueError: If an argument is wrong.
+            CircuitError: If the module cannot be traced, or computes something else than
+                expectation values.
+
+        Examples:
+            >>> import torch
+            >>> import torchquantum as tq
+            >>> from captum_quantum import VQCLayer
+            >>> class Circuit(tq.QuantumModule):
+            ...     def __init__(self):
+            ...         super().__init__()
+            ...         self.gate = tq.RX(has_params=True, trainable=True)
+            ...         self.measure = tq.MeasureAll(tq.PauliZ)
+            ...     def forward(self, x):
+            ...         qdev = tq.QuantumDevice(n_wires=2, bsz=x.shape[0], device=x.device)
+            ...         qdev.ry(wires=0, params=x[:, 0])
+            ...         self.gate(qdev, wires=1)
+            ...         qdev.cnot(wires=[0, 1])
+            ...         return self.measure(qdev)
+            >>> layer = VQCLayer.from_module(Circuit())
+            >>> layer(torch.rand(5, 1)).shape
+            torch.Size([5, 2])
+        """
+        if not isinstance(module, nn.Module):
+            _checks.wrong_type("module", "an nn.Module that makes a tq.QuantumDevice", module)
+        shape = read_shape(n_inputs)
+        from captum_quantum import tq
+
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._choose(simulator, gradient, dtype)
+        layer._hold_modules((module, None), tq.MeasuringTracer(expectation_values), shape)
+        return layer
+
+    def _choose(self, simulator: str | Simulator, gradient: str | None, dtype: torch.dtype) -> None:
+        """Reads the arguments that say how the circuit is run and differentiated."""
+        raise NotImplementedError
 
     def _hold_modules(
         self, modules: tuple[nn.Module | None, nn.Module | None], tracer: Any, shape: Any
@@ -183,9 +258,7 @@ class CircuitModule(nn.Module):
             return True
         if self._known is None:
             return False
-        from captum_quantum import tq
-
-        known: bool = tq.known_gates(self.encoder, self.ansatz) == self._known
+        known: bool = self._tracer.known((self.encoder, self.ansatz)) == self._known
         return known
 
     def _read(self, rows: Tensor) -> Reading:
@@ -219,6 +292,13 @@ class CircuitModule(nn.Module):
         if len(shape) == 1 == len(self.input_shape):
             return inputs  # a reshape that changes nothing is one more node of the graph
         return inputs.reshape(math.prod(shape), self.n_inputs)
+
+    @property
+    def _runs_on_devices(self) -> bool:
+        """Whether encoder and ansatz are called with a device."""
+        from captum_quantum import tq
+
+        return type(self._tracer) is tq.Tracer
 
     @property
     def _given_amplitudes(self) -> bool:

@@ -430,7 +430,7 @@ class VQCLayer(CircuitModule):
     def _undifferentiated(self, rows: Tensor, reading: Reading | None = None) -> Tensor:
         """The simulator's values; differentiable by autograd if the simulator is."""
         run_modules = getattr(self._simulator, "run_modules", None)
-        if run_modules is not None and self._tracer is not None:
+        if run_modules is not None and self._runs_on_devices:
             rows = rescale(rows) if self._given_amplitudes else rows
             shaped = rows.reshape(len(rows), *self.input_shape)
             values: Tensor = run_modules(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from captum_quantum import CircuitError
+from captum_quantum import CircuitError, VQCLayer
 from captum_quantum.circuit import (
     GATE_TYPES,
     Angle,
@@ -543,19 +543,28 @@ def circuit(n_qubits=1, gates=(RX,), observables=(Z0,), n_inputs=1, *rest):
             r"weight index of gate 0 .* got 0",
         ),
         (
-            lambda: circuit(n_inputs=4),
-            CircuitError,
-            r"inputs must be used by at least one gate each; got unused input features \[1, 2, 3\]",
+            lambda: VQCLayer.from_circuit(circuit(1, (), (Z0,), 3, 0, True)),
+            ValueError,
+            "amplitude encoding must be 1 to 2 amplitudes and no angles; got 3 inputs, 0 of",
         ),
         (
-            lambda: circuit(1, (), (Z0,), 3, 0, True),
-            CircuitError,
-            "amplitude encoding must be 2 amplitudes and no angles; got 3 inputs, 0 of",
+            lambda: VQCLayer.from_circuit(circuit(1, (RX,), (Z0,), 2, 0, True)),
+            ValueError,
+            "amplitude encoding must be 1 to 2 amplitudes and no angles; got 2 inputs, 1 of",
         ),
         (
-            lambda: circuit(1, (RX,), (Z0,), 2, 0, True),
+            lambda: VQCLayer.from_circuit(
+                circuit(1, (Gate("rx", (0,), (Angle.computed("input"),)),))
+            ),
+            ValueError,
+            "circuit must be one whose angles are inputs, weights or constants",
+        ),
+        (
+            lambda: circuit(1, (Gate("rx", (0,), (Angle.computed("input"),)),)).angle_table(
+                torch.zeros(1, 1), torch.zeros(0)
+            ),
             CircuitError,
-            "amplitude encoding must be 2 amplitudes and no angles; got 2 inputs, 1 of",
+            "modules compute some of the circuit's angles",
         ),
     ],
 )

@@ -290,7 +290,6 @@ def test_templates(encoder, ansatz, reupload, simulator, truth):
     assert_allclose(ours[1], by_weights, atol=2e-5)
 
 
-@pytest.mark.xfail(strict=True, raises=CircuitError, reason="expressions")
 @pytest.mark.parametrize("encoder", FEATURE_MAPS)
 @pytest.mark.parametrize("reupload", [False, True])
 def test_feature_maps(encoder, reupload, simulator):
@@ -1034,16 +1033,20 @@ def test_amplitudes_are_drawn():
         ({"encoder": "RY_RZ"}, ValueError, "encoder must be one of .*did you mean 'ry_rz'"),
         ({"encoder": "angle"}, ValueError, "encoder must be one of .* got 'angle'"),
         (
-            {"encoder": None},
+            {"encoder": 3},
             TypeError,
-            "encoder must be a name or a TorchQuantum encoder; got None",
+            "encoder must be a name, a TorchQuantum encoder, a list .* got 3",
         ),
         (
             {"encoder": tq.GeneralEncoder},
             TypeError,
             "encoder must be .* got the class GeneralEncoder",
         ),
-        ({"encoder": [{"input_idx": [0]}]}, TypeError, "encoder must be a name or a TorchQuantum"),
+        (
+            {"encoder": [{"input_idx": [0]}]},
+            TypeError,
+            "encoder must be .* gates with func and wires",
+        ),
         (
             {"ansatz": "strongly-entangling"},
             ValueError,
@@ -1057,7 +1060,7 @@ def test_amplitudes_are_drawn():
         (
             {"ansatz": 3},
             TypeError,
-            r"ansatz must be a name or a TorchQuantum module; got 3 \(int\)",
+            r"ansatz must be a name, a TorchQuantum module, a list of .* got 3 \(int\)",
         ),
         (
             {"ansatz": layer_name_dict["barren_0"]},
@@ -1077,7 +1080,7 @@ def test_amplitudes_are_drawn():
         (
             {"ansatz": "rzz_0", "n_qubits": 1},
             CircuitError,
-            r"the modules raised .* rzz on wires \[0, 0\]",
+            r"wires of rzz must be different from each other; got \(0, 0\)",
         ),
         (
             {"simulator": "torch-quantum"},

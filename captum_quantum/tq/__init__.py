@@ -9,17 +9,17 @@ from captum_quantum.tq.installed import torchquantum
 # isort: split
 from captum_quantum.tq.ansaetze import ANSAETZE, LayeredAnsatz, TwoLocal, make_ansatz
 from captum_quantum.tq.feature_maps import ENCODERS, IQPEmbedding, PauliFeatureMap, make_encoder
+from captum_quantum.tq.measured import MeasuringTracer
 from captum_quantum.tq.run import run_circuit, run_modules
 from captum_quantum.tq.trace import (
     Tracer,
-    known_gates,
     takes_amplitudes,
     weight_names,
     weight_tensors,
 )
 
 __all__ = [
-    "ANSAETZE", "ENCODERS", "IQPEmbedding", "LayeredAnsatz", "PauliFeatureMap", "Tracer",
-    "TwoLocal", "known_gates", "make_ansatz", "make_encoder", "run_circuit", "run_modules",
+    "ANSAETZE", "ENCODERS", "IQPEmbedding", "LayeredAnsatz", "MeasuringTracer", "PauliFeatureMap",
+    "Tracer", "TwoLocal", "make_ansatz", "make_encoder", "run_circuit", "run_modules",
     "takes_amplitudes", "torchquantum", "weight_names", "weight_tensors"
 ]  # fmt: skip

@@ -227,11 +227,12 @@ def make_encoder(encoder: Any, n_qubits: int) -> nn.Module | None:
     """
     if encoder is None or isinstance(encoder, nn.Module):
         return encoder
-    if isinstance(encoder, (list, tuple)) and all(isinstance(entry, dict) for entry in encoder):
+    is_list = isinstance(encoder, (list, tuple))
+    if is_list and all(isinstance(g, dict) and {"func", "wires"} <= g.keys() for g in encoder):
         gates: nn.Module = tq.GeneralEncoder(list(encoder))
         return gates
     if not isinstance(encoder, str):
-        must = "a name, a TorchQuantum encoder, a list of its gates, or None"
+        must = "a name, a TorchQuantum encoder, a list of its gates with func and wires, or None"
         _checks.wrong_type("encoder", must, encoder)
     _checks.check_choice("encoder", encoder, [*ENCODERS, *encoder_op_list_name_dict])
     if encoder in ENCODERS:

@@ -7,7 +7,8 @@ operators, which writes the angles of a call to the operator itself, and of matr
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -47,25 +48,34 @@ class Recorder(tq.QuantumDevice):
         entries (list[Entry]): The gates so far.
         versions (list[int]): The version of every gate's angles when the gate was applied.
         initial (Tensor or None): States that were written before the first gate.
-        read (Tensor or None): What a readout of the states gives; None refuses it.
-        was_read (bool): Whether the states have been read.
+        read (Callable or None): What gives the states to those who read them; None for nothing but
+            their shape.
+        copies (bool): Whether angles are copied as they come.
+
+    Args:
+        n_wires (int): Number of wires.
+        device_name (str): Not used.
+        bsz (int): Number of samples.
+        device (torch.device or str): Where modules shall put their angles.
+        record_op (bool): Not used.
     """
 
     def __init__(
         self,
         n_wires: int,
+        device_name: str = "default",
         bsz: int = 1,
         device: torch.device | str = "cpu",
-        *,
-        on_gate: Callable[[Entry], None] | None = None,
-        copies: bool = False,
+        record_op: bool = False,
     ) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(
             n_wires=n_wires, bsz=bsz, device=device, device_name="default", record_op=False,
-            op_history=[], entries=[], initial=None, operators={}, on_gate=on_gate, copies=copies,
-            versions=[], read=None, was_read=False,
+            op_history=[], entries=[], initial=None, operators={}, on_gate=None, copies=False,
+            versions=[], read=None,
         )  # fmt: skip
+        if _expected is not None:
+            _expected.take(self)
 
     def clear(self) -> None:
         """Drops what was recorded: the user's modules may keep the device."""
@@ -75,11 +85,6 @@ class Recorder(tq.QuantumDevice):
 
     def add(self, entry: Entry) -> None:
         """Appends a gate."""
-        if self.was_read:
-            raise CircuitError(
-                f"{entry.name} on wires {entry.wires} is applied after the state was read; "
-                "everything must be read at the end of the circuit, and once"
-            )
         if self.on_gate is not None:
             self.on_gate(entry)
         params = entry.params
@@ -101,9 +106,8 @@ class Recorder(tq.QuantumDevice):
         """The states: there are none, but their shape is known."""
         if self.read is None:
             return torch.empty(self.shape, dtype=torch.complex64, device="meta")
-        self.__dict__["was_read"] = True
-        read: Tensor = self.read
-        return read.reshape(self.shape)
+        states: Tensor = self.read(self)
+        return states.reshape(self.shape)
 
     @states.setter
     def states(self, states: Tensor) -> None:
@@ -130,7 +134,7 @@ class Recorder(tq.QuantumDevice):
 
     def reset_states(self, bsz: int) -> None:
         """Restarts from |0...0>, as TorchQuantum does."""
-        self.__dict__.update(entries=[], initial=None, versions=[])
+        self.__dict__.update(entries=[], initial=None, versions=[], bsz=bsz)
 
     def reset_all_eq_states(self, bsz: int) -> None:
         """Starts from the equal superposition; TorchQuantum's amplitudes, with their phase."""
@@ -210,6 +214,61 @@ def _exponential_forward(original: Callable[..., Any]) -> Callable[..., Any]:
 _original_forward: Callable[..., Any] = tq.Operator.forward
 
 
+class _Expected:
+    """The device that a module makes, or keeps, and that shall be a recorder."""
+
+    def __init__(self, made: list[Recorder], options: dict[str, Any]) -> None:
+        self.made, self._options = made, options
+
+    def take(self, recorder: Recorder) -> None:
+        """Sets the recorder up, if it is the first."""
+        if not self.made:
+            recorder.__dict__.update(self._options)
+            self.made.append(recorder)
+
+
+_expected: _Expected | None = None
+
+
+def _new_device(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """Makes a device, or a recorder where one is expected."""
+    wanted = _expected is not None and not _expected.made and cls is tq.QuantumDevice
+    return object.__new__(Recorder if wanted else cls)
+
+
+@contextmanager
+def recorders_made(
+    made: list[Recorder], module: nn.Module, batch: int, **options: Any
+) -> Iterator[None]:
+    """The first device that is made in this block is a recorder, or one that the module keeps.
+
+    Args:
+        made (list[Recorder]): Receives it.
+        module (nn.Module): The module that runs in the block.
+        batch (int): Number of samples.
+        **options: Attributes of the recorder.
+    """
+    global _expected
+    before, _expected = _expected, _Expected(made, options)
+    kept = [
+        (part, name, child)
+        for part in module.modules()
+        for name, child in part._modules.items()
+        if type(child) is tq.QuantumDevice
+    ]
+    try:
+        for part, name, child in kept:
+            held: Any = child
+            part._modules[name] = made[0] if made else Recorder(
+                held.n_wires, bsz=batch, device=held.device
+            )  # fmt: skip
+        yield
+    finally:
+        _expected = before
+        for part, name, child in kept:
+            part._modules[name] = child
+
+
 def install() -> None:
     """Puts the functions above into TorchQuantum's modules; a second call does nothing."""
     if tq.Operator.forward is _operator_forward:
@@ -219,5 +278,6 @@ def install() -> None:
         if own and vars(module).get("gate_wrapper") is _original_wrapper:
             module.gate_wrapper = _gate_wrapper  # type: ignore[attr-defined]
     tq.Operator.forward = _operator_forward
+    tq.QuantumDevice.__new__ = staticmethod(_new_device)
     for kind in (tq.OpHamilExp, tq.OpPauliExp):
         kind.forward = _exponential_forward(kind.forward)

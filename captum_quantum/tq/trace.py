@@ -209,8 +209,8 @@ class Tracer:
         return first
 
     def _probe(self, modules: Modules, shape: tuple[int, ...]) -> Probe:
-        with _trial():
-            copies, weights = _copies(modules)
+        with trial():
+            copies, weights = copies_of(modules)
             x = torch.rand(2, math.prod(shape), generator=torch.Generator().manual_seed(0))
             device = weights[0].device if weights else x.device
             dtype = weights[0].dtype if weights else x.dtype
@@ -282,12 +282,10 @@ class Tracer:
         x = rows if len(shape) == 1 else rows.view(len(rows), *shape)
         untracked = torch.is_inference_mode_enabled() or _compat.in_transform()
         for copies in (untracked, True):
-            recorder = Recorder(
-                self.n_qubits, len(rows), rows.device, on_gate=on_gate, copies=copies
-            )
+            made: list[Recorder] = []
             try:
-                apply_modules(modules, recorder, x, self.reupload)
-                return Reader(recorder, rows, self.structures.overflown)
+                self._run(modules, x, made, on_gate, copies)
+                return Reader(made[0], rows, self.structures.overflown)
             except RewrittenError:
                 continue
             except CircuitError as error:
@@ -297,8 +295,22 @@ class Tracer:
             # The user's own forward runs here: there is no list of what it may raise. Whatever it
             # is stays the cause of an error that names the gate at which it happened.
             except Exception as error:
-                raise explain(error, recorder.entries) from error
+                raise explain(error, made[0].entries if made else []) from error
         raise AssertionError("copied angles cannot be rewritten")
+
+    def _run(
+        self,
+        modules: Modules,
+        x: Tensor,
+        made: list[Recorder],
+        on_gate: Callable[[Entry], None] | None,
+        copies: bool,
+    ) -> None:
+        """Runs modules on a recorder, which is appended to ``made`` before anything can fail."""
+        recorder = Recorder(self.n_qubits, bsz=x.shape[0], device=x.device)
+        recorder.__dict__.update(on_gate=on_gate, copies=copies)
+        made.append(recorder)
+        apply_modules(modules, recorder, x, self.reupload)
 
     def _structure(
         self,
@@ -318,12 +330,12 @@ class Tracer:
 
     def _find(self, modules: Modules, rows: Tensor, shape: tuple[int, ...]) -> None:
         """Runs copies of modules once more, to say in which call a gate is wrong."""
-        with _trial():
-            copies, weights = _copies(modules)
+        with trial():
+            copies, weights = copies_of(modules)
             rows = rows.detach().clone()
 
             def check(entry: Entry) -> None:
-                alone = Recorder(self.n_qubits, len(rows), rows.device)
+                alone = Recorder(self.n_qubits, bsz=len(rows), device=rows.device)
                 alone.add(entry)
                 position = len(history)
                 history.append(entry)
@@ -365,7 +377,7 @@ def _release(modules: Modules, holders: Sequence[tuple[int, str]] | None) -> Non
 
 
 @contextmanager
-def _trial() -> Iterator[None]:
+def trial() -> Iterator[None]:
     """Modules are tried: outside of all modes, and without a trace in the random state."""
     before = random.getstate()
     try:
@@ -380,7 +392,7 @@ def _trial() -> Iterator[None]:
         random.setstate(before)
 
 
-def _copies(modules: Modules) -> tuple[list[nn.Module | None], list[Tensor]]:
+def copies_of(modules: Modules) -> tuple[list[nn.Module | None], list[Tensor]]:
     """Copies of modules with parameters and buffers of their own, and these in order."""
     memo: dict[int, nn.Module] = {}
     copies = [None if module is None else shallow_copy(module, memo) for module in modules]
