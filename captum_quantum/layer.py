@@ -1,7 +1,7 @@
 """VQCLayer: a variational quantum circuit as one PyTorch module."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat, _state
-from captum_quantum.circuit import Circuit, Observable, read_observables, select
+from captum_quantum.circuit import Circuit, read_observables, select
 from captum_quantum.gradients import function, nodes, table
 from captum_quantum.quantum_layer import CircuitModule
 from captum_quantum.simulate import Simulator, protocol
@@ -42,8 +42,12 @@ class VQCLayer(CircuitModule):
             ``"real_amplitudes"``, ``"qcnn"``, one of TorchQuantum's layers by name, or a
             ``tq.QuantumModule``.
         reupload (bool): Whether to encode the inputs again before every layer of the ansatz.
-        observables (list, optional): What to read: Pauli strings such as ``"Z0"``, ``"X0 Z2"`` or
-            ``"XIZ"``, or mappings from such to coefficients. Default: ``<Z>`` on every qubit.
+        observables (list or str, optional): What to read, each an expectation value: Pauli strings
+            such as ``"Z0"``, ``"X0 Z2"`` or ``"XIZ"``, mappings from such to coefficients,
+            ``Observable.projector("01", wires=(0, 2))``, ``Observable.hermitian(matrix, wires)``,
+            observables of Qiskit, TorchQuantum or PennyLane, or sequences of these such as
+            ``Observable.probabilities([1, 2])``. ``"probabilities"``: those of all outcomes of all
+            wires, at most 13. Default: ``<Z>`` on every qubit.
         simulator (str or Simulator): ``"fused"``: neighboring gates become few large matrix
             products; ``"torchquantum"``: TorchQuantum's own run of the modules, in complex64. Both
             are exact. Or an object of one's own with ``exact`` and ``expectations``, see
@@ -80,6 +84,8 @@ class VQCLayer(CircuitModule):
         >>> layer = VQCLayer(3, encoder="rx", ansatz="real_amplitudes", observables=["Z0 Z1"])
         >>> layer(torch.zeros(1, 3)).shape
         torch.Size([1, 1])
+        >>> VQCLayer(3, observables="probabilities")(torch.zeros(1, 3)).shape
+        torch.Size([1, 8])
     """
 
     def __init__(
@@ -90,7 +96,7 @@ class VQCLayer(CircuitModule):
         encoder: str | nn.Module = "ry",
         ansatz: str | nn.Module = "rx_ry_rz_ring",
         reupload: bool = False,
-        observables: Sequence[Observable | str | Mapping[str, float]] | None = None,
+        observables: Sequence[Any] | str | None = None,
         simulator: str | Simulator = "fused",
         gradient: str | None = None,
         dtype: torch.dtype = torch.complex64,

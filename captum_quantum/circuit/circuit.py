@@ -13,7 +13,7 @@ from torch import Tensor
 
 from captum_quantum import _checks, _compat
 from captum_quantum.circuit.gates import ALIASES, GateType, gate_type
-from captum_quantum.circuit.observable import Observable
+from captum_quantum.circuit.observable import Observable, describe_readout
 
 Source = Literal["input", "weight", "constant"]
 
@@ -227,7 +227,7 @@ class Circuit:
                 if angle.source == "input":
                     used.add(angle.index)
         for observable in self.observables:
-            self._require_wires(f"wires of observable {observable}", observable.wires)
+            self._require_wires(f"wires of observable {observable.label}", observable.wires)
         if self.amplitude_encoding:
             _require(
                 not used and self.n_inputs == 2**self.n_qubits,
@@ -319,9 +319,7 @@ class Circuit:
         for gate in self.gates:
             angles = [f"{a.source} {a.index} {float(a.value).hex()}" for a in gate.angles]
             lines.append(f"{gate.name} {gate.wires} {gate.inverse} {angles}")
-        for observable in self.observables:
-            terms = [f"{term.coefficient.hex()} {term.factors}" for term in observable.terms]
-            lines.append(f"read {terms}")
+        lines += [f"read {[term.fingerprint for term in o.terms]}" for o in self.observables]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
     def weights_as_inputs(self) -> "Circuit":
@@ -354,5 +352,5 @@ class Circuit:
         qubits, inputs = count(self.n_qubits, "qubit"), count(self.n_inputs, "input")
         inputs += " (amplitudes)" if self.amplitude_encoding else ""
         summary = f"{qubits}, {inputs}, {count(self.n_weights, 'weight')}"
-        readout = ", ".join(f"<{observable}>" for observable in self.observables)
-        return "\n".join([summary, *(f"  {gate}" for gate in self.gates), f"reads {readout}"])
+        reads = f"reads {describe_readout(self.observables)}"
+        return "\n".join([summary, *(f"  {gate}" for gate in self.gates), reads])

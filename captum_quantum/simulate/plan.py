@@ -118,7 +118,7 @@ class Readout:
         rows (Tensor): The row of each basis state's amplitude, ``(2**n,)``.
         signs (Tensor or None): ``(n_observables, 2**n)``, real, for the squared moduli of the rows.
         parities (Parities or None): The same for many qubits, where that table would be large.
-        pairs (tuple): For observables with X or Y: pairs (partner ``(2**n,)``, weights
+        pairs (tuple): For observables that are not diagonal: pairs (partner ``(2**n,)``, weights
             ``(n_observables, 2**n)``): the products of a row with its partner's conjugate.
     """
 
@@ -155,7 +155,7 @@ class Plan:
     def is_polynomial(self) -> bool:
         """Whether values are polynomials of few terms, see `polynomial`.
 
-        Inputs must only rotate ``|0>``, one on a wire, and products of Z be read.
+        Inputs must only rotate ``|0>``, one on a wire, and diagonal observables be read.
         """
         n, signs = self.circuit.n_qubits, self.readout.signs
         if n > POLYNOMIAL or self.circuit.amplitude_encoding or signs is None or self.readout.pairs:

@@ -1,19 +1,24 @@
 """From observables to weights of products of a state's rows; expectation values of states.
 
-A Pauli string sends the basis state ``|c>`` to ``i^n_y (-1)^parity(c & sign) |c ^ flip>``, where
-n_y counts its letters Y, ``flip`` has the bits of its X and Y, and ``sign`` those of its Y and Z.
+With the bit flips f of an observable, ``<psi| O |psi> = sum_fc <c ^ f| O |c> psi*_(c ^ f) psi_c``.
+A Pauli string has one flip, the bits of its X and Y; a projector has the flip 0, and a matrix on k
+wires up to ``2**k``.
 """
 
+import math
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from captum_quantum.circuit import Circuit, Observable
+from captum_quantum import _checks
+from captum_quantum.circuit import Circuit, CircuitError, Observable, PauliString, flips_on
 from captum_quantum.simulate.plan import Parities, Readout
 
 FACTORED = 10
 """From this many qubits on, signs of observables are products of those of half of the bits."""
+LARGEST = 2**26
+"""The most entries of all tables for observables that are no sums of Pauli strings."""
 
 
 @lru_cache(maxsize=64)
@@ -26,7 +31,7 @@ def _groups(
     return tuple(
         ((basis ^ flip).to(device), weights.T.to(device, dtype))
         if flip
-        else (None, weights.T.real.to(device, dtype.to_real()))
+        else (None, weights.T.to(device, dtype.to_real()))
         for flip, weights in _weights_by_flips(observables, n_qubits).items()
     )
 
@@ -34,7 +39,7 @@ def _groups(
 def expectation_values(
     states: Tensor, observables: tuple[Observable, ...], n_qubits: int
 ) -> Tensor:
-    """Expectation values ``<psi| O |psi>`` of Pauli-sum observables.
+    """Expectation values ``<psi| O |psi>`` of observables.
 
     Args:
         states (Tensor): Normalized states, complex, shape ``(batch, 2**n_qubits)``, wire 0 the most
@@ -75,7 +80,7 @@ def fold_readout(circuit: Circuit, rows: Tensor) -> Readout:
     if parities is not None:
         return Readout(rows, None, parities, ())
     groups = _weights_by_flips(circuit.observables, n)
-    signs = groups.pop(0)[:, basis_states].real.contiguous() if 0 in groups else None
+    signs = groups.pop(0)[:, basis_states].contiguous() if 0 in groups else None
     pairs = tuple(
         (rows[basis_states ^ flip], weights[:, basis_states].contiguous())
         for flip, weights in groups.items()
@@ -90,10 +95,12 @@ def _parities(circuit: Circuit, basis_states: Tensor) -> Parities | None:
     products: list[tuple[int, int, float]] = []  # observable, mask of bits, weight
     for k, observable in enumerate(circuit.observables):
         for term in observable.terms:
-            flip, sign, _ = _masks(term.factors, n)
+            if not isinstance(term, PauliString) or not term.is_diagonal:
+                return None
+            sign = sum(1 << (n - 1 - wire) for wire in term.wires)
             signs = _parity(basis_states & sign, n)
             mask = sum(1 << j for j in range(n) if signs[1 << j] != signs[0])
-            if flip or not torch.equal(signs, _parity(torch.arange(2**n) & mask, n) ^ signs[0]):
+            if not torch.equal(signs, _parity(torch.arange(2**n) & mask, n) ^ signs[0]):
                 return None
             products.append((k, mask, term.coefficient * (1 - 2 * int(signs[0]))))
     firsts = sorted({mask >> n_last for _, mask, _ in products})
@@ -109,17 +116,6 @@ def _parities(circuit: Circuit, basis_states: Tensor) -> Parities | None:
     return Parities(table(firsts, n - n_last), table(lasts, n_last), weights.flatten(1))
 
 
-def _masks(factors: tuple[tuple[int, str], ...], n_qubits: int) -> tuple[int, int, int]:
-    """Returns (bits flipped, bits that give a sign, number of Y) of a Pauli string."""
-    flip = sign = n_y = 0
-    for wire, letter in factors:
-        bit = 1 << (n_qubits - 1 - wire)
-        flip |= bit * (letter != "Z")
-        sign |= bit * (letter != "X")
-        n_y += letter == "Y"
-    return flip, sign, n_y
-
-
 def _parity(numbers: Tensor, bits: int) -> Tensor:
     """The parity of each number's bits: 0 or 1."""
     result = torch.zeros_like(numbers)
@@ -129,20 +125,30 @@ def _parity(numbers: Tensor, bits: int) -> Tensor:
 
 
 def _weights_by_flips(observables: tuple[Observable, ...], n_qubits: int) -> dict[int, Tensor]:
-    """Groups Pauli strings by ``flip``: they share a product of the state with its permuted self.
+    """Groups terms by their bit flips: they share a product of the state with its permuted self.
 
     Returns:
-        dict[int, Tensor]: For each flip the weights of the products, complex128,
-        ``(n_observables, 2**n)``.
+        dict[int, Tensor]: For each flip f the weights ``<c ^ f| O_k |c>`` of the products,
+        complex128, for f = 0 float64, ``(n_observables, 2**n)``.
+
+    Raises:
+        CircuitError: If the tables would be too large.
     """
-    basis = torch.arange(2**n_qubits)
+    shape = len(observables), 2**n_qubits
+    # Pauli strings have few flips, and a table of theirs grows with what the user wrote.
+    terms = [term for observable in observables for term in observable.terms]
+    is_limited = not all(isinstance(term, PauliString) for term in terms)
     groups: dict[int, Tensor] = {}
     for k, observable in enumerate(observables):
         for term in observable.terms:
-            flip, sign, n_y = _masks(term.factors, n_qubits)
-            if flip not in groups:
-                shape = len(observables), len(basis)
-                groups[flip] = torch.zeros(shape, dtype=torch.complex128)
-            signs = 1 - 2 * _parity(basis & sign, n_qubits).double()
-            groups[flip][k] += term.coefficient * 1j**n_y * signs
+            for flip, weights in flips_on(term, n_qubits).items():
+                if flip not in groups:
+                    count = (len(groups) + 1) * math.prod(shape)
+                    if is_limited and count > LARGEST:
+                        must = f"at most {LARGEST}: read fewer observables, or on fewer wires"
+                        argument = "number of entries of the observables' tables"
+                        _checks.refuse(argument, must, f"{count} or more", CircuitError)
+                    dtype = torch.complex128 if flip else torch.float64
+                    groups[flip] = torch.zeros(shape, dtype=dtype)
+                groups[flip][k] += weights if flip else weights.real
     return groups
