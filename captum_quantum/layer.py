@@ -47,7 +47,7 @@ class VQCLayer(CircuitModule):
             ``Observable.projector("01", wires=(0, 2))``, ``Observable.hermitian(matrix, wires)``,
             observables of Qiskit, TorchQuantum or PennyLane, or sequences of these such as
             ``Observable.probabilities([1, 2])``. ``"probabilities"``: those of all outcomes of all
-            wires, at most 13. Default: ``<Z>`` on every qubit.
+            wires, at most 16. Default: ``<Z>`` on every qubit.
         simulator (str or Simulator): ``"fused"``: neighboring gates become few large matrix
             products; ``"torchquantum"``: TorchQuantum's own run of the modules, in complex64. Both
             are exact. Or an object of one's own with ``exact`` and ``expectations``, see

@@ -297,9 +297,9 @@ def test_sequences_inside_of_the_list_are_flattened():
             "wires of probabilities must be at l",
         ),
         (
-            lambda: read_observables("probabilities", 14),
+            lambda: read_observables("probabilities", 17),
             ValueError,
-            "number of wires whose probabilities are read must be at most 13; got 14",
+            "number of wires whose probabilities are read must be at most 16; got 17",
         ),
         (lambda: Observable.of("|01><10| on 0, 1"), ValueError, "must be a projector such as"),
         (lambda: Observable.of("|01><01| on 0"), ValueError, "wires of a projector must be 2, one"),
@@ -517,6 +517,19 @@ def test_probabilities_of_some_wires_are_marginals():
     assert_allclose(values[:, :4].detach(), expected.sum(2).detach(), atol=1e-12)
     z = values[:, 0] + values[:, 2] - values[:, 1] - values[:, 3]
     assert_allclose(z.detach(), values[:, 4].detach(), atol=1e-12)
+    alone = VQCLayer(10, 2, observables=Observable.probabilities((7, 2)))
+    alone.ansatz.load_state_dict(layer.ansatz.state_dict())
+    assert_allclose(alone(x).detach(), values[:, :4].detach(), atol=1e-12)
+    for one in (layer, every, alone):
+        assert one.circuit.n_qubits >= readout.FACTORED
+        cotangent = torch.randn(128, one.n_observables, dtype=torch.float64)
+        found = []
+        for gradient in ("adjoint", "backprop"):
+            one.gradient = gradient
+            wanted = [x.requires_grad_(), *one.parameters()]
+            found.append(torch.autograd.grad(one(x), wanted, cotangent))
+        for by, expected in zip(*found, strict=True):
+            torch.testing.assert_close(by, expected, rtol=0, atol=1e-6 if by.ndim > 2 else 1e-11)
 
 
 MIXED = [

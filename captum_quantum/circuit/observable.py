@@ -17,11 +17,12 @@ from captum_quantum.circuit.terms import (
     check_coefficient,
     check_wires,
     expand,
-    flips_on,
+    flip_among,
     parse_term,
+    states_of,
 )
 
-MOST_OUTCOMES = 2**13
+MOST_OUTCOMES = 2**16
 """The most outcomes whose probabilities are read one by one."""
 _FORM = (
     "a Pauli string such as 'Z0', 'X0 Z2' or 'XIZ', a projector such as '|01><01| on 0, 2', an "
@@ -153,7 +154,7 @@ class Observable:
         """The projectors on all outcomes of some wires: their values are all probabilities.
 
         Args:
-            wires (int or Sequence[int]): The k wires, at most 13.
+            wires (int or Sequence[int]): The k wires, at most 16.
 
         Returns:
             tuple[Observable, ...]: The ``2**k`` projectors in the order of the outcomes, the first
@@ -222,9 +223,11 @@ class Observable:
         """
         matrix = torch.zeros(2**n_qubits, 2**n_qubits, dtype=torch.complex128)
         basis = torch.arange(2**n_qubits)
+        wires = tuple(range(n_qubits))
         for term in self.terms:
-            for flip, numbers in flips_on(term, n_qubits).items():
-                matrix[basis ^ flip, basis] += numbers
+            states = states_of(term.wires, wires)
+            for flip, numbers in term.by_flips().items():
+                matrix[basis ^ flip_among(flip, term.wires, wires), basis] += numbers[states]
         return matrix
 
     def __str__(self) -> str:
@@ -308,9 +311,10 @@ def describe_readout(observables: Sequence[Observable], brackets: str = "<>") ->
     """
     names, k = [], 0
     while k < len(observables):
-        wires = _wires_of_probabilities(observables[k:])
+        wires = wires_of_probabilities(observables[k:])
         if wires:
-            names.append(f"probabilities of wire{'s' * (len(wires) > 1)} {str(wires)[1:-1]}")
+            listed = ", ".join(map(str, wires))
+            names.append(f"probabilities of wire{'s' * (len(wires) > 1)} {listed}")
             k += 2 ** len(wires)
         else:
             names.append(f"{brackets[0]}{observables[k].label}{brackets[1]}")
@@ -318,18 +322,22 @@ def describe_readout(observables: Sequence[Observable], brackets: str = "<>") ->
     return ", ".join(names)
 
 
-def _wires_of_probabilities(observables: Sequence[Observable]) -> list[int]:
-    """The wires all of whose probabilities come first, in their order; empty if none."""
+def wires_of_probabilities(observables: Sequence[Observable]) -> tuple[int, ...]:
+    """The wires all of whose probabilities come first, in their order; empty if none.
+
+    Args:
+        observables (Sequence[Observable]): The observables in order, at least one.
+    """
     first = observables[0].terms[0]
     size = 2 ** len(first.wires)
     if not isinstance(first, Projector) or len(observables) < size or size > MOST_OUTCOMES:
-        return []
+        return ()
     # Outcome 2**k has a single 1, on the k-th wire from the last.
     wires = []
     for bit in reversed(range(len(first.wires))):
         term = observables[2**bit].terms[0]
         if not isinstance(term, Projector) or term.outcome.count("1") != 1:
-            return []
+            return ()
         wires.append(term.wires[term.outcome.index("1")])
     expected = Observable.probabilities(wires) if len(set(wires)) == len(wires) else ()
-    return wires if tuple(observables[:size]) == expected else []
+    return tuple(wires) if tuple(observables[:size]) == expected else ()

@@ -360,30 +360,26 @@ def _complex_number(value: complex) -> str:
 
 @functools.lru_cache(maxsize=4)
 @torch.inference_mode(False)  # what is kept must serve training later
-def _rows_on(wires: tuple[int, ...], n_qubits: int) -> Tensor:
-    """Which basis state of some wires each of all wires is, ``(2**n_qubits,)``."""
-    return extended_index(wires, n_qubits)[0]
-
-
-def flips_on(term: Term, n_qubits: int) -> dict[int, Tensor]:
-    """A term on all wires of a circuit, by its bit flips.
+def states_of(wires: tuple[int, ...], among: tuple[int, ...]) -> Tensor:
+    """The basis state of some wires in each basis state of more wires.
 
     Args:
-        term (PauliString, Projector or HermitianMatrix): The term T.
-        n_qubits (int): Number of wires, more than the term's largest.
+        wires (tuple[int, ...]): The k wires, the first the most significant bit.
+        among (tuple[int, ...]): The m wires, which contain them, likewise.
 
     Returns:
-        dict[int, Tensor]: For each flip f that it has the numbers ``<c ^ f| T |c>`` of all basis
-        states ``|c>``, complex128, ``(2**n_qubits,)``, wire 0 the most significant bit.
+        Tensor: int64, ``(2**m,)``; not to be modified.
     """
-    rows = _rows_on(term.wires, n_qubits)
-    flips = {}
-    for local, numbers in term.by_flips().items():
-        bits = f"{local:0{len(term.wires)}b}"
-        pairs = zip(term.wires, bits, strict=False)
-        flip = sum(1 << (n_qubits - 1 - wire) for wire, bit in pairs if bit == "1")
-        flips[flip] = numbers[rows]
-    return flips
+    return extended_index(list(map(among.index, wires)), len(among))[0]
+
+
+def flip_among(flip: int, wires: tuple[int, ...], among: tuple[int, ...]) -> int:
+    """A flip of bits of some wires as one of more wires; both from the most significant bit."""
+    last, result = len(wires) - 1, 0
+    for k, wire in enumerate(wires):
+        if flip >> (last - k) & 1:
+            result |= 1 << (len(among) - 1 - among.index(wire))
+    return result
 
 
 def expand(term: Term) -> list[PauliString]:
