@@ -1,15 +1,24 @@
 """VQCLayer: a variational quantum circuit as one PyTorch module."""
 
 import math
+<<<<<<< HEAD
 from collections.abc import Callable, Mapping, Sequence
+=======
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+>>>>>>> readout
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat, _state
+<<<<<<< HEAD
 from captum_quantum.circuit import Circuit, Observable, Reading, read_observables, select
 from captum_quantum.circuit_module import CircuitModule, read_shape, warn_of_unused
+=======
+from captum_quantum.circuit import Circuit, read_observables, select
+>>>>>>> readout
 from captum_quantum.gradients import function, nodes, table
 from captum_quantum.gradients.bound import BoundCircuit, CircuitRunner
 from captum_quantum.simulate import Simulator, protocol
@@ -44,8 +53,12 @@ class VQCLayer(CircuitModule):
             ``"simplified_two_design"``, ``"efficient_su2"``, ``"two_local"``, one of
             TorchQuantum's layers by name, or a ``tq.QuantumModule``.
         reupload (bool): Whether to encode the inputs again before every layer of the ansatz.
-        observables (list, optional): What to read: Pauli strings such as ``"Z0"``, ``"X0 Z2"`` or
-            ``"XIZ"``, or mappings from such to coefficients. Default: ``<Z>`` on every qubit.
+        observables (list or str, optional): What to read, each an expectation value: Pauli strings
+            such as ``"Z0"``, ``"X0 Z2"`` or ``"XIZ"``, mappings from such to coefficients,
+            ``Observable.projector("01", wires=(0, 2))``, ``Observable.hermitian(matrix, wires)``,
+            observables of Qiskit, TorchQuantum or PennyLane, or sequences of these such as
+            ``Observable.probabilities([1, 2])``. ``"probabilities"``: those of all outcomes of all
+            wires, at most 16. Default: ``<Z>`` on every qubit.
         simulator (str or Simulator): ``"fused"``: neighboring gates become few large matrix
             products; ``"torchquantum"``: TorchQuantum's own run of the modules, in complex64. Both
             are exact. Or an object of one's own with ``exact`` and ``expectations``, see
@@ -82,6 +95,8 @@ class VQCLayer(CircuitModule):
         >>> layer = VQCLayer(3, encoder="rx", ansatz="real_amplitudes", observables=["Z0 Z1"])
         >>> layer(torch.zeros(1, 3)).shape
         torch.Size([1, 1])
+        >>> VQCLayer(3, observables="probabilities")(torch.zeros(1, 3)).shape
+        torch.Size([1, 8])
     """
 
     def __init__(
@@ -92,8 +107,12 @@ class VQCLayer(CircuitModule):
         encoder: str | nn.Module | Sequence[Any] | None = "ry",
         ansatz: str | nn.Module | Sequence[Any] | None = "rx_ry_rz_ring",
         reupload: bool = False,
+<<<<<<< HEAD
         n_inputs: int | tuple[int, ...] | None = None,
         observables: Sequence[Observable | str | Mapping[str, float]] | None = None,
+=======
+        observables: Sequence[Any] | str | None = None,
+>>>>>>> readout
         simulator: str | Simulator = "fused",
         gradient: str | None = None,
         dtype: torch.dtype = torch.complex64,

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 from captum_quantum import Angle, Circuit, Gate, Observable
-from captum_quantum.circuit import GATE_TYPES
+from captum_quantum.circuit import GATE_TYPES, HermitianMatrix, PauliString, Projector
 
 REAL_GATES = tuple(
     name
@@ -43,6 +43,7 @@ def make_circuit(
     names=tuple(GATE_TYPES),
     sources=("input", "weight", "constant"),
     letters=("IIXYZZ",),
+    kinds=("pauli",),
 ):
     """Draws a circuit.
 
@@ -60,6 +61,9 @@ def make_circuit(
         names: The gates to choose from; one at least must have one wire.
         sources: Where angles come from.
         letters: What Pauli words are drawn from: each circuit takes one of these strings.
+        kinds: What terms of observables are drawn from: ``"pauli"``, ``"projector"``, or matrices:
+            ``"diagonal"``, ``"real"``, ``"complex"``; each circuit takes one of these, or
+            ``"mixed"``: any of them for each term.
     """
     n = rng.randint(*n_qubits)
     counts = {"input": rng.randint(*n_inputs), "weight": rng.randint(*n_weights), "constant": 1}
@@ -85,7 +89,7 @@ def make_circuit(
     return Circuit(
         n,
         (*start, *gates),
-        _observables(rng, n, rng.choice(letters)),
+        _observables(rng, n, rng.choice(letters), rng.choice(kinds) if kinds[1:] else kinds[0]),
         counts["input"],
         counts["weight"],
         amplitude_encoding=encoding == "amplitudes",
@@ -146,9 +150,11 @@ def _layers(rng, n, angle):
     return gates
 
 
-def _observables(rng, n, letters):
+def _observables(rng, n, letters, kind):
     def word():
-        return "".join(rng.choice(letters) for _ in range(n))
+        if kind == "pauli":
+            return "".join(rng.choice(letters) for _ in range(n))
+        return random_term(rng, n, kind, letters)
 
     def coefficient():
         return rng.choice((-1, 1)) * rng.randint(1, 64) / 64
@@ -157,6 +163,25 @@ def _observables(rng, n, letters):
         Observable.of({word(): coefficient() for _ in range(rng.randint(1, 3))})
         for _ in range(rng.randint(1, 3))
     )
+
+
+def random_term(rng, n, kind, letters="IXYZ"):
+    """A term of an observable: of a kind of `make_circuit`."""
+    if kind == "mixed":
+        kind = rng.choice(("pauli", "projector", "diagonal", "real", "complex"))
+    if kind == "pauli":
+        return PauliString.parse("".join(rng.choice(letters) for _ in range(n)))
+    wires = rng.sample(range(n), rng.randint(1, min(n, 3)))
+    if kind == "projector":
+        return Projector("".join(rng.choice("01") for _ in wires), wires)
+    size = 2 ** len(wires)
+    parts = [[[rng.uniform(-1, 1) for _ in range(size)] for _ in range(size)] for _ in range(2)]
+    matrix = torch.complex(*torch.tensor(parts, dtype=torch.float64))
+    if kind == "diagonal":
+        matrix = torch.diag(torch.diag(matrix.real))
+    elif kind == "real":
+        matrix = matrix.real
+    return HermitianMatrix((matrix + matrix.mH) / 4, wires)
 
 
 def arguments(circuit, batch, seed=0, dtype=torch.float64):
@@ -171,5 +196,10 @@ def arguments(circuit, batch, seed=0, dtype=torch.float64):
 
 
 def norms(circuit):
-    """Of each observable the sum of its coefficients' moduli: errors are relative to it."""
-    return [sum(abs(term.coefficient) for term in o.terms) for o in circuit.observables]
+    """Of each observable the sum of its terms' norms, or more: errors are relative to it."""
+
+    def norm(term):
+        matrix = torch.tensor(getattr(term, "matrix", [[1.0]]))
+        return abs(term.coefficient) * max(1.0, float(torch.linalg.matrix_norm(matrix)))
+
+    return [sum(map(norm, o.terms)) for o in circuit.observables]

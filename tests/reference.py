@@ -19,8 +19,10 @@ import numpy as np
 
 Gate = tuple[str, Sequence[int], Sequence[float], bool]
 """Name, wires, angles, and whether the inverse of the gate is meant."""
-Term = tuple[float, Mapping[int, str]]
-"""Real coefficient and the Pauli letter ("X", "Y" or "Z") on each wire."""
+Local = tuple[np.ndarray, Sequence[int]]
+"""A matrix and its wires, the first the most significant bit of the matrix's index."""
+Term = tuple[float, Mapping[int, str] | Local]
+"""Real coefficient, and the Pauli letter ("X", "Y" or "Z") on each wire, or a matrix on wires."""
 
 PAULIS = {
     "I": np.array([[1, 0], [0, 1]], dtype=complex),
@@ -277,9 +279,18 @@ def pauli_matrix(factors: Mapping[int, str], n_qubits: int) -> np.ndarray:
     return word("".join(factors.get(wire, "I") for wire in range(n_qubits)))
 
 
+def observable_matrix(terms: Sequence[Term], n_qubits: int) -> np.ndarray:
+    """Return the sum of coefficient * Pauli word, or coefficient * matrix on wires."""
+    matrix = np.zeros((2**n_qubits, 2**n_qubits), dtype=complex)
+    for weight, what in terms:
+        is_word = isinstance(what, Mapping)
+        matrix += weight * (pauli_matrix(what, n_qubits) if is_word else embed(*what, n_qubits))
+    return matrix
+
+
 def expectation(state: np.ndarray, terms: Sequence[Term], n_qubits: int) -> float:
-    """Return ``<state| sum of coefficient * Pauli word |state>``."""
-    matrix = sum(weight * pauli_matrix(factors, n_qubits) for weight, factors in terms)
+    """Return ``<state| sum of terms |state>``."""
+    matrix = observable_matrix(terms, n_qubits)
     return float(np.real(np.vdot(state, matrix @ state)))
 
 

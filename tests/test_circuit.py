@@ -308,6 +308,10 @@ def test_the_angle_table_has_the_inputs_dtype(batch, dtype):
         ("I", ()),
         ("II", ()),
         ("I3", ()),
+        ("z0", ((0, "Z"),)),
+        ("x0 Z2", ((0, "X"), (2, "Z"))),
+        ("xiz", ((0, "X"), (2, "Z"))),
+        ("Zz", ((0, "Z"), (1, "Z"))),
         ("Z0 I3", ((0, "Z"),)),
     ],
 )
@@ -586,7 +590,6 @@ def test_wrong_circuits_are_refused(make, error, message):
                 "",
                 " ",
                 "Q0",
-                "z0",
                 "Z0,X1",
                 "Z-1",
                 "0Z",
@@ -627,7 +630,7 @@ def test_wrong_circuits_are_refused(make, error, message):
         (
             lambda: Observable.of({}),
             ValueError,
-            "observable must be a sum of at least one Pauli string",
+            "observable must be a sum of at least one term",
         ),
         (lambda: Observable.of({3: 1.0}), TypeError, "observable must be a Pauli string .* got 3"),
         (
@@ -663,22 +666,22 @@ def test_wrong_circuits_are_refused(make, error, message):
         (
             lambda: Observable(()),
             ValueError,
-            r"observable must be a sum of at least one Pauli string; got \(\)",
+            r"observable must be a sum of at least one term; got \(\)",
         ),
         (
             lambda: Observable("Z0"),
             TypeError,
-            "terms of an observable must be Pauli strings; got 'Z0'",
+            "terms of an observable must be Pauli strings, projectors or matrices; got 'Z0'",
         ),
         (
             lambda: Observable(("Z0",)),
             TypeError,
-            "terms of an observable must be Pauli strings; got 'Z0'",
+            "terms of an observable must be Pauli strings, projectors or matrices; got 'Z0'",
         ),
         (
             lambda: Observable(None),
             TypeError,
-            "terms of an observable must be Pauli strings; got None",
+            "terms of an observable must be Pauli strings, projectors or matrices; got None",
         ),
         (
             lambda: PauliString("Z0"),
@@ -714,17 +717,17 @@ def test_wrong_circuits_are_refused(make, error, message):
         (
             lambda: read_observables("Z0", 2),
             TypeError,
-            "observables must be a list of observables; got 'Z0'",
+            "observables must be a list of observables, or 'probabilities'; got 'Z0'",
         ),
         (
             lambda: read_observables({"Z0": 1.0}, 2),
             TypeError,
-            "observables must be a list of observables; got {'Z0'",
+            "observables must be a list of observables, or 'probabilities'; got {'Z0'",
         ),
         (
             lambda: read_observables(3, 2),
             TypeError,
-            "observables must be a list of observables; got 3",
+            "observables must be a list of observables, or 'probabilities'; got 3",
         ),
         (
             lambda: read_observables(["Z0", None], 2),

@@ -592,13 +592,6 @@ REFUSED = {
         by_ansatz(lambda s, q: tqf.qubitunitary(q, wires=0, params=torch.ones(2, 2))),
         f"gate 2: operator of qubitunitary must be unitary; got a matrix that is off by .*{LINE}",
     ),
-    "a trainable unitary": (
-        by_ansatz(
-            lambda s, q: s.u(q, wires=0),
-            u=tq.TrainableUnitary(has_params=True, trainable=True, n_wires=1),
-        ),
-        f"gate 2: trainableunitary is refused{LINE}",
-    ),
     "trained coefficients": (
         by_ansatz(
             lambda s, q: s.exp(q, wires=[0, 1]),
@@ -616,7 +609,7 @@ REFUSED = {
     ),
     "read and gone on": (
         lambda: VQCLayer.from_module(Whole(reads_twice)),
-        "is applied after the state was read",
+        "the state is read, changed by gates and read again",
     ),
     "cu2": (
         by_ansatz(lambda s, q: tqf.cu2(q, wires=[0, 1], params=[[0.1, 0.2]])),

@@ -4,12 +4,25 @@ import numpy as np
 import reference as ref
 import torch
 
+from captum_quantum.circuit import HermitianMatrix, PauliString
+
+
+def terms(observable):
+    """The observable's terms, as the reference simulator reads them."""
+
+    def read(term):
+        if isinstance(term, PauliString):
+            return dict(term.factors)
+        if isinstance(term, HermitianMatrix):
+            return np.array(term.matrix), term.wires
+        ket = np.eye(2 ** len(term.wires))[int(term.outcome, 2)]
+        return np.outer(ket, ket), term.wires
+
+    return [(term.coefficient, read(term)) for term in observable.terms]
+
 
 def _terms(circuit):
-    return [
-        [(term.coefficient, dict(term.factors)) for term in observable.terms]
-        for observable in circuit.observables
-    ]
+    return [terms(observable) for observable in circuit.observables]
 
 
 def _gates(circuit, x, w):

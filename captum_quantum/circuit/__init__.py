@@ -10,9 +10,27 @@ from captum_quantum.circuit.circuit import (
     select,
 )
 from captum_quantum.circuit.gates import GATE_TYPES, gate_matrix, gate_type
-from captum_quantum.circuit.observable import Observable, PauliString, read_observables
+from captum_quantum.circuit.observable import (
+    Observable,
+    describe_readout,
+    read_observables,
+    wires_of_probabilities,
+)
+from captum_quantum.circuit.terms import (
+    HermitianMatrix,
+    PauliString,
+    Projector,
+    flip_among,
+    states_of,
+)
 
 __all__ = [
+<<<<<<< HEAD
     "GATE_TYPES", "Angle", "Circuit", "CircuitError", "Gate", "Observable", "PauliString",
     "Reading", "gate_matrix", "gate_type", "index_tensor", "read_observables", "select"
+=======
+    "GATE_TYPES", "Angle", "Circuit", "CircuitError", "Gate", "HermitianMatrix", "Observable",
+    "PauliString", "Projector", "describe_readout", "flip_among", "gate_matrix", "gate_type",
+    "index_tensor", "read_observables", "select", "states_of", "wires_of_probabilities"
+>>>>>>> readout
 ]  # fmt: skip

@@ -1,98 +1,45 @@
-"""Observables: weighted sums of Pauli strings."""
+"""Observables: weighted sums of Pauli strings, projectors and Hermitian matrices."""
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum.circuit.primitives import pauli_word
+from captum_quantum.circuit.foreign import read_foreign
+from captum_quantum.circuit.terms import (
+    HermitianMatrix,
+    PauliString,
+    Projector,
+    Term,
+    check_coefficient,
+    check_wires,
+    expand,
+    flip_among,
+    parse_term,
+    states_of,
+)
 
-_FACTOR = re.compile(r"([IXYZ])(\d+)")
-_FORM = "a Pauli string such as 'Z0', 'X0 Z2' or 'XIZ'"
-
-
-@dataclass(frozen=True)
-class PauliString:
-    """A product of Pauli matrices on different wires, times a real coefficient.
-
-    Attributes:
-        factors (tuple[tuple[int, str], ...]): Pairs (wire, "X" | "Y" | "Z"), sorted by wire; empty
-            for the identity.
-        coefficient (float): Its weight.
-    """
-
-    factors: tuple[tuple[int, str], ...]
-    coefficient: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Sorts the factors by wire; refuses repeated wires and non-finite coefficients."""
-        must = "pairs of a wire and a letter"
-        if isinstance(self.factors, str) or not isinstance(self.factors, Sequence):
-            _checks.wrong_type("factors of a Pauli string", must, self.factors)
-        if not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in self.factors):
-            _checks.wrong_type("factors of a Pauli string", must, self.factors)
-        object.__setattr__(self, "factors", tuple(tuple(pair) for pair in self.factors))
-        wires = [wire for wire, _ in self.factors]
-        for wire, letter in self.factors:
-            _checks.check_int("wire of a Pauli string", wire, 0)
-            _checks.check_choice("letter of a Pauli string", letter, "XYZ")
-        if len(set(wires)) != len(wires):
-            _checks.wrong_value("Pauli string", "given at most one letter for a wire", str(self))
-        if isinstance(self.coefficient, bool) or not isinstance(self.coefficient, Real):
-            _checks.wrong_type("coefficient of a Pauli string", "a real number", self.coefficient)
-        if not math.isfinite(self.coefficient):
-            _checks.wrong_value("coefficient of a Pauli string", "finite", self.coefficient)
-        object.__setattr__(self, "factors", tuple(sorted(self.factors)))
-        object.__setattr__(self, "coefficient", float(self.coefficient))
-
-    @classmethod
-    def parse(cls, text: str, coefficient: float = 1.0) -> "PauliString":
-        """Reads a Pauli string.
-
-        Args:
-            text (str): ``"X0 Z2"``, letters with wires in any order, or ``"XIZ"``, a letter for
-                each wire.
-            coefficient (float): Its coefficient.
-
-        Returns:
-            PauliString: The Pauli string.
-
-        Raises:
-            ValueError: If the text is neither.
-            TypeError: If it is not a string.
-        """
-        if not isinstance(text, str):
-            _checks.wrong_type("observable", _FORM, text)
-        words = text.split()
-        if words and all(_FACTOR.fullmatch(word) for word in words):
-            pairs = [(int(word[1:]), word[0]) for word in words]
-        elif len(words) == 1 and set(words[0]) <= set("IXYZ"):
-            pairs = list(enumerate(words[0]))
-        else:
-            _checks.wrong_value("observable", _FORM, text)
-        return cls(tuple((wire, letter) for wire, letter in pairs if letter != "I"), coefficient)
-
-    def __str__(self) -> str:
-        name = " ".join(f"{letter}{wire}" for wire, letter in self.factors) or "I"
-        return name if self.coefficient == 1 else f"{_number(self.coefficient)} {name}"
-
-
-def _number(value: float) -> str:
-    """The shortest text that reads as the same float."""
-    return min(f"{value:g}", repr(value), key=lambda text: (float(text) != value, len(text)))
+MOST_OUTCOMES = 2**16
+"""The most outcomes whose probabilities are read one by one."""
+_FORM = (
+    "a Pauli string such as 'Z0', 'X0 Z2' or 'XIZ', a projector such as '|01><01| on 0, 2', an "
+    "observable of Qiskit, TorchQuantum or PennyLane, or a mapping from such to coefficients"
+)
 
 
 @dataclass(frozen=True)
 class Observable:
-    """A Hermitian operator ``sum_k c_k P_k`` with Pauli strings P_k.
+    """A Hermitian operator ``sum_k c_k T_k`` with real coefficients c_k.
+
+    The operators T_k are Pauli strings, projectors on outcomes, or Hermitian matrices.
 
     Attributes:
-        terms (tuple[PauliString, ...]): The weighted Pauli strings; at least one.
+        terms (tuple): The weighted operators, at least one. Each is a ``PauliString``,
+            ``Projector`` or ``HermitianMatrix`` of ``captum_quantum.circuit``. Only Pauli strings
+            have ``factors``; `pauli_terms` expands all of them into Pauli strings.
 
     Examples:
         >>> str(Observable.of("Z0"))
@@ -101,53 +48,169 @@ class Observable:
         'Z0 Z1 + -0.5 X0'
         >>> Observable.of("Z0 Z1 + -0.5 X0") == Observable.of({"Z0 Z1": 1.0, "X0": -0.5})
         True
+        >>> str(Observable.of({Observable.projector("01", wires=(0, 2)): 0.5, "X1": 2.0}))
+        '0.5 |01><01| on 0, 2 + 2 X1'
     """
 
-    terms: tuple[PauliString, ...]
+    terms: tuple[Term, ...]
 
     def __post_init__(self) -> None:
-        """Refuses an empty sum and anything but Pauli strings."""
+        """Refuses an empty sum and anything but terms."""
+        must = "Pauli strings, projectors or matrices"
         if isinstance(self.terms, str) or not isinstance(self.terms, Sequence):
-            _checks.wrong_type("terms of an observable", "Pauli strings", self.terms)
+            _checks.wrong_type("terms of an observable", must, self.terms)
         object.__setattr__(self, "terms", tuple(self.terms))
         for term in self.terms:
-            if not isinstance(term, PauliString):
-                _checks.wrong_type("terms of an observable", "Pauli strings", term)
+            if not isinstance(term, get_args(Term)):
+                _checks.wrong_type("terms of an observable", must, term)
         if not self.terms:
-            _checks.wrong_value("observable", "a sum of at least one Pauli string", self.terms)
+            _checks.wrong_value("observable", "a sum of at least one term", self.terms)
 
     @classmethod
-    def of(cls, value: "Observable | PauliString | str | Mapping[str, float]") -> "Observable":
-        """Makes an observable of a Pauli string, a sum of such, or a mapping to coefficients.
+    def of(cls, value: Any) -> "Observable":
+        """Makes an observable of what describes one.
 
         Args:
-            value (Observable, PauliString, str or Mapping): A Pauli string such as ``"Z0"``,
-                ``"X0 Z2"`` or ``"XIZ"``; a sum of such with coefficients, as ``str(observable)``
-                gives it: ``"Z0 Z1 + -0.5 X0"``; or a mapping from Pauli strings to coefficients.
+            value (Observable, term, str, Mapping or foreign observable): A text is a Pauli string
+                such as ``"Z0"``, ``"X0 Z2"`` or ``"XIZ"``, a projector such as
+                ``"|01><01| on 0, 2"``, a matrix such as ``"[[0, -1j], [1j, 0]] on 1"``, or a sum of
+                such with coefficients, as ``str(observable)`` gives it: ``"Z0 Z1 + -0.5 X0"``. A
+                mapping leads from such, or from observables, to coefficients. Foreign observables
+                are Qiskit's ``SparsePauliOp`` and ``Pauli``, whose qubit i is wire i;
+                TorchQuantum's ``Hamiltonian``, and its Hermitian operators with their wires, such
+                as ``tq.PauliZ(wires=1)``; operators of PennyLane whose wires are integers.
 
         Returns:
             Observable: The observable; one that is given is returned unchanged.
 
         Raises:
             TypeError: If the value is of another type.
-            ValueError: If a string is not a Pauli string.
+            ValueError: If a text is none of these, or a foreign observable is not Hermitian.
+
+        Examples:
+            >>> from qiskit.quantum_info import SparsePauliOp
+            >>> str(Observable.of(SparsePauliOp(["IXZ"], [0.5])))  # qubit 0 is the last letter
+            '0.5 Z0 X1'
         """
         if isinstance(value, Observable):
             return value
-        if isinstance(value, PauliString):
+        if isinstance(value, get_args(Term)):
             return cls((value,))
         if isinstance(value, str):
-            return cls(tuple(_parse_term(term) for term in value.split(" + ")))
-        if not isinstance(value, Mapping):
-            _checks.wrong_type(
-                "observable", f"{_FORM} or a mapping from such to coefficients", value
-            )
-        return cls(tuple(PauliString.parse(text, weight) for text, weight in value.items()))
+            return cls(tuple(map(_parse_weighted, value.split(" + "))))
+        if isinstance(value, Mapping):
+            scaled = (_scaled(key, weight) for key, weight in value.items())
+            return cls(tuple(term for terms in scaled for term in terms))
+        terms = read_foreign(value)
+        if terms is None:
+            _checks.wrong_type("observable", _FORM, value)
+        return cls(terms)
+
+    @classmethod
+    def projector(cls, outcome: str, wires: int | Sequence[int] | None = None) -> "Observable":
+        """The projector on an outcome, whose expectation value is the outcome's probability.
+
+        Args:
+            outcome (str): A bit for each wire.
+            wires (int or Sequence[int], optional): The wires of the bits. Default: the first ones.
+
+        Returns:
+            Observable: The projector.
+
+        Raises:
+            TypeError, ValueError: If the outcome is not of bits, or the wires do not fit.
+
+        Examples:
+            >>> str(Observable.projector("01", wires=(0, 2)))
+            '|01><01| on 0, 2'
+        """
+        if wires is None and isinstance(outcome, str):
+            wires = range(len(outcome))
+        return cls((Projector(outcome, check_wires("wires of a projector", wires)),))
+
+    @classmethod
+    def hermitian(cls, matrix: Any, wires: int | Sequence[int]) -> "Observable":
+        """A Hermitian matrix on a few wires.
+
+        Args:
+            matrix (Tensor, numpy.ndarray or rows): The matrix, shape ``(2**k, 2**k)``, real or
+                complex, equal to its adjoint up to 1e-6 of its largest entry.
+            wires (int or Sequence[int]): Its k wires, the first the most significant bit.
+
+        Returns:
+            Observable: The observable.
+
+        Raises:
+            TypeError, ValueError: If the matrix is not Hermitian, not finite, or of another size.
+
+        Examples:
+            >>> Observable.hermitian([[0, -1j], [1j, 0]], wires=1).pauli_terms()
+            (PauliString(factors=((1, 'Y'),), coefficient=1.0),)
+        """
+        return cls((HermitianMatrix(matrix, check_wires("wires of a matrix", wires)),))
+
+    @classmethod
+    def probabilities(cls, wires: int | Sequence[int]) -> "tuple[Observable, ...]":
+        """The projectors on all outcomes of some wires: their values are all probabilities.
+
+        Args:
+            wires (int or Sequence[int]): The k wires, at most 16.
+
+        Returns:
+            tuple[Observable, ...]: The ``2**k`` projectors in the order of the outcomes, the first
+            wire the most significant bit.
+
+        Raises:
+            TypeError, ValueError: If these are no different wires, or too many.
+
+        Examples:
+            >>> [str(observable) for observable in Observable.probabilities(2)]
+            ['|0><0| on 2', '|1><1| on 2']
+        """
+        wires = check_wires("wires of probabilities", wires)
+        count = len(wires)
+        if 2**count > MOST_OUTCOMES:
+            must = f"at most {MOST_OUTCOMES.bit_length() - 1}"
+            _checks.refuse("number of wires whose probabilities are read", must, str(count))
+        return tuple(cls((Projector(f"{k:0{count}b}", wires),)) for k in range(2**count))
 
     @property
     def wires(self) -> tuple[int, ...]:
         """The wires it acts on, sorted."""
-        return tuple(sorted({wire for term in self.terms for wire, _ in term.factors}))
+        return tuple(sorted({wire for term in self.terms for wire in term.wires}))
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether its matrix is diagonal: a measurement of all wires gives its value."""
+        return all(term.is_diagonal for term in self.terms)
+
+    @property
+    def label(self) -> str:
+        """A text like ``str(observable)``, but without the entries of large matrices."""
+        return " + ".join(term.label for term in self.terms)
+
+    def pauli_terms(self) -> tuple[PauliString, ...]:
+        """The observable as a sum of Pauli strings, for simulators that measure these.
+
+        A projector on k wires is a sum of ``2**k`` strings, a matrix of up to ``4**k``.
+
+        Returns:
+            tuple[PauliString, ...]: The Pauli strings; ``terms`` themselves if they are such.
+
+        Examples:
+            >>> [str(term) for term in Observable.projector("1").pauli_terms()]
+            ['0.5 I', '-0.5 Z0']
+        """
+        given = tuple(term for term in self.terms if isinstance(term, PauliString))
+        if len(given) == len(self.terms):
+            return given
+        coefficients: dict[tuple[tuple[int, str], ...], float] = {}
+        for term in self.terms:
+            for string in expand(term):
+                before = coefficients.get(string.factors, 0.0)
+                coefficients[string.factors] = before + string.coefficient
+        strings = tuple(PauliString(factors, c) for factors, c in coefficients.items())
+        return strings or (PauliString((), 0.0),)
 
     def matrix(self, n_qubits: int) -> Tensor:
         """The observable as a matrix.
@@ -159,24 +222,35 @@ class Observable:
             Tensor: complex128, ``(2**n_qubits, 2**n_qubits)``, wire 0 the most significant bit.
         """
         matrix = torch.zeros(2**n_qubits, 2**n_qubits, dtype=torch.complex128)
+        basis = torch.arange(2**n_qubits)
+        wires = tuple(range(n_qubits))
         for term in self.terms:
-            letters = dict(term.factors)
-            word = "".join(letters.get(wire, "I") for wire in range(n_qubits))
-            matrix = matrix + term.coefficient * pauli_word(word)
+            states = states_of(term.wires, wires)
+            for flip, numbers in term.by_flips().items():
+                matrix[basis ^ flip_among(flip, term.wires, wires), basis] += numbers[states]
         return matrix
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.terms))
 
 
-def _parse_term(text: str) -> PauliString:
-    """Reads a Pauli string that may begin with its coefficient."""
+def _parse_weighted(text: str) -> Term:
+    """Reads a term that may begin with its coefficient."""
     first, _, rest = text.strip().partition(" ")
     try:
         coefficient = float(first)
     except ValueError:
-        return PauliString.parse(text)
-    return PauliString.parse(rest if rest else text, coefficient)
+        return parse_term(text)
+    return parse_term(rest if rest else text, coefficient)
+
+
+def _scaled(value: Any, weight: Any) -> tuple[Term, ...]:
+    """The terms of an entry of a mapping."""
+    if isinstance(value, str):
+        return (parse_term(value, weight),)
+    factor = check_coefficient("coefficient of an observable", weight)
+    terms = Observable.of(value).terms
+    return tuple(replace(term, coefficient=factor * term.coefficient) for term in terms)
 
 
 def pauli_z_on_each(n_qubits: int) -> tuple[Observable, ...]:
@@ -184,14 +258,13 @@ def pauli_z_on_each(n_qubits: int) -> tuple[Observable, ...]:
     return tuple(Observable((PauliString(((wire, "Z"),)),)) for wire in range(n_qubits))
 
 
-def read_observables(
-    values: "Sequence[Observable | PauliString | str | Mapping[str, float]] | None", n_qubits: int
-) -> tuple[Observable, ...]:
+def read_observables(values: Any, n_qubits: int) -> tuple[Observable, ...]:
     """Reads the observables argument of a layer.
 
     Args:
-        values (Sequence, optional): Observables, Pauli strings as objects or texts, or mappings
-            from such texts to coefficients. None means ``<Z>`` on every qubit.
+        values (Sequence or str, optional): What `Observable.of` reads, sequences of such among
+            them; or ``"probabilities"``, those of all outcomes of all wires. None means ``<Z>`` on
+            every qubit.
         n_qubits (int): Number of qubits.
 
     Returns:
@@ -199,12 +272,72 @@ def read_observables(
 
     Raises:
         TypeError: If it is not a sequence of observables.
-        ValueError: If it is empty or a Pauli string is malformed.
+        ValueError: If it is empty or one of them is malformed.
     """
     if values is None:
         return pauli_z_on_each(n_qubits)
-    if isinstance(values, (str, Mapping)) or not isinstance(values, Sequence):
-        _checks.wrong_type("observables", "a list of observables", values)
-    if not values:
+    if isinstance(values, str) and values == "probabilities":
+        return Observable.probabilities(range(n_qubits))
+    if not _is_list(values):
+        _checks.wrong_type("observables", "a list of observables, or 'probabilities'", values)
+    observables = tuple(_flattened(values))
+    if not observables:
         _checks.wrong_value("observables", "a list of at least one observable", values)
-    return tuple(Observable.of(value) for value in values)
+    return observables
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str)
+
+
+def _flattened(values: Sequence[Any]) -> Iterator[Observable]:
+    for value in values:
+        if _is_list(value):
+            yield from _flattened(value)
+        else:
+            yield Observable.of(value)
+
+
+def describe_readout(observables: Sequence[Observable], brackets: str = "<>") -> str:
+    """Names what is read, all probabilities of the same wires together.
+
+    Args:
+        observables (Sequence[Observable]): The observables in order.
+        brackets (str): What stands around the name of each.
+
+    Examples:
+        >>> describe_readout([Observable.of("Z0"), *Observable.probabilities([1, 2])])
+        '<Z0>, probabilities of wires 1, 2'
+    """
+    names, k = [], 0
+    while k < len(observables):
+        wires = wires_of_probabilities(observables[k:])
+        if wires:
+            listed = ", ".join(map(str, wires))
+            names.append(f"probabilities of wire{'s' * (len(wires) > 1)} {listed}")
+            k += 2 ** len(wires)
+        else:
+            names.append(f"{brackets[0]}{observables[k].label}{brackets[1]}")
+            k += 1
+    return ", ".join(names)
+
+
+def wires_of_probabilities(observables: Sequence[Observable]) -> tuple[int, ...]:
+    """The wires all of whose probabilities come first, in their order; empty if none.
+
+    Args:
+        observables (Sequence[Observable]): The observables in order, at least one.
+    """
+    first = observables[0].terms[0]
+    size = 2 ** len(first.wires)
+    if not isinstance(first, Projector) or len(observables) < size or size > MOST_OUTCOMES:
+        return ()
+    # Outcome 2**k has a single 1, on the k-th wire from the last.
+    wires = []
+    for bit in reversed(range(len(first.wires))):
+        term = observables[2**bit].terms[0]
+        if not isinstance(term, Projector) or term.outcome.count("1") != 1:
+            return ()
+        wires.append(term.wires[term.outcome.index("1")])
+    expected = Observable.probabilities(wires) if len(set(wires)) == len(wires) else ()
+    return tuple(wires) if tuple(observables[:size]) == expected else ()

@@ -40,14 +40,12 @@ class Factor:
 def relevant_factors(circuit: Circuit) -> list[Factor]:
     """The factors of all gates that reach an observable, in order.
 
-    Phases that no observable sees, at the end before a readout in Z, are left out.
+    Phases that no observable sees, at the end before a diagonal readout, are left out.
     """
-    letters = {
-        letter for o in circuit.observables for term in o.terms for _, letter in term.factors
-    }
+    is_diagonal = all(observable.is_diagonal for observable in circuit.observables)
     reached = {wire for observable in circuit.observables for wire in observable.wires}
-    # Wires on which what follows is more than reorderings and phases before a readout in Z.
-    mixed = set() if letters <= {"Z"} else set(range(circuit.n_qubits))
+    # Wires on which what follows is more than reorderings and phases before a diagonal readout.
+    mixed = set() if is_diagonal else set(range(circuit.n_qubits))
     relevant = []
     for factor in reversed(_factors(circuit)):
         wires = set(factor.wires)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from captum_quantum.simulate.entries import cast
 from captum_quantum.simulate.layout import join_samples, repeat_index, split_rows, split_samples
-from captum_quantum.simulate.plan import Readout
+from captum_quantum.simulate.plan import Marginals, Readout
 
 
 def as_reals(states: Tensor) -> Tensor:
@@ -49,10 +49,19 @@ class Measurement:
             count = lanes * first.shape[1]
             lasts = [part.expand(count, -1, -1) for part in (last, last.T.contiguous())]
             self._parities = first, lasts, weights
+        self._marginals: Marginals | None = None
+        if readout.marginals is not None:
+            marginals, table = readout.marginals, readout.marginals.weights
+            self._marginals = Marginals(
+                repeat_index(marginals.order, 2**n, lanes).to(device),
+                repeat_index(marginals.outcomes, marginals.n_outcomes, lanes).to(device),
+                marginals.n_outcomes,
+                None if table is None else table.to(device, self._real),
+            )
         # Of a real state the imaginary, antisymmetric part of an observable reads nothing.
         self._pairs = [
-            (repeat_index(partner, 2**n, lanes).to(device), cast(weights, dtype).to(device))
-            for partner, weights in readout.pairs
+            (repeat_index(partner, 2**n, lanes).to(device), cast(numbers, dtype).to(device))
+            for partner, numbers in readout.pairs
         ]
 
     def values(self, state: Tensor) -> Tensor:
@@ -72,6 +81,13 @@ class Measurement:
             of_both = first @ of_last.view(self._lanes, first.shape[1], -1)
             of_both = of_both.view(self._lanes, weights.shape[1], -1, parts)
             values = weights @ of_both.sum(dim=-1)
+        if self._marginals is not None:
+            sizes = self._lanes, self._marginals.n_outcomes, -1
+            by_outcome = squares.index_select(0, self._marginals.order).unflatten(0, sizes)
+            values = by_outcome.sum(dim=2)
+            if self._marginals.weights is not None:
+                values = self._marginals.weights @ values
+            values = values.unflatten(2, (-1, parts)).sum(dim=-1)
         for partner, weights in self._pairs:
             products = state.index_select(0, partner).conj() * state
             part = (weights @ split_rows(products, self._lanes)).real
@@ -101,6 +117,11 @@ class Measurement:
             first, (_, last), weights = self._parities
             of_both = (weights.T @ of_parts).view(self._lanes, len(first), -1)
             of_rows = torch.bmm(last, (first.T @ of_both).view(*last.shape[::2], -1))
+        elif self._marginals is not None:
+            of_outcomes = of_parts
+            if self._marginals.weights is not None:
+                of_outcomes = self._marginals.weights.T @ of_parts
+            of_rows = of_outcomes.flatten(0, 1).index_select(0, self._marginals.outcomes)
         else:
             of_rows = of_parts.new_zeros(())
         shape = as_reals(result).shape if of_rows.dim() else ()

@@ -111,20 +111,41 @@ class Parities:
 
 
 @dataclass(frozen=True, eq=False)
+class Marginals:
+    """Squared moduli of the rows, added up by the outcomes of the k wires that are read.
+
+    Attributes:
+        order (Tensor): The rows, those of the first outcome first, ``(2**n,)``.
+        outcomes (Tensor): The outcome of each row, ``(2**n,)``.
+        n_outcomes (int): Number of outcomes, ``2**k``.
+        weights (Tensor or None): ``(n_observables, 2**k)``, real, for the outcomes' probabilities;
+            None if these are the values.
+    """
+
+    order: Tensor
+    outcomes: Tensor
+    n_outcomes: int
+    weights: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class Readout:
     """Which products of the last state's rows give the expectation values.
 
     Attributes:
         rows (Tensor): The row of each basis state's amplitude, ``(2**n,)``.
         signs (Tensor or None): ``(n_observables, 2**n)``, real, for the squared moduli of the rows.
-        parities (Parities or None): The same for many qubits, where that table would be large.
-        pairs (tuple): For observables with X or Y: pairs (partner ``(2**n,)``, weights
+        parities (Parities or None): The same for many qubits, where that table would be large, and
+            products of Z.
+        marginals (Marginals or None): The same for many qubits and other observables.
+        pairs (tuple): For observables that are not diagonal: pairs (partner ``(2**n,)``, weights
             ``(n_observables, 2**n)``): the products of a row with its partner's conjugate.
     """
 
     rows: Tensor
     signs: Tensor | None
     parities: Parities | None
+    marginals: Marginals | None
     pairs: tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -155,7 +176,7 @@ class Plan:
     def is_polynomial(self) -> bool:
         """Whether values are polynomials of few terms, see `polynomial`.
 
-        Inputs must only rotate ``|0>``, one on a wire, and products of Z be read.
+        Inputs must only rotate ``|0>``, one on a wire, and diagonal observables be read.
         """
         n, signs = self.circuit.n_qubits, self.readout.signs
         if n > POLYNOMIAL or self.circuit.amplitude_encoding or signs is None or self.readout.pairs:
@@ -202,7 +223,8 @@ class Plan:
                 lines.append(f"  wire {wire}: {names or 'stays |0>'}")
         lines += [f"step {k}: {self._describe(step)}" for k, step in enumerate(self.steps)]
         readout = []
-        if self.readout.signs is not None or self.readout.parities is not None:
+        diagonal = self.readout.signs, self.readout.parities, self.readout.marginals
+        if any(part is not None for part in diagonal):
             readout.append("squared moduli of the rows, weighted")
         if self.readout.pairs:
             readout.append(f"{len(self.readout.pairs)} products of rows with their partners")

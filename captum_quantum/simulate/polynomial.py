@@ -48,7 +48,7 @@ class Polynomial:
         V (Tensor): The circuit after the first rotations: ``(2**n, 2**n)``, complex or real, or
             its real part above its imaginary one, ``(2 * 2**n, 2**n)``.
         signs (Tensor): The observables' eigenvalues, ``(n_observables, 2**n)``, real: all are
-            products of Z.
+            diagonal.
         angles (AngleMap): From input angles to ``2 t_i`` of every wire; n even.
 
     Examples:

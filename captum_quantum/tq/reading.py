@@ -144,6 +144,8 @@ class Reader:
         number of the tensor, element)``.
         """
         name, wires, params, inverse, generator = entry
+        if wires is None:
+            _refuse(entry, "is not defined")
         wires = (wires,) if isinstance(wires, Integral) else tuple(wires)
         if name in MATRIX_GATES:
             return MATRIX_GATES[name], wires, inverse, _matrix(entry), ()

@@ -407,6 +407,8 @@ def copies_of(modules: Modules) -> tuple[list[nn.Module | None], list[Tensor]]:
                     clone = tensor.detach().clone()
                     if tensor.is_floating_point():
                         clone = nn.Parameter(clone)
+                    elif tensor.is_complex():
+                        clone = nn.Parameter(clone, requires_grad=tensor.requires_grad)
                     tensors[id(tensor)] = clone
                 values[name] = tensors[id(tensor)]
     return copies, [tensors[id(tensor)] for tensor in weight_tensors(*modules)]

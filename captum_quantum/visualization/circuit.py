@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from captum_quantum.circuit import Circuit
+from captum_quantum.circuit import Circuit, describe_readout
 
 
 def draw_circuit(circuit: Circuit, **kwargs: Any) -> Figure:
@@ -48,6 +48,6 @@ def draw_circuit(circuit: Circuit, **kwargs: Any) -> Figure:
     # list it is removed here.
     figure: Figure = drawn.draw("mpl", **{"fold": 16, "style": "clifford", **kwargs})
     pyplot.close(figure)
-    reads = "reads " + ", ".join(f"⟨{observable}⟩" for observable in circuit.observables)
-    figure.axes[0].set_title(reads, fontsize=11)
+    reads = describe_readout(circuit.observables, "⟨⟩")
+    figure.axes[0].set_title(f"reads {reads}", fontsize=11)
     return figure
