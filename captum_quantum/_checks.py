@@ -93,6 +93,8 @@ def check_real(argument: str, value: Any) -> Tensor:
 
 def check_finite(argument: str, value: Tensor) -> None:
     """Raises ValueError where a tensor holds NaN or infinity (synchronises the device)."""
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
     if math.isfinite(float(value.sum())):  # much quicker, and never finite if one value is not
         return
     finite = torch.isfinite(value)

@@ -1,24 +1,15 @@
 """VQCLayer: a variational quantum circuit as one PyTorch module."""
 
 import math
-<<<<<<< HEAD
-from collections.abc import Callable, Mapping, Sequence
-=======
 from collections.abc import Callable, Sequence
-from operator import attrgetter
->>>>>>> readout
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat, _state
-<<<<<<< HEAD
-from captum_quantum.circuit import Circuit, Observable, Reading, read_observables, select
+from captum_quantum.circuit import Circuit, Reading, read_observables, select
 from captum_quantum.circuit_module import CircuitModule, read_shape, warn_of_unused
-=======
-from captum_quantum.circuit import Circuit, read_observables, select
->>>>>>> readout
 from captum_quantum.gradients import function, nodes, table
 from captum_quantum.gradients.bound import BoundCircuit, CircuitRunner
 from captum_quantum.simulate import Simulator, protocol
@@ -107,12 +98,8 @@ class VQCLayer(CircuitModule):
         encoder: str | nn.Module | Sequence[Any] | None = "ry",
         ansatz: str | nn.Module | Sequence[Any] | None = "rx_ry_rz_ring",
         reupload: bool = False,
-<<<<<<< HEAD
         n_inputs: int | tuple[int, ...] | None = None,
-        observables: Sequence[Observable | str | Mapping[str, float]] | None = None,
-=======
         observables: Sequence[Any] | str | None = None,
->>>>>>> readout
         simulator: str | Simulator = "fused",
         gradient: str | None = None,
         dtype: torch.dtype = torch.complex64,

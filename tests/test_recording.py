@@ -4,7 +4,10 @@ what they become.
 The truth is TorchQuantum's own run of copies of the modules, on a `tq.QuantumDevice`.
 """
 
+import copy
 import math
+import pickle
+import random
 
 import numpy as np
 import pytest
@@ -12,8 +15,17 @@ import torch
 import torchquantum as tq
 import torchquantum.functional as tqf
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
-from captum_quantum import VQCLayer, quantum_gradient
+from captum_quantum import (
+    Angle,
+    Circuit,
+    CircuitError,
+    Gate,
+    Observable,
+    VQCLayer,
+    quantum_gradient,
+)
 
 BATCH = 5
 
@@ -56,15 +68,20 @@ def each(gate, angle):
     return run
 
 
+def apply_all(ansatz, device):
+    if isinstance(ansatz, (nn.Sequential, nn.ModuleList)):
+        for part in ansatz:
+            apply_all(part, device)
+    elif ansatz is not None:
+        ansatz(device)
+
+
 def truth(encoder, ansatz, n_qubits, x):
     """<Z> of every qubit from TorchQuantum's own run of the modules themselves."""
     device = tq.QuantumDevice(n_wires=n_qubits, bsz=len(x))
     if encoder is not None:
         encoder(device, x)
-    parts = ansatz if isinstance(ansatz, (nn.Sequential, nn.ModuleList, list)) else [ansatz]
-    for part in parts:
-        if part is not None:
-            part(device)
+    apply_all(ansatz, device)
     chances = device.get_states_1d().abs().square()
     index = torch.arange(2**n_qubits)
     signs = [1 - 2 * (index >> (n_qubits - 1 - wire) & 1) for wire in range(n_qubits)]
@@ -265,3 +282,688 @@ def test_rules_swapped_in_give_the_gradients(name, rule):
         found = results(layer, x, list(layer.parameters()))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+# Gates
+
+
+def by_functions(*calls):
+    def body(self, qdev):
+        for wire in range(3):
+            tqf.ry(qdev, wires=wire, params=0.4 + wire)
+        for call in calls:
+            call(self, qdev)
+
+    return body
+
+
+UNITARY = torch.linalg.qr(torch.randn(4, 4, dtype=torch.complex64,
+                                      generator=torch.Generator().manual_seed(0)))[0]  # fmt: skip
+
+GATES = {
+    "a constant matrix": lambda s, q: tqf.qubitunitaryfast(q, wires=[2, 0], params=UNITARY),
+    "a checked matrix": lambda s, q: tqf.qubitunitary(q, wires=[0, 1], params=UNITARY),
+    "an inverse matrix": lambda s, q: tqf.qubitunitaryfast(
+        q, wires=[0, 1], params=UNITARY, inverse=True
+    ),
+    "a matrix as rows": lambda s, q: tqf.qubitunitaryfast(q, wires=1, params=[[0, 1j], [1j, 0]]),
+    "an operator with a matrix": lambda s, q: s.matrix(q, wires=[1, 2]),
+    "a matrix in a buffer": lambda s, q: tqf.qubitunitaryfast(q, wires=[1, 2], params=s.buffer),
+    "a matrix exponential": lambda s, q: tqf.matrix_exp(q, wires=0, params=1j * s.hermitian),
+    "one Pauli string": lambda s, q: s.one(q, wires=[0, 2]),
+    "Pauli strings that commute": lambda s, q: s.commuting(q, wires=[0, 1]),
+    "Pauli strings that do not": lambda s, q: s.general(q, wires=[2, 0, 1]),
+    "a Hamiltonian": lambda s, q: s.hamiltonian(q, wires=[1, 2]),
+    "little-endian": lambda s, q: s.little(q, wires=[1, 2]),
+    "methods of the device": lambda s, q: (
+        q.h(wires=0),
+        q.rx(wires=1, params=s.w[:1]),
+        q.cx([1, 2]),
+    ),
+    "history of gates": lambda s, q: s.history(q),
+    "wires of numpy": lambda s, q: tqf.rx(q, wires=list(np.arange(3)[1:2]), params=s.w[:1]),
+    "angles that a gate ignores": lambda s, q: tqf.hadamard(q, wires=0, params=s.w[:1]),
+    "inverted operators": lambda s, q: s.gate(q, wires=1),
+}
+
+
+def gates_ansatz(name):
+    buffers = torch.diag(torch.exp(1j * torch.arange(4)))
+    ansatz = Ansatz(
+        by_functions(GATES[name]),
+        w=parameter(2),
+        matrix=tq.QubitUnitaryFast(has_params=True, trainable=False, init_params=UNITARY),
+        hermitian=torch.tensor([[0.3, 0.1 - 0.2j], [0.1 + 0.2j, -0.5]]),
+        one=tq.OpPauliExp([0.7], ["XY"], theta=0.6),
+        commuting=tq.OpPauliExp([0.7, -0.4, 1.0], ["XX", "ZZ", "YY"], theta=0.6),
+        general=tq.OpPauliExp([0.7, -0.4, 0.2], ["XXI", "ZIZ", "IYI"], theta=-0.8),
+        hamiltonian=tq.OpHamilExp(tq.Hamiltonian([1.0, 0.5], ["XZ", "IY"]), theta=0.5),
+        little=tq.OpPauliExp([0.7, 0.3], ["XY", "IZ"], endianness="little", theta=0.6),
+        history=tq.QuantumModule.from_op_history(
+            [
+                {"name": "rx", "wires": 0, "params": 0.3, "inverse": False, "trainable": True},
+                {"name": "cnot", "wires": [0, 1], "params": None},
+            ]
+        ),
+        gate=tq.RX(has_params=True, trainable=True, init_params=0.3, inverse=True),
+    )
+    ansatz.register_buffer("buffer", buffers)
+    return ansatz
+
+
+@pytest.mark.parametrize("options", OPTIONS[:2] + OPTIONS[4:5], ids=str)
+@pytest.mark.parametrize("name", GATES)
+def test_gates_are_torchquantums(name, options):
+    torch.manual_seed(0)
+    check("ry", gates_ansatz(name), 3, inputs(BATCH, 3), **options)
+
+
+@pytest.mark.parametrize("rule", ["parameter-shift", "commutator"])
+@pytest.mark.parametrize("name", ["one Pauli string", "Pauli strings that do not"])
+def test_rules_on_exponentials(name, rule):
+    ansatz = gates_ansatz(name)
+    if name == "one Pauli string" or rule == "commutator":
+        check("ry", ansatz, 3, inputs(BATCH, 3), gradient=rule)
+        return
+    layer = VQCLayer(3, ansatz=ansatz, gradient=rule)
+    with pytest.raises(ValueError, match="neither two nor three equidistant eigenvalues"):
+        layer(inputs(BATCH, 3))
+
+
+def test_exponentials_of_inputs():
+    """A Hamiltonian's time is an input: every sample evolves for its own time."""
+    for coefficients, paulis in (([0.7], ["XY"]), ([0.7, -0.4, 0.2], ["XX", "ZI", "IY"])):
+
+        def body(self, qdev, x, coefficients=coefficients, paulis=paulis):
+            for wire in range(2):
+                tqf.ry(qdev, wires=wire, params=x[:, wire])
+            hamiltonian = tq.Hamiltonian(coefficients, paulis).matrix
+            matrices = torch.matrix_exp(-0.5j * x[:, 2, None, None] * hamiltonian)
+            tqf.qubitunitaryfast(qdev, wires=[0, 1], params=matrices)
+
+        operator = Observable.of(dict(zip(paulis, coefficients, strict=True)))
+        gates = [Gate("ry", (wire,), (Angle.of_input(wire),)) for wire in range(2)]
+        gates.append(Gate("exp", (0, 1), (Angle.of_input(2),), operator=operator))
+        circuit = Circuit(2, gates, [Observable.of("Z0"), Observable.of("Z1")], 3)
+        layer, x = VQCLayer.from_circuit(circuit), inputs(BATCH, 3)
+        encoder = Encoder(body)
+        expected = results(lambda x, encoder=encoder: truth(encoder, None, 2, x), x, [])
+        for one, other in zip(results(layer, x, []), expected, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+# Structure
+
+
+class Sampled(tq.QuantumModule):
+    """A super-circuit: how many gates run is chosen between steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.ModuleList(tq.RX(has_params=True, trainable=True) for _ in range(3))
+        self.used = 1
+
+    def forward(self, qdev):
+        for wire in range(self.used):
+            self.gates[wire](qdev, wires=wire)
+
+
+class Moded(tq.QuantumModule):
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, qdev):
+        if self.training:
+            tqf.rx(qdev, wires=0, params=torch.tensor([[1.0]]))
+        else:
+            tqf.cnot(qdev, wires=[0, 1])
+
+
+class Layers(tq.QuantumModule):
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.ModuleList(
+            tq.RY(has_params=True, trainable=True, init_params=0.7 + k) for k in range(3)
+        )
+        self.plain = [tq.RX(has_params=True, trainable=True, init_params=0.2)]
+        self.settings = {"angle": 0.3, "on": np.array([True, False])}
+
+    def forward(self, qdev):
+        for wire, gate in enumerate(self.gates):
+            gate(qdev, wires=wire)
+        for gate in self.plain:
+            gate(qdev, wires=2)
+        if self.settings["on"][0]:
+            tqf.rx(qdev, wires=0, params=self.settings["angle"])
+
+
+class Scaled(nn.Module):
+    def forward(self, angle):
+        return 2 * angle
+
+
+def pruned(ansatz):
+    for gate in ansatz.gates:
+        prune.l1_unstructured(gate, "params", amount=1)
+    with torch.no_grad():
+        for weight in ansatz.parameters():
+            weight.add_(0.5)
+
+
+def set_value(ansatz):
+    ansatz.gates[0].params.data[:] = 1.3
+
+
+CHANGES = {
+    "super-circuit": (Sampled, lambda a: setattr(a, "used", 3)),
+    "evaluation": (Moded, lambda a: a.eval()),
+    "pruned": (Layers, pruned),
+    "gate replaced": (
+        Layers,
+        lambda a: a.gates.__setitem__(1, tq.RX(has_params=True, trainable=True, init_params=0.2)),
+    ),
+    "gate added": (Layers, lambda a: a.plain.append(tq.RY(has_params=True, init_params=1.0))),
+    "data written": (Layers, set_value),
+    "number changed": (Layers, lambda a: a.settings.update(angle=1.1)),
+    "array changed": (Layers, lambda a: a.settings["on"].__setitem__(0, False)),
+    "parametrized": (
+        lambda: Ansatz(lambda s, q: tqf.rx(q, wires=0, params=s.w), w=parameter(1, seed=2)),
+        lambda a: parametrize.register_parametrization(a, "w", Scaled()),
+    ),
+    "hooked": (
+        Layers,
+        lambda a: a.gates[0].register_forward_pre_hook(
+            lambda module, args: tqf.rz(args[0], wires=0, params=0.4)
+        ),
+    ),
+    "forward replaced": (
+        Layers,
+        lambda a: setattr(a, "forward", lambda qdev: tqf.hadamard(qdev, wires=1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS[:3] + OPTIONS[4:5], ids=str)
+@pytest.mark.parametrize("case", CHANGES)
+def test_changes_after_construction_are_followed(case, options):
+    make, change = CHANGES[case]
+    torch.manual_seed(0)
+    ansatz = make()
+    layer = VQCLayer(3, ansatz=ansatz, **options)
+    x = inputs(BATCH, 3)
+    before = layer(x).detach()
+    for _ in range(2):
+        change(ansatz) if _ == 0 else None
+        parameters = list(ansatz.parameters())
+        expected = results(lambda x: truth(layer.encoder, ansatz, 3, x), x, parameters)
+        for one, other in zip(results(layer, x, parameters), expected, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(before, expected[0], atol=1e-3)
+    assert torch.allclose(layer.run(layer.angle_table(x)), expected[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("change", ["prune", "parametrize", "hook", "forward", "list", "layers"])
+def test_named_circuits_are_followed_too(change):
+    layer = VQCLayer(3, ansatz="real_amplitudes")
+    x = inputs(BATCH, 3)
+    layer(x)
+    if change == "prune":
+        prune.random_unstructured(layer.ansatz, "weights", amount=4)
+    elif change == "parametrize":
+        parametrize.register_parametrization(layer.ansatz, "weights", Scaled())
+    elif change == "hook":
+        layer.encoder.register_forward_hook(
+            lambda module, args, output: tqf.rx(args[0], wires=0, params=0.7)
+        )
+    elif change == "forward":
+        layer.ansatz.forward = lambda qdev: tqf.rx(qdev, wires=0, params=0.7)
+    elif change == "list":
+        layer.encoder.func_list[0] = {"input_idx": [2], "func": "rx", "wires": [0]}
+    else:
+        layer.ansatz.n_layers = 1
+    found = results(layer, x, list(layer.parameters()))
+    expected = results(
+        lambda x: truth(layer.encoder, layer.ansatz, 3, x), x, list(layer.parameters())
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def test_gates_may_depend_on_inputs_and_on_chance():
+    def branching(self, qdev, x):
+        for wire in range(3):
+            (tqf.ry if x[0, wire] > 1 else tqf.rx)(qdev, wires=wire, params=x[:, wire])
+
+    for seed in range(4):
+        check(Encoder(branching), None, 3, inputs(BATCH, 3, seed=seed))
+
+    def drawn(self, qdev, x):
+        for wire in range(3):
+            gate = random.choice([tqf.ry, tqf.rx])
+            gate(qdev, wires=wire, params=x[:, wire] + torch.randn(1) + random.random())
+
+    encoder = Encoder(drawn)
+    layer, x = VQCLayer(3, encoder=encoder, ansatz=None), inputs(BATCH, 3)
+    for seed in range(3):
+        values = []
+        for call in (layer, lambda x: truth(encoder, None, 3, x)):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            values.append(results(call, x, []))
+        for one, other in zip(*values, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+    layer = VQCLayer(3, encoder=encoder, ansatz=None, gradient="parameter-shift")
+    torch.manual_seed(5), random.seed(5)
+    found = results(layer, x, [])
+    torch.manual_seed(5), random.seed(5)
+    for one, other in zip(found, results(lambda x: truth(encoder, None, 3, x), x, []), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def test_modules_may_count_their_calls():
+    def body(self, qdev):
+        self.calls += 1
+        (tqf.rx if self.calls % 2 else tqf.ry)(qdev, wires=0, params=0.5)
+
+    ansatz = Ansatz(body, calls=0)
+    layer = VQCLayer(2, ansatz=ansatz)
+    assert ansatz.calls == 0  # trying them out is no call
+    x = inputs(BATCH, 2)
+    for calls in range(1, 4):
+        torch.testing.assert_close(
+            layer(x), truth(layer.encoder, Ansatz(body, calls=calls - 1), 2, x), atol=2e-5, rtol=0
+        )
+        assert ansatz.calls == calls
+        assert len(layer.circuit.gates) == 3
+        assert ansatz.calls == calls
+
+
+def test_random_numbers_do_not_fill_the_memory():
+    ansatz = Ansatz(lambda self, qdev: tqf.rx(qdev, wires=0, params=random.random()))
+    layer, x = VQCLayer(2, ansatz=ansatz), inputs(2, 2)
+    for _ in range(150):
+        layer(x)
+    structures = layer._tracer.structures
+    assert len(structures._known) <= 64
+    before = len(structures._known)
+    layer(x)
+    assert len(structures._known) == before
+
+
+# Inputs
+
+
+def test_inputs_of_several_dimensions():
+    def by_layer(self, qdev, x):
+        for layer in range(2):
+            for wire in range(3):
+                tqf.ry(qdev, wires=wire, params=x[:, layer, wire])
+            tqf.cnot(qdev, wires=[layer, 2])
+
+    encoder, x = Encoder(by_layer), inputs(BATCH, 2, 3)
+    layer = check(encoder, None, 3, x)
+    assert layer.input_shape == (2, 3)
+    assert layer.n_inputs == 6
+    check(encoder, None, 3, x, n_inputs=(2, 3), gradient="parameter-shift")
+    more = inputs(4, BATCH, 2, 3)
+    expected = torch.stack([truth(encoder, None, 3, one) for one in more])
+    torch.testing.assert_close(layer(more), expected, atol=2e-5, rtol=0)
+    assert layer(more[:, :0]).shape == (4, 0, 3)
+    with pytest.raises(ValueError, match=r"inputs must be of shape \(\.\.\., 2, 3\); got"):
+        layer(inputs(BATCH, 6))
+    with quantum_gradient(layer, "parameter-shift"):
+        found = results(layer, x, [])
+    for one, other in zip(found, results(layer, x, []), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def four_a_qubit(self, qdev, x):
+    x = x.view(x.shape[0], qdev.n_wires, 4)
+    for wire in range(qdev.n_wires):
+        for k, gate in enumerate((tqf.ry, tqf.rz, tqf.rx, tqf.rz)):
+            gate(qdev, wires=wire, params=x[:, wire, k])
+
+
+def padded(self, qdev, x):
+    x = nn.functional.pad(x, (0, 4 - x.shape[1]))
+    for wire in range(4):
+        tqf.ry(qdev, wires=wire, params=x[:, wire])
+
+
+@pytest.mark.filterwarnings("error")
+def test_how_many_inputs_there_are():
+    assert check(Encoder(four_a_qubit), None, 2, inputs(BATCH, 8)).n_inputs == 8
+    assert VQCLayer(4, encoder=Encoder(padded), n_inputs=3).n_inputs == 3
+    check(Encoder(padded), None, 4, inputs(BATCH, 3), n_inputs=3)
+    linear = Encoder(lambda s, q, x: s.run(q, s.reduce(x)), reduce=nn.Linear(9, 2))
+    linear.run = lambda qdev, x: [tqf.ry(qdev, wires=i, params=x[:, i]) for i in range(2)]
+    assert check(linear, None, 2, inputs(BATCH, 9)).n_inputs == 9
+    gates = [{"input_idx": [0], "func": "ry", "wires": [0]}]
+    with pytest.warns(UserWarning, match=r"no angle depends on the input features \[1, 2\] of 3"):
+        layer = VQCLayer(2, encoder=gates, n_inputs=3)
+    x = inputs(BATCH, 3)
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x)
+    assert (gradient[:, 1:] == 0).all()
+    assert (gradient[:, 0] != 0).all()
+    skipping = Encoder(lambda s, q, x: [tqf.ry(q, wires=i, params=x[:, 2 * i]) for i in range(2)])
+    with pytest.warns(UserWarning, match=r"no angle depends on the input features \[1\] of 3"):
+        check(skipping, None, 2, inputs(BATCH, 3))
+    with pytest.raises(CircuitError, match="takes feature 5 of 3"):
+        VQCLayer(2, encoder=[{"input_idx": [5], "func": "ry", "wires": [0]}], n_inputs=3)
+    for wrong, error in (
+        (-1, ValueError),
+        ("3", TypeError),
+        ((), ValueError),
+        ((0, 2), ValueError),
+    ):
+        with pytest.raises(error, match="n_inputs must be"):
+            VQCLayer(2, n_inputs=wrong)
+
+
+def test_circuits_without_inputs_and_without_an_ansatz():
+    layer = check(None, entangling(), 3, torch.zeros(BATCH, 0))
+    assert layer.n_inputs == 0
+    assert layer(torch.zeros(2, BATCH, 0)).shape == (2, BATCH, 3)
+    for rule in ("adjoint", "backprop", "parameter-shift"):
+        layer = VQCLayer(3, encoder=None, gradient=rule)
+        layer(torch.zeros(1, 0)).sum().backward()
+        assert layer.ansatz.weights.grad.any()
+    assert VQCLayer(3, ansatz=None).weights.shape == (0,)
+    check("ry", None, 3, inputs(BATCH, 3))
+
+
+def operators():
+    return [
+        tq.RX(has_params=True, trainable=True, init_params=0.3, wires=0),
+        tq.CNOT(wires=[0, 1]),
+        tq.RY(has_params=True, trainable=True, init_params=0.9, wires=1),
+    ]
+
+
+def test_lists_of_operators():
+    x = inputs(BATCH, 2)
+    layer = check("ry", operators(), 2, x)
+    assert {name for name, _ in layer.named_parameters()} == {"ansatz.0.params", "ansatz.2.params"}
+    check("ry", nn.Sequential(*operators()), 2, x)
+    check("ry", nn.ModuleList(operators()), 2, x)
+    twice = operators()[0]
+    check("ry", nn.Sequential(twice, nn.Sequential(*operators()), twice), 2, x)
+    history = [{"name": "rx", "wires": 0, "params": 0.3, "trainable": True}]
+    assert VQCLayer(2, ansatz=history).weights.shape == (1,)
+
+
+# Amplitudes
+
+
+class Flipped(tq.StateEncoder):
+    def forward(self, qdev, x):
+        super().forward(qdev, x.flip(1))
+
+
+def written(self, qdev, x):
+    norm = torch.linalg.vector_norm(x[:, :4], dim=1, keepdim=True)
+    qdev.set_states(torch.complex(x[:, :4], 0.5 * x[:, 1:5]) / norm)
+    tqf.rx(qdev, wires=0, params=x[:, 4])
+    tqf.rzz(qdev, wires=[0, 1], params=x[:, 5])
+
+
+@pytest.mark.parametrize("batch", [1, BATCH, 128])
+@pytest.mark.parametrize("gradient", ["adjoint", "backprop"])
+def test_amplitudes(gradient, batch):
+    mixed = Ansatz(lambda s, q: (s.gate(q, wires=0), tqf.cnot(q, [0, 1])),
+                   gate=tq.U3(has_params=True, trainable=True))  # fmt: skip
+    for ansatz in (mixed, Ansatz(lambda s, q: tqf.ry(q, wires=1, params=s.w), w=parameter(1))):
+        for encoder, x in (
+            (tq.StateEncoder(), inputs(batch, 4)),
+            (Flipped(), inputs(batch, 4)),
+            (tq.StateEncoder(), inputs(batch, 3)),
+            (Encoder(written), inputs(batch, 6)),
+        ):
+            options = {"n_inputs": x.shape[1], "gradient": gradient}
+            check(encoder, ansatz, 2, x, **options)
+            check(encoder, ansatz, 2, x, simulator="torchquantum", n_inputs=x.shape[1])
+        values = torch.complex(inputs(batch, 4).detach() - 1, inputs(batch, 4, seed=2).detach())
+        check(tq.StateEncoder(), ansatz, 2, values.requires_grad_(), gradient=gradient)
+        check("amplitude", ansatz, 2, values[:, :3].detach().requires_grad_(), n_inputs=3)
+    check(tq.StateEncoder(), "real_amplitudes", 2, values.detach().requires_grad_(), n_layers=1)
+
+
+def test_amplitudes_of_seven_qubits_run_in_lanes():
+    def body(self, qdev):
+        for wire in range(7):
+            tqf.rx(qdev, wires=wire, params=self.w[wire : wire + 1])
+            tqf.cnot(qdev, wires=[wire, (wire + 1) % 7])
+
+    x = torch.complex(inputs(128, 100).detach() - 1, inputs(128, 100, seed=2).detach())
+    check("amplitude", Ansatz(body, w=parameter(7)), 7, x.requires_grad_(), n_inputs=100)
+
+
+def test_amplitudes_that_are_wrong():
+    layer = VQCLayer(2, encoder="amplitude")
+    with pytest.raises(ValueError, match="not all zero"):
+        layer(torch.zeros(2, 4))
+    with pytest.raises(TypeError, match="real floating-point"):
+        VQCLayer(2)(torch.zeros(2, 2, dtype=torch.complex64))
+    with pytest.raises(CircuitError, match="at most 4 amplitudes"):
+        VQCLayer(2, encoder="amplitude", n_inputs=5)
+    with pytest.raises(CircuitError, match="raised RuntimeError before the first gate.*is invalid for input of size 6"):
+        VQCLayer(2, encoder=Encoder(lambda s, q, x: q.set_states(x)), n_inputs=3)
+    for encoder in ("amplitude", Encoder(written)):
+        layer = VQCLayer(2, encoder=encoder, gradient="parameter-shift")
+        with pytest.raises(ValueError, match="does not apply to .* amplitude"):
+            layer(inputs(3, layer.n_inputs))
+
+
+# Copies and files
+
+
+class Keeping(tq.QuantumModule):
+    """Keeps a device of 256 samples, as many examples do."""
+
+    def __init__(self):
+        super().__init__()
+        self.q_device = tq.QuantumDevice(n_wires=2, bsz=256)
+        self.gate = tq.RX(has_params=True, trainable=True)
+
+    def forward(self, qdev):
+        self.gate(qdev, wires=0)
+
+
+def test_modules_that_keep_a_device():
+    ansatz = Keeping()
+    layer = VQCLayer(2, ansatz=ansatz)
+    assert layer.weights.shape == (1,)
+    x = inputs(BATCH, 2)
+    expected = layer(x)
+    assert type(ansatz.q_device) is tq.QuantumDevice
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(other(x), expected)
+    fresh = VQCLayer(2, ansatz=Keeping())
+    fresh.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(fresh(x), expected)
+
+
+def test_recorders_leave_the_modules():
+    class Remembering(tq.QuantumModule):
+        def __init__(self):
+            super().__init__()
+            self.gate = tq.RX(has_params=True, trainable=True)
+
+        def forward(self, qdev):
+            self.q_device = qdev
+            self.gate(qdev, wires=0)
+            if self.fail:
+                raise RuntimeError("broken")
+
+    ansatz = Remembering()
+    ansatz.fail = False
+    layer = VQCLayer(2, ansatz=ansatz)
+    for _ in range(2):
+        layer(inputs(BATCH, 2))
+        assert ansatz.q_device is None
+    ansatz.fail = True
+    with pytest.raises(CircuitError, match="the modules raised RuntimeError .*broken"):
+        layer(inputs(BATCH, 2))
+    assert ansatz.q_device is None
+    assert ansatz.gate.wires is None
+
+
+# Modules that make their own device
+
+
+class Whole(tq.QuantumModule):
+    """The usual way to write a model: device, encoder, gates and measurement in one forward."""
+
+    def __init__(self, measure=None, before=None):
+        super().__init__()
+        self.encoder = tq.GeneralEncoder(
+            [{"input_idx": [i], "func": "ry", "wires": [i]} for i in range(3)]
+        )
+        self.gates = nn.ModuleList(tq.RX(has_params=True, trainable=True) for _ in range(3))
+        self.measure = tq.MeasureAll(tq.PauliZ) if measure is None else measure
+        self.before = before
+
+    def forward(self, x):
+        qdev = tq.QuantumDevice(n_wires=3, bsz=x.shape[0], device=x.device, record_op=True)
+        x = x if self.before is None else self.before(x)
+        self.encoder(qdev, x)
+        for wire, gate in enumerate(self.gates):
+            gate(qdev, wires=wire)
+        qdev.cnot(wires=[0, 1])
+        tqf.crx(qdev, wires=[1, 2], params=0.4)
+        return self.measure(qdev)
+
+
+class Held(Whole):
+    """Keeps its device."""
+
+    def __init__(self):
+        super().__init__()
+        self.q_device = tq.QuantumDevice(n_wires=3)
+
+    def forward(self, x):
+        self.q_device.reset_states(x.shape[0])
+        self.encoder(self.q_device, x)
+        self.gates[0](self.q_device, wires=1)
+        return self.measure(self.q_device)
+
+
+MEASURED = {
+    "Z": (lambda: Whole(), 3),
+    "X": (lambda: Whole(tq.MeasureAll(tq.PauliX)), 3),
+    "Y": (lambda: Whole(tq.MeasureAll(tq.PauliY)), 3),
+    "one joint observable": (
+        lambda: Whole(lambda q: tq.measurement.expval_joint_analytical(q, "XZY")),
+        3,
+    ),
+    "two observables": (
+        lambda: Whole(
+            lambda q: torch.stack(
+                [tq.measurement.expval_joint_analytical(q, word) for word in ("ZZI", "IXX")], 1
+            )
+        ),
+        3,
+    ),
+    "probabilities": (lambda: Whole(lambda q: q.get_states_1d().abs() ** 2), 3),
+    "some probabilities": (lambda: Whole(lambda q: (q.states.abs() ** 2).sum(2).flatten(1)), 3),
+    "sums of expectation values": (
+        lambda: Whole(lambda q: tq.MeasureAll(tq.PauliZ)(q)[:, :2].sum(1, keepdim=True) / 2 + 1),
+        3,
+    ),
+    "a network before": (lambda: Whole(before=nn.Sequential(nn.Linear(5, 3), nn.Tanh())), 5),
+    "its own device": (Held, 3),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS[:3] + OPTIONS[4:5], ids=str)
+@pytest.mark.parametrize("case", MEASURED)
+def test_a_circuit_is_taken_out_of_a_whole_module(case, options):
+    make, n_inputs = MEASURED[case]
+    torch.manual_seed(0)
+    module = make()
+    reference = copy.deepcopy(module)
+    layer = VQCLayer.from_module(module, **options)
+    assert layer.input_shape == (n_inputs,)
+    x = inputs(BATCH, n_inputs)
+
+    def run(x):
+        y = reference(x)
+        return y if y.dim() == 2 else y[:, None]
+
+    expected = results(run, x, list(reference.parameters()))
+    found = results(layer, x, list(module.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(copy.deepcopy(layer)(x), expected[0], atol=2e-5, rtol=1e-4)
+
+
+def test_images_before_a_circuit():
+    """As TorchQuantum's own example for digits, up to the measurement."""
+
+    class Pooled(Whole):
+        def forward(self, x):
+            return super().forward(nn.functional.avg_pool2d(x, 2).reshape(x.shape[0], -1)[:, :3])
+
+    module = Pooled()
+    with pytest.raises(CircuitError, match=r"say which: n_inputs=\(1, 28, 28\)"):
+        VQCLayer.from_module(module)
+    x = inputs(BATCH, 1, 4, 4)
+    with pytest.warns(UserWarning, match=r"no angle depends on the input features \[10, 11, 14"):
+        layer = VQCLayer.from_module(module, (1, 4, 4))
+    expected = results(copy.deepcopy(module), x, [])
+    for one, other in zip(results(layer, x, []), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+class Negative(nn.Module):
+    def forward(self, qdev):
+        return -tq.MeasureAll(tq.PauliZ)(qdev)
+
+
+def changed_measurement():
+    module = Whole()
+    layer = VQCLayer.from_module(module)
+    x = inputs(2, 3)
+    module.measure = tq.MeasureAll(tq.PauliX)  # as gates, then <Z>
+    torch.testing.assert_close(layer(x), copy.deepcopy(module)(x), atol=2e-5, rtol=0)
+    module.measure = Negative()
+    layer(x)
+
+
+NOT_MEASURED = {
+    "a softmax": (
+        lambda: VQCLayer.from_module(Whole(lambda q: tq.MeasureAll(tq.PauliZ)(q).log_softmax(1))),
+        "is no expectation value; a layer ends at the measurement",
+    ),
+    "a trained head": (
+        lambda: VQCLayer.from_module(
+            Whole(nn.Sequential(tq.MeasureAll(tq.PauliZ), nn.Linear(3, 2)))
+        ),
+        "depends on weights or inputs past its measurement",
+    ),
+    "another output": (
+        lambda: VQCLayer.from_module(Whole(lambda q: "done")),
+        r"what Whole returns must be a real tensor of shape \(batch, n_values\); got 'done'",
+    ),
+    "no device": (
+        lambda: VQCLayer.from_module(nn.Linear(4, 2)),
+        "no device was made by a Linear module",
+    ),
+    "another measurement later": (
+        changed_measurement,
+        "measures something else than when the layer was made; make the layer again",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_MEASURED)
+def test_whole_modules_that_are_no_circuit(case):
+    make, message = NOT_MEASURED[case]
+    with pytest.raises(CircuitError, match=message):
+        make()
+
+
+def test_a_whole_module_is_a_module():
+    with pytest.raises(TypeError, match="module must be an nn.Module that makes"):
+        VQCLayer.from_module(lambda x: x)

@@ -25,12 +25,8 @@ from captum_quantum.circuit.terms import (
 )
 
 __all__ = [
-<<<<<<< HEAD
-    "GATE_TYPES", "Angle", "Circuit", "CircuitError", "Gate", "Observable", "PauliString",
-    "Reading", "gate_matrix", "gate_type", "index_tensor", "read_observables", "select"
-=======
     "GATE_TYPES", "Angle", "Circuit", "CircuitError", "Gate", "HermitianMatrix", "Observable",
-    "PauliString", "Projector", "describe_readout", "flip_among", "gate_matrix", "gate_type",
-    "index_tensor", "read_observables", "select", "states_of", "wires_of_probabilities"
->>>>>>> readout
+    "PauliString", "Projector", "Reading", "describe_readout", "flip_among", "gate_matrix",
+    "gate_type", "index_tensor", "read_observables", "select", "states_of",
+    "wires_of_probabilities"
 ]  # fmt: skip

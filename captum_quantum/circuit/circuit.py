@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks, _compat
-<<<<<<< HEAD
 from captum_quantum.circuit.gates import (
     ALIASES,
     OPERATORS,
@@ -22,11 +21,7 @@ from captum_quantum.circuit.gates import (
     matrix_of,
     operator_type,
 )
-from captum_quantum.circuit.observable import Observable
-=======
-from captum_quantum.circuit.gates import ALIASES, GateType, gate_type
 from captum_quantum.circuit.observable import Observable, describe_readout
->>>>>>> readout
 
 Source = Literal["input", "weight", "constant"]
 
@@ -285,22 +280,7 @@ class Circuit:
                 must = f"in [0, {high}]"
                 _require(angle.index <= high, f"{angle.source} index of {here}", must, angle.index)
         for observable in self.observables:
-<<<<<<< HEAD
-            self._require_wires(f"wires of observable {observable}", observable.wires)
-=======
             self._require_wires(f"wires of observable {observable.label}", observable.wires)
-        if self.amplitude_encoding:
-            _require(
-                not used and self.n_inputs == 2**self.n_qubits,
-                "inputs of a circuit with amplitude encoding",
-                f"{2**self.n_qubits} amplitudes and no angles",
-                f"{self.n_inputs} inputs, {len(used)} of them used as angles",
-            )
-        else:
-            unused = f"unused input features {sorted(set(range(self.n_inputs)) - used)}"
-            must = "used by at least one gate each"
-            _require(len(used) == self.n_inputs, "inputs", must, unused)
->>>>>>> readout
 
     def _require_wires(self, argument: str, wires: tuple[int, ...]) -> None:
         high = self.n_qubits - 1
@@ -414,16 +394,9 @@ class Circuit:
         lines = [f"{self.n_qubits} {self.n_inputs} {self.n_weights} {self.amplitude_encoding}"]
         for gate in self.gates:
             angles = [f"{a.source} {a.index} {float(a.value).hex()}" for a in gate.angles]
-<<<<<<< HEAD
             line = f"{gate.name} {gate.wires} {gate.inverse} {angles}"
             lines.append(line if gate.operator is None else f"{line} {gate.operator}")
-        for observable in self.observables:
-            terms = [f"{term.coefficient.hex()} {term.factors}" for term in observable.terms]
-            lines.append(f"read {terms}")
-=======
-            lines.append(f"{gate.name} {gate.wires} {gate.inverse} {angles}")
         lines += [f"read {[term.fingerprint for term in o.terms]}" for o in self.observables]
->>>>>>> readout
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
     def weights_as_inputs(self) -> "Circuit":
@@ -456,9 +429,8 @@ class Circuit:
         qubits, inputs = count(self.n_qubits, "qubit"), count(self.n_inputs, "input")
         inputs += " (amplitudes)" if self.amplitude_encoding else ""
         summary = f"{qubits}, {inputs}, {count(self.n_weights, 'weight')}"
-<<<<<<< HEAD
-        readout = ", ".join(f"<{observable}>" for observable in self.observables)
-        return "\n".join([summary, *(f"  {gate}" for gate in self.gates), f"reads {readout}"])
+        reads = f"reads {describe_readout(self.observables)}"
+        return "\n".join([summary, *(f"  {gate}" for gate in self.gates), reads])
 
 
 class Reading(NamedTuple):
@@ -477,7 +449,3 @@ class Reading(NamedTuple):
     weights: Tensor
     initial: Tensor | None
     plain: bool
-=======
-        reads = f"reads {describe_readout(self.observables)}"
-        return "\n".join([summary, *(f"  {gate}" for gate in self.gates), reads])
->>>>>>> readout

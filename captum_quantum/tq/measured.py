@@ -105,7 +105,8 @@ class MeasuringTracer(Tracer):
         generator = torch.Generator().manual_seed(len(recorder.entries))
         size: int = 2**recorder.n_wires
         state = torch.randn(size, dtype=torch.complex64, generator=generator)
-        return (state / state.norm()).to(recorder.device).expand(recorder.bsz, -1)
+        whole: Tensor = (state / state.norm()).to(recorder.device).expand(recorder.bsz, -1)
+        return whole
 
     def _count_wires(self, modules: Modules, shape: tuple[int, ...] | None) -> int:
         """The number of wires of the device that the module makes."""
