@@ -243,11 +243,14 @@ class CircuitModule(nn.Module):
     def weights(self) -> Tensor:
         """All weights as they are now, in radians, flattened: shape ``(n_weights,)``."""
         if self._is_known():
-            flat = [read(self).reshape(-1) for read in self._weights]
-        else:
-            from captum_quantum import tq
+            return self._joined([read(self) for read in self._weights])
+        from captum_quantum import tq
 
-            flat = [tensor.reshape(-1) for tensor in tq.weight_tensors(self.encoder, self.ansatz)]
+        return self._joined(tq.weight_tensors(self.encoder, self.ansatz))
+
+    @staticmethod
+    def _joined(weights: Sequence[Tensor]) -> Tensor:
+        flat = [weight.reshape(-1) for weight in weights]
         if not flat:
             return torch.zeros(0)
         return flat[0] if len(flat) == 1 else torch.cat(flat)
@@ -256,9 +259,7 @@ class CircuitModule(nn.Module):
         """Whether the modules' gates are those of the circuit, without running them."""
         if self._tracer is None:
             return True
-        if self._known is None:
-            return False
-        known: bool = self._tracer.known((self.encoder, self.ansatz)) == self._known
+        known: bool = self._tracer.is_known((self.encoder, self.ansatz), self._known)
         return known
 
     def _read(self, rows: Tensor) -> Reading:
@@ -274,7 +275,8 @@ class CircuitModule(nn.Module):
                 return reading._replace(circuit=circuit, initial=initial)
             reading = self._tracer.read((self.encoder, self.ansatz), rows, self.input_shape)
             return reading
-        weights = select(self.weights, circuit.indices("weight"), 0)
+        weights = self._joined([read(self) for read in self._weights])
+        weights = select(weights, circuit.indices("weight"), 0)
         if circuit.amplitude_encoding:
             # No columns, and no node that autograd goes through.
             inputs = rows.new_zeros(rows.shape[0], 0, dtype=rows.dtype.to_real())

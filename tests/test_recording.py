@@ -747,11 +747,14 @@ def test_amplitudes_that_are_wrong():
         VQCLayer(2)(torch.zeros(2, 2, dtype=torch.complex64))
     with pytest.raises(CircuitError, match="at most 4 amplitudes"):
         VQCLayer(2, encoder="amplitude", n_inputs=5)
-    with pytest.raises(CircuitError, match="raised RuntimeError before the first gate.*is invalid for input of size 6"):
+    with pytest.raises(
+        CircuitError,
+        match="raised RuntimeError before the first gate.*is invalid for input of size 6",
+    ):
         VQCLayer(2, encoder=Encoder(lambda s, q, x: q.set_states(x)), n_inputs=3)
     for encoder in ("amplitude", Encoder(written)):
         layer = VQCLayer(2, encoder=encoder, gradient="parameter-shift")
-        with pytest.raises(ValueError, match="does not apply to .* amplitude"):
+        with pytest.raises(ValueError, match="does not apply to .*amplitude"):
             layer(inputs(3, layer.n_inputs))
 
 

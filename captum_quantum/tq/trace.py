@@ -77,7 +77,7 @@ def known_gates(*modules: nn.Module | None) -> Any:
         *modules (nn.Module or None): Encoder and ansatz.
 
     Returns:
-        Any: What can be compared with ``==``; it changes when the gates may have changed.
+        Any: What `are_known` compares.
     """
     parts: list[Any] = []
     for module in modules:
@@ -87,11 +87,37 @@ def known_gates(*modules: nn.Module | None) -> Any:
             lists = getattr(module, "func_list", ())
             parts.append([{**entry} for entry in lists])
         elif type(module) in NAMED and not is_hooked(module) and "weights" in module._parameters:
-            named: Any = module
-            parts.append((named.n_qubits, named.n_layers, "layer" in module.__dict__))
+            parts.append(_sizes(module))
         else:
             return None
     return parts
+
+
+def are_known(modules: Modules, known: Any) -> bool:
+    """Whether named modules are as they were; quick, as it is asked at every call.
+
+    Args:
+        modules (Sequence): Encoder and ansatz; None for none.
+        known (Any): What `known_gates` has returned of them.
+    """
+    for module, part in zip(modules, known, strict=True):
+        if module is None or part is None:
+            same = module is part
+        elif is_hooked(module):
+            return False
+        elif type(module) is tq.GeneralEncoder:
+            same = module.func_list == part
+        elif type(module) in NAMED:
+            same = _sizes(module) == part and "weights" in module._parameters
+        else:
+            same = type(module) is tq.StateEncoder and not part
+        if not same:
+            return False
+    return True
+
+
+def _sizes(module: Any) -> tuple[int, int, bool]:
+    return module.n_qubits, module.n_layers, "layer" in module.__dict__
 
 
 def takes_amplitudes(encoder: nn.Module | None) -> bool:
@@ -161,9 +187,18 @@ class Tracer:
             modules (Sequence): Encoder and ansatz; None for none.
 
         Returns:
-            Any: What can be compared with ``==``; it changes when the gates may have changed.
+            Any: What `is_known` compares.
         """
         return known_gates(*modules)
+
+    def is_known(self, modules: Modules, known: Any) -> bool:
+        """Whether the gates of modules are as they were.
+
+        Args:
+            modules (Sequence): Encoder and ansatz; None for none.
+            known (Any): What `known` has returned of them.
+        """
+        return known is not None and are_known(modules, known)
 
     def _search(self, modules: Modules) -> Probe:
         """Offers features to an encoder that does not say how many it takes.
