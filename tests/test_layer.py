@@ -1118,12 +1118,16 @@ def test_amplitudes_are_drawn():
             "reupload must be False for amplitude encoding",
         ),
         ({"observables": []}, ValueError, "observables must be a list of at least one observable"),
-        ({"observables": "Z0"}, TypeError, "observables must be a list of observables; got 'Z0'"),
+        (
+            {"observables": "Z0"},
+            TypeError,
+            "observables must be a list of observables, or 'probabilities'; got 'Z0'",
+        ),
         ({"observables": {"Z0": 1.0}}, TypeError, "observables must be a list of observables"),
         (
             {"observables": 4},
             TypeError,
-            r"observables must be a list of observables; got 4 \(int\)",
+            r"observables must be a list of observables, or 'probabilities'; got 4 \(int\)",
         ),
         ({"observables": [0, 1]}, TypeError, r"observable must be a Pauli string .* got 0 \(int\)"),
         (
@@ -1154,7 +1158,7 @@ def test_amplitudes_are_drawn():
         (
             {"observables": [{}]},
             ValueError,
-            "observable must be a sum of at least one Pauli string",
+            "observable must be a sum of at least one term",
         ),
     ],
 )

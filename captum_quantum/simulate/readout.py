@@ -59,6 +59,9 @@ def expectation_values(
     Returns:
         Tensor: Real, shape ``(batch, n_observables)``; differentiable.
 
+    Raises:
+        CircuitError: If projectors or matrices need tables of more than ``2**26`` entries.
+
     Examples:
         >>> import torch
         >>> from captum_quantum import Observable
