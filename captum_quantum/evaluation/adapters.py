@@ -234,14 +234,12 @@ class _Scored(nn.Module):
 
     def __init__(self, model: Callable[..., Any], function: TargetFunction) -> None:
         super().__init__()
-        self.model, self.called = model, False
-        # In a tuple, as a function that is a module is no part of the model.
-        self._function = (function,)
+        self.model, self.function, self.called = model, function, False
 
     def forward(self, *args: Any) -> Tensor:
         """Runs the model; returns ``(batch,)``."""
         self.called = True
-        return target_scores(self.model(*args), self._function[0])
+        return target_scores(self.model(*args), self.function)
 
 
 def _with_model(explainer: Any, model: Any, other: Any) -> Any:

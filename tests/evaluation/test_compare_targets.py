@@ -10,7 +10,7 @@ from captum import attr as captum
 from comparison import Cam, batches, energy, everything, samples, small_model
 from torch import nn
 
-from captum_quantum import QuantumLayerGradCam, VQCLayer, compare, metrics, tokens_to_grid
+from captum_quantum import QuantumLayerGradCam, compare, metrics, tokens_to_grid
 
 
 def margin(output):
@@ -210,16 +210,24 @@ def test_wrong_targets(method, target, error, message):
         compare({"m": method(small_model())}, batches(6), {"energy": energy}, **options)
 
 
-def test_a_module_as_function_is_no_part_of_the_model():
-    class Function(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = VQCLayer(2)
-
-        def forward(self, output):
-            return self.layer(output[:, :2])[:, 0]
-
-    model, function = small_model(), Function().train()
-    compare({"s": QuantumLayerGradCam(model, model[1])}, batches(6), {"energy": energy},
-            target=function, progress=False)  # fmt: skip
-    assert function.training
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Captum's, about inputs and hooks
+def test_a_function_that_is_a_module():
+    torch.manual_seed(0)
+    model = small_model()
+    function = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1)).train()
+    images, _ = samples(5)
+    report = compare(
+        {"deep lift": captum.DeepLift(model), "quantum": QuantumLayerGradCam(model, model[1])},
+        batches(5),
+        {"energy": energy},
+        target=function,
+        progress=False,
+    )
+    assert all(module.training for module in function.modules())
+    # DeepLift sees the nonlinear modules of the function, as if they were the model's last.
+    expected = captum.DeepLift(nn.Sequential(model, function)).attribute(images)
+    np.testing.assert_allclose(report.values["energy"]["deep lift"], energy(expected.detach()))
+    expected = captum.LayerGradCam(nn.Sequential(model, function), model[1]).attribute(images)
+    np.testing.assert_allclose(
+        report.values["energy"]["quantum"], energy(expected.detach()), rtol=1e-5
+    )
