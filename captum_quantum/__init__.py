@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from captum_quantum import datasets, metrics, models, training, visualization
     from captum_quantum._versions import show_versions
-    from captum_quantum.attr import QuantumLayerGradCam
+    from captum_quantum.attr import QuantumLayerGradCam, tokens_to_grid
     from captum_quantum.circuit import Angle, Circuit, CircuitError, Gate, Observable
     from captum_quantum.evaluation import Report, compare
     from captum_quantum.gradients import GradientPathError, GradientRuleError, quantum_gradient
@@ -21,13 +21,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Angle", "Circuit", "CircuitError", "Gate", "GradientPathError", "GradientRuleError",
     "HybridClassifier", "Observable", "QuantumLayerGradCam", "Report", "VQCLayer", "classical_twin",
-    "compare", "datasets", "metrics", "models", "quantum_gradient", "show_versions", "training",
-    "visualization"
+    "compare", "datasets", "metrics", "models", "quantum_gradient", "show_versions",
+    "tokens_to_grid", "training", "visualization"
 ]  # fmt: skip
 
 _ROOMS = {
     "_versions": ("show_versions",),
-    "attr": ("QuantumLayerGradCam",),
+    "attr": ("QuantumLayerGradCam", "tokens_to_grid"),
     "circuit": ("Angle", "Circuit", "CircuitError", "Gate", "Observable"),
     "datasets": (),
     "evaluation": ("Report", "compare"),

@@ -105,6 +105,13 @@ def check_finite(argument: str, value: Tensor) -> None:
     refuse(argument, "finite everywhere", f"{got}{float(value[where])}, at index {where}")
 
 
+def check_rows(output: Tensor) -> None:
+    """Raises ValueError if a model's output has no dimension of examples."""
+    if output.dim() == 0:
+        must = "a tensor with one row for each example"
+        refuse("forward_func's output", must, "a tensor without dimensions")
+
+
 def check_target(target: Any, output: Tensor) -> None:
     """Checks a Captum target against the model's output before anything is selected.
 
@@ -117,9 +124,7 @@ def check_target(target: Any, output: Tensor) -> None:
         ValueError: If the target is missing, out of range, or not one per example.
         TypeError: If it is none of these types, or not of integers.
     """
-    if output.dim() == 0:
-        must = "a tensor with one row for each example"
-        refuse("forward_func's output", must, "a tensor without dimensions")
+    check_rows(output)
     shape = batch, *rest = tuple(output.shape)
     if target is None:
         if output[0].numel() != 1:
@@ -138,7 +143,8 @@ def check_target(target: Any, output: Tensor) -> None:
     elif isinstance(target, (int, tuple)):
         entries = [target]
     else:
-        wrong_type("target", "an integer, a tuple, a tensor or a list", target)
+        must = "an integer, a tuple, a tensor, a list or a function of the output"
+        wrong_type("target", must, target)
     for entry in entries:
         index = entry if isinstance(entry, tuple) else (entry,)
         if not all(isinstance(i, int) and not isinstance(i, bool) for i in index):

@@ -13,7 +13,7 @@ import captum_quantum
 
 PACKAGE = "captum_quantum"
 
-_FLOOR = ["_checks", "_compat", "_files", "_state", "_versions"]
+_FLOOR = ["_checks", "_compat", "_files", "_state", "_targets", "_versions"]
 _CIRCUITS = [*_FLOOR, "circuit"]
 _LAYERS = [
     *_CIRCUITS, "circuit_module", "gradients", "layer", "quantum_layer", "simulate", "tq"
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "_compat": ["_checks"],
     "_files": ["_checks"],
     "_state": ["_checks", "_compat"],
+    "_targets": ["_checks", "_compat"],
     "_versions": [],
     "circuit": _FLOOR,
     "tq": _CIRCUITS,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captum_quantum.attr._recording import Recorder
+from captum_quantum.attr._recording import Recorder, graph_nodes
 from captum_quantum.gradients import GradientPathError
 
 
@@ -45,16 +45,8 @@ class _PathFollower:
     def _connected(self, value: Any) -> bool:
         """Whether a tensor in a value depends on the layer; its own weights do not count."""
         leaves = [tensor for call in self.recorder.calls for tensor in call.tensors]
-        nodes = [t.grad_fn for t in _tensors(value) if t.grad_fn is not None]
-        seen = set(nodes)
-        while nodes:
-            node = nodes.pop()
-            if any(getattr(node, "variable", None) is leaf for leaf in leaves):
-                return True
-            new = {parent for parent, _ in node.next_functions if parent is not None} - seen
-            seen |= new
-            nodes.extend(new)
-        return False
+        ends = (getattr(node, "variable", None) for node in graph_nodes(_tensors(value)))
+        return any(end is leaf for end in ends for leaf in leaves)
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if threading.get_ident() == self._thread:

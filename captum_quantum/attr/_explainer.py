@@ -6,15 +6,17 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from captum.attr import GradientAttribution, LayerAttribution
 from torch import Tensor, nn
 
-from captum_quantum import _checks, _compat
+from captum_quantum import _checks, _compat, _targets
 from captum_quantum.attr._broken_path import explain_broken_path
-from captum_quantum.attr._recording import Grads, RecordedGraph, Recorder
+from captum_quantum.attr._recording import Grads, RecordedGraph, Recorder, graph_nodes
+from captum_quantum.attr._transform import Transform
 from captum_quantum.gradients import RULES, GradientPathError
 from captum_quantum.gradients.interception import intercept
 from captum_quantum.gradients.nodes import inputs_only
@@ -33,6 +35,7 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
         quantum_layer: nn.Module | Sequence[nn.Module] | None = None,
         gradient: str | None = None,
         path_steps: int | None = None,
+        activation_transform: Transform | None = None,
         check: bool = True,
     ) -> None:
         if not callable(forward_func):
@@ -46,7 +49,10 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
             _checks.check_choice("gradient", gradient, RULES)
         if path_steps is not None:
             _checks.check_int("path_steps", path_steps, 1)
+        if activation_transform is not None and not callable(activation_transform):
+            _checks.wrong_type("activation_transform", "a function", activation_transform)
         self.gradient, self.path_steps, self.check = gradient, path_steps, check
+        self.activation_transform = activation_transform
         self.quantum_layers = find_quantum_layers(self._model, quantum_layer)
         if gradient is not None and not self.quantum_layers:
             must = f"given for gradient={gradient!r}, as forward_func shows no quantum layer"
@@ -127,6 +133,7 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
                 _checks.wrong_type("forward_func's output", "a tensor", output)
             graph = RecordedGraph(recorder.calls, output, quantum_calls)
             self._check_same_shapes(graph)
+            graph = self._transformed(graph)
             with torch.enable_grad():
                 try:
                     yield graph
@@ -194,14 +201,32 @@ class LayerExplainer(LayerAttribution, GradientAttribution):
                 got = f"a {type(self.layer).__name__} with shapes {first} and {shapes}"
                 _checks.refuse("layer", must, got)
 
+    def _transformed(self, graph: RecordedGraph) -> RecordedGraph:
+        """The graph with transformed activations; the layer's own without a transform."""
+        transform = self.activation_transform
+        if transform is None:
+            return graph
+        calls = [call.transformed(transform) for call in graph.calls]
+        per_device = {call.device: call.activations for call in calls}
+        for tensors in zip(*per_device.values(), strict=True):
+            rows = sum(map(len, tensors))
+            if graph.output.dim() > 0 and rows != len(graph.output):
+                must = f"{len(graph.output)} rows, one for each example"
+                _checks.refuse("activation_transform's result", must, f"{rows} rows")
+        return replace(graph, calls=calls)
+
     def _check_single_tensor(self, graph: RecordedGraph) -> None:
         if len(graph.calls[0].tensors) != 1:
             must = "one of a single tensor; for several, use attribute"
             _checks.wrong_value("layer", must, f"{len(graph.calls[0].tensors)} tensors")
 
     def _score(self, graph: RecordedGraph, target: Any) -> Tensor:
-        _checks.check_target(target, graph.output)
-        return _compat.select_targets(graph.output, target)
+        score = _targets.target_scores(graph.output, target)
+        start = graph.output.grad_fn
+        if callable(target) and start is not None and start not in graph_nodes([score]):
+            must = "computed from the output by differentiable operations"
+            _checks.refuse("target's values", must, "values without a gradient by it")
+        return score
 
 
 def _module_behind(forward_func: Callable[..., Any], layer: nn.Module) -> nn.Module | None:

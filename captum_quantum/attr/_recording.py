@@ -1,15 +1,16 @@
 """Runs a model once and cuts the autograd graph at a layer."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _compat
+from captum_quantum.attr._transform import Transform, find_entries
 from captum_quantum.gradients import GradientPathError
 from captum_quantum.gradients.interception import QuantumCall
 
@@ -28,6 +29,18 @@ def _replace_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
+def graph_nodes(tensors: Iterable[Tensor]) -> Iterator[Any]:
+    """All nodes of the autograd graph behind tensors."""
+    nodes: list[Any] = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        yield node
+        new = {parent for parent, _ in node.next_functions if parent is not None} - seen
+        seen |= new
+        nodes.extend(new)
+
+
 @dataclass(frozen=True, eq=False)
 class LayerCall:
     """The tensors of one call of the layer, each the start of the recorded graph.
@@ -35,16 +48,29 @@ class LayerCall:
     Attributes:
         tensors (tuple[Tensor, ...]): What the layer got or gave, times the recorder's scale: what
             the gradients are taken by.
-        activations (tuple[Tensor, ...]): The same without the scale.
+        activations (tuple[Tensor, ...]): The same without the scale, transformed.
+        entries (tuple[Tensor, ...], optional): If the activations are transformed, the position of
+            each of their entries in the flattened tensors.
     """
 
     tensors: tuple[Tensor, ...]
     activations: tuple[Tensor, ...]
+    entries: tuple[Tensor, ...] | None = None
 
     @property
     def device(self) -> torch.device:
         """The device of the first tensor."""
         return self.tensors[0].device
+
+    def transformed(self, transform: Transform) -> "LayerCall":
+        """The same call with transformed activations; the tensors stay the layer's own."""
+        entries = tuple(find_entries(transform, tensor) for tensor in self.activations)
+        call = replace(self, entries=entries)
+        return replace(call, activations=call.arrange(self.activations))
+
+    def arrange(self, values: Grads) -> Grads:
+        """Brings values of the shapes of the tensors into the shapes of the activations."""
+        return values if self.entries is None else tuple(map(torch.take, values, self.entries))
 
 
 class Recorder:
@@ -136,7 +162,7 @@ class RecordedGraph:
         needed: bool = False,
         **kwargs: Any,
     ) -> list[Grads]:
-        """Derivatives of outputs by the layer's tensors, call by call; of unused tensors zero.
+        """Derivatives of outputs by the activations, call by call; of unused tensors zero.
 
         Args:
             outputs (Tensor or Sequence[Tensor]): What is differentiated.
@@ -152,7 +178,7 @@ class RecordedGraph:
             raise GradientPathError
         pairs = zip(leaves, given, strict=True)
         found = iter([torch.zeros_like(leaf) if grad is None else grad for leaf, grad in pairs])
-        return [tuple(next(found) for _ in call.tensors) for call in self.calls]
+        return [call.arrange(tuple(next(found) for _ in call.tensors)) for call in self.calls]
 
     def gather(self, values: Sequence[Grads], device_ids: list[int] | None) -> Grads:
         """Adds up the calls on each device, then joins the devices along the batch."""

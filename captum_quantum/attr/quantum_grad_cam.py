@@ -57,13 +57,20 @@ class QuantumLayerGradCam(LayerExplainer):
             :func:`captum_quantum.quantum_gradient` describes them. Default: each layer's own rule.
         path_steps (int, optional): Number m of points over which the importance is averaged, for a
             layer that is called once in a forward pass. Default: the activations alone, Grad-CAM.
+        activation_transform (Callable, optional): Brings activations of another layout into
+            ``(batch, channels, *spatial)`` before the map is made, such as a transformer's tokens
+            ``(batch, tokens, dim)`` by :func:`captum_quantum.tokens_to_grid`, or ``(batch, height,
+            width, dim)`` by ``lambda t: t.permute(0, 3, 1, 2)``. It selects and reorders entries:
+            derivatives are taken by the layer's own tensors, and their entries move as those of the
+            activations do. Applied to each tensor of the layer. Default: activations as they are.
         check (bool): Whether to run a quantum layer without a circuit at five values of each input,
             at random points, once in a call, to see whether ``"parameter-shift"`` fits it; twice
             more where it seems not to. On hardware, where every value costs, it can be switched
             off.
 
     Raises:
-        TypeError: If forward_func is not callable, or a layer is not a module.
+        TypeError: If forward_func or activation_transform is not callable, or a layer is not a
+            module.
         ValueError: If a layer is not part of forward_func, or the rule is unknown.
 
     Examples:
@@ -84,6 +91,9 @@ class QuantumLayerGradCam(LayerExplainer):
         >>> shares = grad_cam.attribute_qubits(images, target=3)
         >>> shares.shape, torch.allclose(shares.sum(1, keepdim=True), maps, atol=1e-5)
         (torch.Size([2, 4, 6, 6]), True)
+        >>> margin = grad_cam.attribute(images, target=lambda output: output[:, 3] - output[:, 0])
+        >>> torch.allclose(margin, maps - grad_cam.attribute(images, target=0), atol=1e-6)
+        True
     """
 
     def channel_weights(self, grad: Tensor, activation: Tensor) -> Tensor:
@@ -115,9 +125,11 @@ class QuantumLayerGradCam(LayerExplainer):
 
         Args:
             inputs (Tensor or tuple[Tensor, ...]): The model's inputs, examples along dimension 0.
-            target (int, tuple, Tensor or list, optional): Which output is explained: an index for
-                all examples, or one for each; tuples index outputs of several dimensions. None for
-                an output of one number for each example.
+            target (int, tuple, Tensor, list or Callable, optional): Which output is explained: an
+                index for all examples, or one for each; tuples index outputs of several dimensions.
+                Or a function of the output ``(batch, ...)`` that returns one value for each
+                example, ``(batch,)``, differentiable: a margin, a log-probability, a region. None
+                for an output of one number for each example.
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.
@@ -165,9 +177,11 @@ class QuantumLayerGradCam(LayerExplainer):
 
         Args:
             inputs (Tensor or tuple[Tensor, ...]): The model's inputs, examples along dimension 0.
-            target (int, tuple, Tensor or list, optional): Which output is explained: an index for
-                all examples, or one for each; tuples index outputs of several dimensions. None for
-                an output of one number for each example.
+            target (int, tuple, Tensor, list or Callable, optional): Which output is explained: an
+                index for all examples, or one for each; tuples index outputs of several dimensions.
+                Or a function of the output ``(batch, ...)`` that returns one value for each
+                example, ``(batch,)``, differentiable: a margin, a log-probability, a region. None
+                for an output of one number for each example.
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.
@@ -205,8 +219,9 @@ class QuantumLayerGradCam(LayerExplainer):
 
         Args:
             inputs (Tensor or tuple[Tensor, ...]): The model's inputs, examples along dimension 0.
-            targets (Sequence): Several targets, each as ``target`` in :meth:`attribute`: an index
-                for all examples, or one for each; for example ``range(10)``.
+            targets (Sequence): Several targets, for example ``range(10)``, each an index for all
+                examples, or one for each, or a function of the output ``(batch, ...)`` that returns
+                one value for each example, ``(batch,)``, differentiable.
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.
@@ -262,9 +277,11 @@ class QuantumLayerGradCam(LayerExplainer):
 
         Args:
             inputs (Tensor or tuple[Tensor, ...]): The model's inputs, examples along dimension 0.
-            target (int, tuple, Tensor or list, optional): Which output is explained: an index for
-                all examples, or one for each; tuples index outputs of several dimensions. None for
-                an output of one number for each example.
+            target (int, tuple, Tensor, list or Callable, optional): Which output is explained: an
+                index for all examples, or one for each; tuples index outputs of several dimensions.
+                Or a function of the output ``(batch, ...)`` that returns one value for each
+                example, ``(batch,)``, differentiable: a margin, a log-probability, a region. None
+                for an output of one number for each example.
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.
@@ -320,9 +337,11 @@ class QuantumLayerGradCam(LayerExplainer):
 
         Args:
             inputs (Tensor or tuple[Tensor, ...]): The model's inputs, examples along dimension 0.
-            target (int, tuple, Tensor or list, optional): Which output is explained: an index for
-                all examples, or one for each; tuples index outputs of several dimensions. None for
-                an output of one number for each example.
+            target (int, tuple, Tensor, list or Callable, optional): Which output is explained: an
+                index for all examples, or one for each; tuples index outputs of several dimensions.
+                Or a function of the output ``(batch, ...)`` that returns one value for each
+                example, ``(batch,)``, differentiable: a margin, a log-probability, a region. None
+                for an output of one number for each example.
             additional_forward_args (Any, optional): Further arguments of forward_func.
             attribute_to_layer_input (bool): Whether to explain the layer's input instead of its
                 output.

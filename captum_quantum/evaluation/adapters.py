@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
+from captum_quantum._targets import TargetFunction, target_scores
 from captum_quantum.evaluation import fingerprint
 from captum_quantum.metrics import registry
 
@@ -28,7 +29,8 @@ class Method:
         name (str): The method's name in reports.
         kind (str): What the method is, in words.
         options (dict[str, Any]): What else its attributions depend on, in words.
-        run (Callable): ``(inputs, target)`` to attributions, as the method returns them.
+        run (Callable): ``(inputs, target)`` to attributions, as the method returns them. The target
+            is classes, shape ``(batch,)``, or a function of the model's output.
         model (Callable): The model.
         layer (Any): The layer whose activations the method explains, if there is one.
         prepare (Callable): Returns a context manager, in which `run` is called.
@@ -37,7 +39,7 @@ class Method:
     name: str
     kind: str
     options: dict[str, Any]
-    run: Callable[[Tensor, Tensor], Any]
+    run: Callable[[Tensor, Any], Any]
     model: Callable[..., Any]
     layer: Any = None
     prepare: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -60,12 +62,13 @@ class Method:
                 return tensor.device
         return torch.device("cpu")
 
-    def attribute(self, inputs: Tensor, target: Tensor) -> Tensor:
+    def attribute(self, inputs: Tensor, target: Tensor | TargetFunction) -> Tensor:
         """Computes attributions.
 
         Args:
             inputs (Tensor): Shape ``(batch, ...)``.
-            target (Tensor): Shape ``(batch,)``, int64.
+            target (Tensor or Callable): Classes, shape ``(batch,)``, int64, or a function of the
+                model's output.
 
         Returns:
             Tensor: Shape ``(batch, ...)``, without a graph, on the inputs' device.
@@ -193,11 +196,21 @@ def _adapt_captum(name: str, given: Any) -> Method | None:
     if not callable(function) or not hasattr(owner, "forward_func"):
         return None
     parameters = inspect.signature(function).parameters.values()
+    method_name = getattr(function, "__name__", "attribute")
     takes_target = any(p.name == "target" or p.kind is p.VAR_KEYWORD for p in parameters)
 
-    def run(inputs: Tensor, target: Tensor) -> Any:
-        explained = {"target": target} if takes_target else {}
-        return function(inputs, **explained, **keywords)
+    def run(inputs: Tensor, target: Any) -> Any:
+        if not takes_target:
+            return function(inputs, **keywords)
+        if not callable(target):
+            return function(inputs, target=target, **keywords)
+        scored = _Scored(owner.forward_func, target)
+        copied = _with_model(owner, owner.forward_func, scored)
+        values = getattr(copied, method_name)(inputs, **keywords)
+        if not scored.called:
+            must = "one that explains its forward_func, for a target that is a function"
+            _checks.wrong_value(f"methods[{name!r}]", must, owner)
+        return values
 
     inner = getattr(owner, "attribution_method", None)  # of a NoiseTunnel
     layer = getattr(owner, "layer", getattr(inner, "layer", None))
@@ -208,12 +221,39 @@ def _adapt_captum(name: str, given: Any) -> Method | None:
         options[type(inner).__name__] = fingerprint.describe_attributes(inner)
     if isinstance(layer, nn.Module):
         kind += f" at {_layer_name(owner.forward_func, layer)}"
-    if getattr(function, "__name__", "attribute") != "attribute":
-        kind += f".{function.__name__}"
+    if method_name != "attribute":
+        kind += f".{method_name}"
     if keywords:
         described = (f"{k!r}: {fingerprint.describe_value(v)}" for k, v in keywords.items())
         kind += f" {{{', '.join(described)}}}"
     return Method(name, kind, options, run, owner.forward_func, layer)
+
+
+class _Scored(nn.Module):
+    """A model whose output is the value of a target that is a function, for each example."""
+
+    def __init__(self, model: Callable[..., Any], function: TargetFunction) -> None:
+        super().__init__()
+        self.model, self.function, self.called = model, function, False
+
+    def forward(self, *args: Any) -> Tensor:
+        """Runs the model; returns ``(batch,)``."""
+        self.called = True
+        return target_scores(self.model(*args), self.function)
+
+
+def _with_model(explainer: Any, model: Any, other: Any) -> Any:
+    """A copy of an explainer of Captum's, and of those inside of it, that explains another model.
+
+    Captum's explainers take no functions as targets.
+    """
+    copied = copy.copy(explainer)
+    for name, value in vars(explainer).items():
+        if value is model:
+            setattr(copied, name, other)
+        elif hasattr(value, "attribute") and hasattr(value, "forward_func"):
+            setattr(copied, name, _with_model(value, model, other))
+    return copied
 
 
 def _layer_name(model: Any, layer: nn.Module) -> str:
@@ -235,8 +275,12 @@ def _adapt_cam(name: str, cam: Any) -> Method | None:
     make_hooks = type(cam.activations_and_grads)
     arguments = {key: getattr(cam, key) for key in inspect.signature(make_hooks).parameters}
 
-    def run(inputs: Tensor, target: Tensor) -> Tensor:
-        scores = [functools.partial(torch.select, dim=-1, index=c) for c in target.tolist()]
+    def run(inputs: Tensor, target: Any) -> Tensor:
+        scores: list[Callable[[Tensor], Tensor]]
+        if callable(target):  # it gives each its example's part of the output
+            scores = [lambda output: target_scores(output[None], target)[0]] * len(inputs)
+        else:
+            scores = [functools.partial(torch.select, dim=-1, index=c) for c in target.tolist()]
         copied = copy.copy(cam)
         copied.device = inputs.device  # it moves the inputs to its device
         copied.activations_and_grads = make_hooks(**arguments)

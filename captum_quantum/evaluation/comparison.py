@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from captum_quantum import _checks, _files, _state
+from captum_quantum._targets import TargetFunction, of_examples
 from captum_quantum.evaluation import batches, fingerprint, storage
 from captum_quantum.evaluation.adapters import Method, read_methods, read_metrics
 from captum_quantum.evaluation.batches import Batch
@@ -36,7 +37,7 @@ def compare(
     device: str | torch.device | None = None,
     output: str | PathLike[str] | None = None,
     seed: int = 0,
-    target: str = "label",
+    target: str | TargetFunction = "label",
     confidence: float = 0.95,
     progress: bool = True,
 ) -> Report:
@@ -70,8 +71,8 @@ def compare(
               ``functools.partial(gradients.attribute, n_steps=20)``;
             - a CAM of pytorch-grad-cam;
             - a pair of a function ``(inputs, target) -> attributions`` and its model, where
-              ``inputs`` has shape ``(batch, ...)``, ``target`` ``(batch,)`` and the attributions
-              ``(batch, ...)``.
+              ``inputs`` has shape ``(batch, ...)``, ``target`` is classes ``(batch,)`` or the
+              function that ``target`` is, and the attributions have shape ``(batch, ...)``.
 
             Names have no commas, quotes and line breaks.
         loader (Iterable): The batches, each ``(inputs, labels)`` or ``(inputs, labels, masks)``:
@@ -81,20 +82,24 @@ def compare(
         metrics (Iterable[str] or Mapping[str, Callable]): Names of registered metrics (see
             `captum_quantum.metrics.named_metrics`), or functions by name. A function gets the
             arguments that its parameters name, of ``model`` (the method's), ``inputs``
-            ``(batch, ...)``, ``attributions`` ``(batch, ...)``, ``target`` ``(batch,)``, ``masks``
-            ``(batch, ...)`` and ``attribute`` (a function ``(inputs, target) -> attributions``). It
-            returns one number for each sample, ``(batch,)``. Its attribute ``higher_is_better`` is
-            the metric's direction. Set options by ``functools.partial``.
+            ``(batch, ...)``, ``attributions`` ``(batch, ...)``, ``target`` (classes ``(batch,)``,
+            or the function that ``target`` is), ``masks`` ``(batch, ...)`` and ``attribute`` (a
+            function ``(inputs, target) -> attributions``). It returns one number for each sample,
+            ``(batch,)``. Its attribute ``higher_is_better`` is the metric's direction. Set options
+            by ``functools.partial``.
         device (str or torch.device, optional): Where to move models and batches for the evaluation.
             With several processes of ``torchrun``, ``"cuda"`` means the GPU of the process.
             Default: batches are moved to the device of each model.
         output (str or PathLike, optional): A folder for the results, created if it does not exist.
-            With it, every function among the methods and metrics needs an attribute ``version``, a
-            string or an integer that you change with the function. Functions of captum_quantum,
-            captum and torch need none.
+            With it, every function among the methods and metrics, and one as target, needs an
+            attribute ``version``, a string or an integer that you change with the function.
+            Functions of captum_quantum, captum and torch need none.
         seed (int): Fixes all random numbers, at least 0.
-        target (str): The classes to explain: ``"label"``, the true ones, or ``"predicted"``, the
-            most probable ones by the first method's model. They are the same for all methods.
+        target (str or Callable): What to explain, the same for all methods: ``"label"``, the true
+            classes; ``"predicted"``, the most probable ones by the first method's model; or a
+            function of a model's output ``(batch, ...)`` that returns one value for each example,
+            ``(batch,)``, differentiable: a margin, a log-probability, a region. A row's value
+            depends on that row alone. The labels are then recorded only.
         confidence (float): Confidence level of the report's intervals, in (0, 1).
         progress (bool): Whether to show a progress bar on stderr.
 
@@ -126,7 +131,8 @@ def compare(
     world = World()
     with world.failing_together():
         _checks.check_int("seed", seed, 0)
-        _checks.check_choice("target", target, ("label", "predicted"))
+        if not callable(target):
+            _checks.check_choice("target", target, ("label", "predicted"))
         if not isinstance(confidence, float):
             _checks.wrong_type("confidence", "a number in (0, 1)", confidence)
         if not 0 < confidence < 1:
@@ -141,13 +147,15 @@ def compare(
             "versions": fingerprint.versions(),
             "methods": {m.name: m.describe(moved_to) for m in method_list},
             "metrics": {m.name: fingerprint.describe_function(m.function) for m in metric_list},
-            "target": target,
+            "target": fingerprint.describe_function(target) if callable(target) else target,
             "seed": seed,
             "n_batches": n_batches,
         }
         for argument in () if output is None else ("methods", "metrics"):
             for name, description in configuration[argument].items():
                 fingerprint.check_versions(f"{argument}[{name!r}]", description)
+        if output is not None and callable(target):
+            fingerprint.check_versions("target", configuration["target"])
         first, loader = batches.peek(loader)
         configuration["first_batch"] = first.checksum
         for metric in metric_list:
@@ -179,7 +187,7 @@ def compare(
             stack.enter_context(_prepared(modules, moved_to))
             for method in method_list:
                 stack.enter_context(method.prepare())
-            evaluate = _Evaluator(method_list, metric_list, target == "predicted", seed)
+            evaluate = _Evaluator(method_list, metric_list, target, seed)
             bar = tqdm(
                 total=None if n_batches is None else len(range(world.rank, n_batches, world.size)),
                 initial=sum(number % world.size == world.rank for number in results),
@@ -252,14 +260,14 @@ class _Evaluator:
     Attributes:
         methods (Sequence[Method]): The methods.
         metrics (Sequence[Metric]): The metrics.
-        predicted (bool): Whether to explain the most probable class of the first method's model
-            instead of the label.
+        target (str or Callable): ``"label"``, ``"predicted"``, the most probable class of the first
+            method's model, or a function of the output.
         seed (int): Fixes the random numbers that methods and metrics draw.
     """
 
     methods: Sequence[Method]
     metrics: Sequence[Metric]
-    predicted: bool
+    target: str | TargetFunction
     seed: int
     _sizes: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
 
@@ -276,15 +284,18 @@ class _Evaluator:
             TypeError, ValueError: If a method, metric or model returns something wrong.
             MemoryError: If a single sample does not fit in memory.
         """
-        targets = batch.labels
-        if self.predicted:
-            targets = self._predict(self.methods[0], batch)
-        values = np.stack([self._evaluate(method, batch, targets) for method in self.methods])
+        classes = batch.labels
+        if callable(self.target):
+            classes = torch.full_like(batch.labels, storage.FUNCTION, dtype=torch.int64)
+        elif self.target == "predicted":
+            classes = self._predict(self.methods[0], batch)
+        target = self.target if callable(self.target) else classes
+        values = np.stack([self._evaluate(method, batch, target) for method in self.methods])
         # Copies: the loader's small tensors would otherwise stay allocated between its large ones,
         # and C's allocator could not reuse the memory of those that were freed.
-        labels, classes = (tensor.cpu().numpy().copy() for tensor in (batch.labels, targets))
+        labels, targets = (tensor.cpu().numpy().copy() for tensor in (batch.labels, classes))
         start = batch.start
-        return storage.BatchResult(batch.number, batch.checksum, start, labels, classes, values)
+        return storage.BatchResult(batch.number, batch.checksum, start, labels, targets, values)
 
     def _predict(self, method: Method, batch: Batch) -> Tensor:
         """The most probable classes by a method's model."""
@@ -301,29 +312,37 @@ class _Evaluator:
 
         return self._in_pieces(argument, batch, predict)
 
-    def _evaluate(self, method: Method, batch: Batch, targets: Tensor) -> npt.NDArray[np.float64]:
+    def _evaluate(
+        self, method: Method, batch: Batch, target: Tensor | TargetFunction
+    ) -> npt.NDArray[np.float64]:
         """A method's values by all metrics, ``(batch, n_metrics)``; NaN where undefined."""
         device = method.device
-        batch, targets = batch.map(lambda tensor: tensor.to(device)), targets.to(device)
+        batch = batch.map(lambda tensor: tensor.to(device))
+        target = target.to(device) if isinstance(target, Tensor) else target
 
         def attribute(rows: slice) -> Tensor:
-            return method.attribute(batch.inputs[rows], targets[rows])
+            return method.attribute(batch.inputs[rows], of_examples(target, rows))
 
         maps = self._in_pieces(f"method {method.name!r}", batch, attribute)
         values = np.full((len(batch), len(self.metrics)), np.nan)
         rows = maps.reshape(len(maps), -1).isfinite().all(dim=1).nonzero()[:, 0]
         if len(rows) < len(batch):
             batch = batch.map(lambda tensor: tensor[rows])
-            maps, targets = maps[rows], targets[rows]
+            maps, target = maps[rows], of_examples(target, rows)
         if len(rows):
             finite = rows.cpu().numpy()
             for column, metric in enumerate(self.metrics):
-                measured = self._measure(metric, method, batch, maps, targets)
+                measured = self._measure(metric, method, batch, maps, target)
                 values[finite, column] = measured.numpy()
         return values
 
     def _measure(
-        self, metric: Metric, method: Method, batch: Batch, maps: Tensor, targets: Tensor
+        self,
+        metric: Metric,
+        method: Method,
+        batch: Batch,
+        maps: Tensor,
+        target: Tensor | TargetFunction,
     ) -> Tensor:
         """A metric's values ``(batch,)``."""
 
@@ -333,7 +352,7 @@ class _Evaluator:
                 "model": method.model,
                 "inputs": part.inputs,
                 "attributions": maps[rows],
-                "target": targets[rows],
+                "target": of_examples(target, rows),
                 "masks": part.masks,
                 "attribute": method.attribute,
             }

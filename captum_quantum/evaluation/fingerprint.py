@@ -95,7 +95,8 @@ def describe_attributes(thing: Any) -> dict[str, str]:
     return {
         name: describe_value(value)
         for name, value in sorted(getattr(thing, "__dict__", {}).items())
-        if isinstance(value, plain)
+        # activation_transform and pytorch-grad-cam's reshape_transform are any callable
+        if isinstance(value, plain) or (name.endswith("_transform") and callable(value))
     }
 
 

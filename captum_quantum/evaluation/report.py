@@ -162,7 +162,8 @@ class Report(Tables):
         metrics (dict[str, bool or None]): The metrics' directions by name; None: no direction.
         index (ndarray): Index of each sample in the data set, shape ``(n,)``, int64.
         labels (ndarray): True classes, shape ``(n,)``, int64.
-        targets (ndarray): The classes that were explained, shape ``(n,)``, int64.
+        targets (ndarray): The classes that were explained, shape ``(n,)``, int64; -1 where a
+            function of the model's output was.
         values (dict[str, dict[str, ndarray]]): ``values[metric][method]`` has shape ``(n,)``,
             float64, NaN where undefined.
         scores (list[Score]): Mean and confidence interval for each metric and method.

@@ -22,6 +22,8 @@ import numpy.typing as npt
 from captum_quantum import _checks, _files
 
 CONFIGURATION, VALUES = "configuration.json", "values.csv"
+FUNCTION = -1
+"""The target where a function of the model's output is explained; no label is negative."""
 _COLUMNS = ("batch", "batch_size", "checksum", "index", "label", "target", "method")
 
 
@@ -33,7 +35,8 @@ class BatchResult(NamedTuple):
         checksum (str): Of its inputs, labels and masks: eight hexadecimal digits.
         start (int): Index of the batch's first sample in the data set.
         labels (ndarray): Shape ``(batch,)``, int64.
-        targets (ndarray): The classes that were explained, shape ``(batch,)``, int64.
+        targets (ndarray): The classes that were explained, shape ``(batch,)``, int64; `FUNCTION`
+            where a function of the output was.
         values (ndarray): Shape ``(n_methods, batch, n_metrics)``, float64, NaN where undefined.
     """
 

@@ -1,4 +1,4 @@
-"""What all metrics share: checked inputs, maps and targets; resizing and blurring."""
+"""What all metrics share: checked inputs and maps; resizing and blurring."""
 
 from typing import Any
 
@@ -131,20 +131,6 @@ def gaussian_blur(images: Tensor, sigma: float, radius: int) -> Tensor:
         padded = F.pad(lines.flatten(0, -2)[:, None], (radius, radius), mode="replicate")
         images = F.conv1d(padded, kernel)[:, 0].reshape(lines.shape).movedim(-1, dim)
     return images
-
-
-def check_index(target: Any, batch: int, device: torch.device) -> Tensor:
-    """Returns the target as a class for each example: ``(batch,)``, int64."""
-    must = f"a class, or one for each of {batch} examples"
-    if isinstance(target, (int, list)) and not isinstance(target, bool):
-        target = torch.tensor(target)
-    if not isinstance(target, Tensor):
-        _checks.wrong_type("target", must, target)
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        _checks.wrong_type("target", must, target)
-    if target.numel() != 1 and target.shape != (batch,):
-        _checks.wrong_value("target", must, target)
-    return target.to(device, torch.int64).reshape(-1).expand(batch)
 
 
 def check_callable(argument: str, value: Any) -> None:

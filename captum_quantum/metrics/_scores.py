@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum.metrics._maps import check_index, gaussian_blur
+from captum_quantum._targets import TargetFunction, read_classes, target_scores
+from captum_quantum.metrics._maps import gaussian_blur
 
 Model = Callable[[Tensor], Tensor]
 Probability = Callable[[Tensor], Tensor]
@@ -19,6 +20,8 @@ _BLUR_SIGMA, _BLUR_RADIUS = 5.0, 5
 
 class Probabilities(NamedTuple):
     """Probabilities of the target and of all other classes: 1 - p without cancellation.
+
+    For a target that is a function its values, and 1 minus its values.
 
     Attributes:
         target (Tensor): Shape ``(batch,)``.
@@ -33,37 +36,63 @@ class Probabilities(NamedTuple):
         return torch.where(other.target < 0.5, self.target - other.target, other.rest - self.rest)
 
 
-def check_scores(model: Model, inputs: Tensor) -> Tensor:
-    """Runs the model; returns its scores ``(batch, n_classes)``, checked, at least float32."""
-    scores = model(inputs)
-    if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(inputs):
-        _checks.wrong_value(
-            "the model's output", f"scores of shape ({len(inputs)}, n_classes)", scores
-        )
-    _checks.check_real("the model's output", scores)
-    _checks.check_finite("the model's output", scores)
-    if scores.dtype not in (torch.float32, torch.float64):
-        scores = scores.float()
-    return scores.to(inputs.device)
+def check_scores(model: Model, inputs: Tensor, target: Any) -> Tensor:
+    """Runs the model; returns what the target is read from, finite and at least float32.
+
+    Args:
+        model (Callable): The model.
+        inputs (Tensor): Shape ``(batch, ...)``.
+        target (Any): The target.
+
+    Returns:
+        Tensor: The model's scores, shape ``(batch, n_classes)``; for a target that is a function,
+        its values, shape ``(batch,)``.
+    """
+    output, n, name = model(inputs), len(inputs), "the model's output"
+    if callable(target):
+        if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != n:
+            _checks.wrong_value(name, f"a tensor of {n} rows, one for each example", output)
+        output, name = target_scores(output, target), "target's values"
+    elif not isinstance(output, Tensor) or output.dim() != 2 or len(output) != n:
+        _checks.wrong_value(name, f"scores of shape ({n}, n_classes)", output)
+    _checks.check_real(name, output)
+    _checks.check_finite(name, output)
+    if output.dtype not in (torch.float32, torch.float64):
+        output = output.float()
+    return output.to(inputs.device)
 
 
-def read_target(target: Any, scores: Tensor) -> Tensor:
-    """Returns the target as a class for each example: ``(batch,)``, int64, not negative."""
-    index = check_index(target, len(scores), scores.device)
+def read_target(target: Any, scores: Tensor) -> Tensor | TargetFunction:
+    """Returns the target as a class for each example, ``(batch,)``, int64, not negative.
+
+    A function is returned as it is.
+    """
+    index = read_classes(target, len(scores), scores.device)
+    if callable(index):
+        return index
     _checks.check_target(index, scores)
     return index % scores.shape[1]
 
 
+def check_probability(target: Any, probability: Any) -> None:
+    """Raises ValueError for a probability beside a function, whose values are taken as they are."""
+    if callable(target) and probability is not None:
+        must = "None for a target that is a function, whose values take the probability's place"
+        _checks.wrong_value("probability", must, probability)
+
+
 def target_probabilities(
-    scores: Tensor, target: Tensor, probability: Probability | None
+    scores: Tensor, target: Tensor | TargetFunction, probability: Probability | None
 ) -> Probabilities:
-    """Returns the probabilities of the target.
+    """Returns the probabilities of the target; for a function its values as they are.
 
     Args:
-        scores (Tensor): Shape ``(batch, n_classes)``.
-        target (Tensor): Classes, shape ``(batch,)``, int64.
+        scores (Tensor): What `check_scores` returns for the target.
+        target (Tensor or Callable): Classes, shape ``(batch,)``, int64, or a function.
         probability (Callable, optional): Scores to probabilities. Default: softmax.
     """
+    if callable(target):
+        return Probabilities(scores, 1 - scores)
     column = target[:, None]
     if probability is None:
         if scores.shape[1] < 2:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks, _state
+from captum_quantum._targets import Target, read_classes
 from captum_quantum.metrics import _maps, registry, similarity
 from captum_quantum.quantum_layer import find_quantum_layers
 
-Attribute = Callable[[Tensor, Tensor], Tensor]
+Attribute = Callable[[Tensor, Any], Tensor]
 
 PARTS = ("quantum", "classical", "cascade")
 """What `parameter_randomization` can randomize."""
@@ -170,7 +171,7 @@ def parameter_randomization(
     model: nn.Module,
     attribute: Attribute,
     inputs: Tensor,
-    target: int | Tensor,
+    target: Target,
     *,
     parts: str | Sequence[str] | None = None,
     quantum_layer: nn.Module | Sequence[nn.Module] | None = None,
@@ -197,11 +198,14 @@ def parameter_randomization(
 
     Args:
         model (nn.Module): The model that ``attribute`` explains.
-        attribute (Callable): Maps images and targets ``(batch,)`` to maps ``(batch, channels,
-            *spatial)`` of this model, as the ``attribute`` of Captum's methods does.
+        attribute (Callable): Maps images and a target, classes ``(batch,)`` or the function, to
+            maps ``(batch, channels, *spatial)`` of this model, as the ``attribute`` of Captum's
+            methods does.
         inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
             dimensions of at least 3 pixels.
-        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``. ``attribute`` gets it.
         parts (str or sequence, optional): Some of the three parts. Default: all that the model has.
         quantum_layer (nn.Module or sequence, optional): The quantum layers. Default: all modules
             that show a circuit, such as `VQCLayer`.
@@ -237,7 +241,7 @@ def parameter_randomization(
         _checks.wrong_type("model", "a module", model)
     _maps.check_callable("attribute", attribute)
     inputs = _maps.check_inputs(inputs)
-    index = _maps.check_index(target, len(inputs), inputs.device)
+    index = read_classes(target, len(inputs), inputs.device)
     _checks.check_int("seed", seed, 0, 2**63 - 1)
     if min(inputs.shape[2:]) < _SMALLEST:
         _checks.wrong_value("inputs", f"of at least {_SMALLEST} pixels on each side", inputs)
@@ -272,7 +276,7 @@ def parameter_randomization(
 
 @registry.register_metric(higher_is_better=False)
 def randomization_quantum(
-    model: nn.Module, attribute: Attribute, inputs: Tensor, target: int | Tensor
+    model: nn.Module, attribute: Attribute, inputs: Tensor, target: Target
 ) -> Tensor:
     r"""Rank correlation of the maps before and after the quantum layers are randomized.
 
@@ -286,11 +290,14 @@ def randomization_quantum(
 
     Args:
         model (nn.Module): The model that ``attribute`` explains.
-        attribute (Callable): Maps images and targets ``(batch,)`` to maps ``(batch, channels,
-            *spatial)`` of this model, as the ``attribute`` of Captum's methods does.
+        attribute (Callable): Maps images and a target, classes ``(batch,)`` or the function, to
+            maps ``(batch, channels, *spatial)`` of this model, as the ``attribute`` of Captum's
+            methods does.
         inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
             dimensions of at least 3 pixels.
-        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``. ``attribute`` gets it.
 
     Returns:
         Tensor: Shape ``(batch,)``, in [-1, 1], on the inputs' device, without gradient. NaN where
@@ -322,7 +329,7 @@ def randomization_quantum(
 
 @registry.register_metric(higher_is_better=False)
 def randomization_classical(
-    model: nn.Module, attribute: Attribute, inputs: Tensor, target: int | Tensor
+    model: nn.Module, attribute: Attribute, inputs: Tensor, target: Target
 ) -> Tensor:
     r"""Rank correlation of the maps before and after the classical layers are randomized.
 
@@ -336,11 +343,14 @@ def randomization_classical(
 
     Args:
         model (nn.Module): The model that ``attribute`` explains.
-        attribute (Callable): Maps images and targets ``(batch,)`` to maps ``(batch, channels,
-            *spatial)`` of this model, as the ``attribute`` of Captum's methods does.
+        attribute (Callable): Maps images and a target, classes ``(batch,)`` or the function, to
+            maps ``(batch, channels, *spatial)`` of this model, as the ``attribute`` of Captum's
+            methods does.
         inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
             dimensions of at least 3 pixels.
-        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``. ``attribute`` gets it.
 
     Returns:
         Tensor: Shape ``(batch,)``, in [-1, 1], on the inputs' device, without gradient. NaN where

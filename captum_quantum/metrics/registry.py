@@ -27,9 +27,9 @@ def register_metric(
 
     The metric is a function that returns one number for each example, shape ``(batch,)``. `compare`
     passes arguments by the names of its parameters: ``model``, ``inputs``, ``attributions``,
-    ``target`` ``(batch,)``, ``masks``, ``attribute`` (a function ``(inputs, target) ->
-    attributions``). Any other parameter needs a default. ``higher_is_better`` and
-    ``rounding_scale`` become attributes of the function.
+    ``target`` (classes ``(batch,)``, or a function of the model's output), ``masks``, ``attribute``
+    (a function ``(inputs, target) -> attributions``). Any other parameter needs a default.
+    ``higher_is_better`` and ``rounding_scale`` become attributes of the function.
 
     Args:
         higher_is_better (bool or None): The metric's direction; None where neither end is better.

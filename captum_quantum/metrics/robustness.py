@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_quantum import _checks, _state
+from captum_quantum._targets import Target, read_classes
 from captum_quantum.metrics import _maps, _noise, registry
 
-Attribute = Callable[[Tensor, Tensor], Tensor]
+Attribute = Callable[[Tensor, Any], Tensor]
 
 
 @registry.register_metric(higher_is_better=False)
 def sensitivity_max(
     attribute: Attribute,
     inputs: Tensor,
-    target: int | Tensor,
+    target: Target,
     *,
     perturb_radius: float = 0.02,
     perturb_func: Callable[[Tensor], Tensor] | None = None,
@@ -34,12 +36,14 @@ def sensitivity_max(
     from torch are seeded; the global random state is restored.
 
     Args:
-        attribute (Callable): Maps images and targets ``(batch,)`` to maps ``(batch, channels,
-            *spatial)``, as the ``attribute`` of Captum's methods does. The mode of its model is not
-            changed.
+        attribute (Callable): Maps images and a target, classes ``(batch,)`` or the function, to
+            maps ``(batch, channels, *spatial)``, as the ``attribute`` of Captum's methods does. The
+            mode of its model is not changed.
         inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
             dimensions.
-        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``. ``attribute`` gets it.
         perturb_radius (float): Largest change r of a pixel, in the units of the images.
         perturb_func (Callable, optional): Maps the images, each repeated, to perturbed images.
             Random numbers that it draws from torch are seeded. Default: uniform noise in [-r, r].
@@ -71,12 +75,12 @@ def sensitivity_max(
     must = "a positive number"
     _checks.check_number("perturb_radius", perturb_radius, must, lambda r: 0 < r < math.inf)
     inputs = _maps.check_inputs(inputs)
-    index = _maps.check_index(target, len(inputs), inputs.device)
+    index = read_classes(target, len(inputs), inputs.device)
     noise = _noise.Noise(inputs, seed)
     scale: Tensor | None = None
     empty = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
 
-    def explain(images: Tensor | tuple[Tensor, ...], target: Tensor) -> tuple[Tensor]:
+    def explain(images: Tensor | tuple[Tensor, ...], target: Any) -> tuple[Tensor]:
         nonlocal scale, empty
         images = images[0] if isinstance(images, tuple) else images
         with torch.enable_grad():

@@ -920,7 +920,8 @@ BAD = {
     "target a float": (
         lambda: grad_cam().attribute(images(), 1.0),
         TypeError,
-        r"target must be an integer, a tuple, a tensor or a list; got 1.0 \(float\)",
+        r"target must be an integer, a tuple, a tensor, a list or a function of the output; "
+        r"got 1.0 \(float\)",
     ),
     "target a float tensor": (
         lambda: grad_cam().attribute(images(), torch.tensor([1.0] * 4)),

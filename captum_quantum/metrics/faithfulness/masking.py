@@ -1,9 +1,13 @@
 """Average drop, gain and increase: probabilities of images that a map masks."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from captum_quantum import _checks
 from captum_quantum._state import evaluation_mode
+from captum_quantum._targets import Target
 from captum_quantum.metrics import _maps, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model, Probabilities, Probability
 
@@ -12,15 +16,19 @@ def _probabilities(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
-    target: int | Tensor,
+    target: Target,
     baseline: Baseline,
     probability: Probability | None,
+    lowest: float = -math.inf,
+    highest: float = math.inf,
 ) -> tuple[Probabilities, Probabilities, Tensor]:
     """Probabilities of the images, those of the masked images, and where the mask is defined.
 
-    An undefined mask shows the whole image, so that the model gets no NaN.
+    An undefined mask shows the whole image, so that the model gets no NaN. Values of a target that
+    is a function are in [lowest, highest].
     """
     _maps.check_callable("model", model)
+    _scores.check_probability(target, probability)
     inputs = _maps.check_inputs(inputs)
     maps = _maps.read_maps("attributions", attributions, inputs)
     hidden = _scores.read_baseline(baseline, inputs)
@@ -32,11 +40,17 @@ def _probabilities(
     mask = torch.where(defined[:, None], mask, 1).reshape(positive[:, None].shape)
     masked = torch.lerp(hidden, inputs, mask.to(inputs.dtype))
     with torch.no_grad(), evaluation_mode(model):
-        scores = _scores.check_scores(model, inputs)
+        scores = _scores.check_scores(model, inputs, target)
         index = _scores.read_target(target, scores)
         before = _scores.target_probabilities(scores, index, probability)
-        scores = _scores.check_scores(model, masked)
+        scores = _scores.check_scores(model, masked, target)
         after = _scores.target_probabilities(scores, index, probability)
+    if callable(target):
+        low, high = torch.stack([before.target, after.target]).aminmax()
+        if low < lowest or high > highest:
+            must = "at least 0" if highest == math.inf else "in [0, 1]"
+            got = f"values from {float(low)} to {float(high)}"
+            _checks.refuse("target's values", f"{must}, as they take a probability's place", got)
     return before, after, defined
 
 
@@ -45,7 +59,7 @@ def average_drop(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
-    target: int | Tensor,
+    target: Target,
     *,
     baseline: Baseline = 0.0,
     probability: Probability | None = None,
@@ -64,18 +78,21 @@ def average_drop(
     have the same value.
 
     Args:
-        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``. A module
-            runs in evaluation mode; the mode of every submodule is restored.
+        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
+            output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
+            mode; the mode of every submodule is restored.
         inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
             dimensions.
         attributions (Tensor): The maps of these images as Captum's ``attribute`` returns them:
             shape ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
-        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``, at least 0, which takes the place of the probability.
         baseline (float, Tensor or "blur"): Replaces hidden pixels: a number, a tensor that
             broadcasts to the images, or ``"blur"`` for the images blurred by a Gaussian of 11
             pixels, standard deviation 5, borders repeated (arXiv:1806.07421).
-        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape.
-            Default: softmax over the classes.
+        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape,
+            for a target that is a class. Default: softmax over the classes.
 
     Returns:
         Tensor: Shape ``(batch,)``, percent in [0, 100], on the inputs' device, without gradient. 0
@@ -96,7 +113,9 @@ def average_drop(
         >>> average_drop(model, image, 1 - image, target=0).round(decimals=2)
         tensor([47.5100])
     """
-    p, o, defined = _probabilities(model, inputs, attributions, target, baseline, probability)
+    p, o, defined = _probabilities(
+        model, inputs, attributions, target, baseline, probability, lowest=0
+    )
     lost = p.gain_over(o).clamp_min(0)
     drop = torch.where(p.target > 0, lost / p.target, 0)
     return torch.where(defined, 100 * drop, torch.nan)
@@ -107,7 +126,7 @@ def average_gain(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
-    target: int | Tensor,
+    target: Target,
     *,
     baseline: Baseline = 0.0,
     probability: Probability | None = None,
@@ -127,18 +146,21 @@ def average_gain(
     have the same value.
 
     Args:
-        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``. A module
-            runs in evaluation mode; the mode of every submodule is restored.
+        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
+            output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
+            mode; the mode of every submodule is restored.
         inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
             dimensions.
         attributions (Tensor): The maps of these images as Captum's ``attribute`` returns them:
             shape ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
-        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``, in [0, 1], which takes the place of the probability.
         baseline (float, Tensor or "blur"): Replaces hidden pixels: a number, a tensor that
             broadcasts to the images, or ``"blur"`` for the images blurred by a Gaussian of 11
             pixels, standard deviation 5, borders repeated (arXiv:1806.07421).
-        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape.
-            Default: softmax over the classes.
+        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape,
+            for a target that is a class. Default: softmax over the classes.
 
     Returns:
         Tensor: Shape ``(batch,)``, percent in [0, 100], on the inputs' device, without gradient. 0
@@ -159,7 +181,9 @@ def average_gain(
         >>> gain.round(decimals=2)
         tensor([63.2100])
     """
-    p, o, defined = _probabilities(model, inputs, attributions, target, baseline, probability)
+    p, o, defined = _probabilities(
+        model, inputs, attributions, target, baseline, probability, lowest=0, highest=1
+    )
     gained = o.gain_over(p).clamp_min(0)
     gain = torch.where(p.rest > 0, gained / p.rest, 0)
     return torch.where(defined, 100 * gain, torch.nan)
@@ -170,7 +194,7 @@ def average_increase(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
-    target: int | Tensor,
+    target: Target,
     *,
     baseline: Baseline = 0.0,
     probability: Probability | None = None,
@@ -190,18 +214,21 @@ def average_increase(
     have the same value.
 
     Args:
-        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``. A module
-            runs in evaluation mode; the mode of every submodule is restored.
+        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
+            output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
+            mode; the mode of every submodule is restored.
         inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
             dimensions.
         attributions (Tensor): The maps of these images as Captum's ``attribute`` returns them:
             shape ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
-        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``, which takes the place of the probability.
         baseline (float, Tensor or "blur"): Replaces hidden pixels: a number, a tensor that
             broadcasts to the images, or ``"blur"`` for the images blurred by a Gaussian of 11
             pixels, standard deviation 5, borders repeated (arXiv:1806.07421).
-        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape.
-            Default: softmax over the classes.
+        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape,
+            for a target that is a class. Default: softmax over the classes.
 
     Returns:
         Tensor: Shape ``(batch,)``, 0 or 100, on the inputs' device, without gradient. NaN where the

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks, _state
+from captum_quantum._targets import Target
 from captum_quantum.metrics import _maps, _noise, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model
 
@@ -16,7 +17,7 @@ def infidelity(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
-    target: int | Tensor,
+    target: Target,
     *,
     baseline: Baseline = 0.0,
     side: float = 0.25,
@@ -41,14 +42,17 @@ def infidelity(
     square of the changes. Without, :math:`\beta = 1`.
 
     Args:
-        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``. A module
-            runs in evaluation mode; the mode of every submodule is restored.
+        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
+            output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
+            mode; the mode of every submodule is restored.
         inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
             dimensions.
         attributions (Tensor): The maps of these images, shape ``(batch, channels, *spatial)``, of
             any spatial size, scaled to that of the images (bilinear); with as many channels as the
             images, or with one channel, of which each channel of the image gets an equal share.
-        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``, which takes the place of the score.
         baseline (float, Tensor or "blur"): Replaces the pixels in the square: a number, a tensor
             that broadcasts to the images, or ``"blur"`` for the images blurred by a Gaussian of 11
             pixels, standard deviation 5, borders repeated (arXiv:1806.07421).
@@ -106,16 +110,16 @@ def infidelity(
         return inside.expand_as(images).to(images), torch.where(inside, replacement, images)
 
     with _state.evaluation_mode(model), torch.no_grad():
-        original = _scores.check_scores(model, inputs)
+        original = _scores.check_scores(model, inputs, target)
         index = _scores.read_target(target, original)
         with _state.seeded(seed, inputs):
             values: Tensor = captum_infidelity(
                 # Captum evaluates the images themselves again with every chunk of perturbations.
-                lambda x: original if x is inputs else _scores.check_scores(model, x),
+                lambda x: original if x is inputs else _scores.check_scores(model, x, target),
                 perturb_func or remove_square,
                 inputs,
                 maps.to(torch.promote_types(maps.dtype, inputs.dtype)),
-                target=index,
+                target=None if callable(index) else index,
                 n_perturb_samples=n_perturb_samples,
                 max_examples_per_batch=_noise.draws_at_once(
                     max_batch, len(inputs), n_perturb_samples

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks, _state
+from captum_quantum._targets import Target, of_examples
 from captum_quantum.metrics import _maps, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model, Probability
 
@@ -34,7 +35,7 @@ class _CurveMetric(Protocol):
         model: Model,
         inputs: Tensor,
         attributions: Tensor,
-        target: int | Tensor,
+        target: Target,
         *,
         baseline: Baseline = ...,
         steps: int = 32,
@@ -48,7 +49,7 @@ class _CurveMetric(Protocol):
         model: Model,
         inputs: Tensor,
         attributions: Tensor,
-        target: int | Tensor,
+        target: Target,
         *,
         baseline: Baseline = ...,
         steps: int = 32,
@@ -67,7 +68,7 @@ def _pixel_curves(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
-    target: int | Tensor,
+    target: Target,
     baseline: Baseline,
     steps: int,
     max_batch: int,
@@ -76,6 +77,7 @@ def _pixel_curves(
 ) -> PixelCurves:
     """Computes the curves of insertion, or else of deletion."""
     _maps.check_callable("model", model)
+    _scores.check_probability(target, probability)
     _checks.check_int("steps", steps, 1)
     _checks.check_int("max_batch", max_batch, 1)
     inputs = _maps.check_inputs(inputs)
@@ -94,15 +96,16 @@ def _pixel_curves(
 
     chunks = []
     with torch.no_grad(), _state.evaluation_mode(model):
-        scores = _scores.check_scores(model, inputs[:1])
+        scores = _scores.check_scores(model, inputs[:1], target)
         index = _scores.read_target(target, scores.expand(batch, -1))
         # All images of all points of the curves, point by point, in chunks of at most max_batch.
         for rows in torch.arange((steps + 1) * batch, device=device).split(max_batch):
             point, example = rows // batch, rows % batch
             replaced = rank[example] < counts[point].reshape(-1, *[1] * (rank.dim() - 1))
             images = torch.where(replaced, end[example], start[example])
-            scores = _scores.check_scores(model, images)
-            chunks.append(_scores.target_probabilities(scores, index[example], probability).target)
+            scores = _scores.check_scores(model, images, target)
+            chosen = of_examples(index, example)
+            chunks.append(_scores.target_probabilities(scores, chosen, probability).target)
     probabilities = torch.cat(chunks).reshape(steps + 1, batch).T
     fractions = counts.to(probabilities.dtype) / n_pixels
     area = torch.trapezoid(probabilities, fractions)
@@ -116,7 +119,7 @@ def insertion(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
-    target: int | Tensor,
+    target: Target,
     *,
     baseline: Baseline = "blur",
     steps: int = 32,
@@ -135,26 +138,30 @@ def insertion(
     ranked by its values: negative values come last, equal values row by row.
 
     Args:
-        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``. A module
-            runs in evaluation mode; the mode of every submodule is restored.
+        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
+            output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
+            mode; the mode of every submodule is restored.
         inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
             dimensions.
         attributions (Tensor): The maps of these images as Captum's ``attribute`` returns them:
             shape ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
-        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``, which takes the place of the probability.
         baseline (float, Tensor or "blur"): Replaces hidden pixels: a number, a tensor that
             broadcasts to the images, or ``"blur"`` for the images blurred by a Gaussian of 11
             pixels, standard deviation 5, borders repeated (arXiv:1806.07421).
         steps (int): Number of steps from no pixel to all pixels; at most one step for each pixel.
         max_batch (int): Largest number of images in one call of the model.
-        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape.
-            Default: softmax over the classes.
+        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape,
+            for a target that is a class. Default: softmax over the classes.
         return_curves (bool): Whether to return the curves, too.
 
     Returns:
-        Tensor or PixelCurves: Areas, shape ``(batch,)``, in [0, 1], on the inputs' device, without
-        gradient; NaN where the map is constant, which ranks no pixel. With ``return_curves`` the
-        areas, the shares of pixels ``(steps + 1,)`` and the probabilities ``(batch, steps + 1)``.
+        Tensor or PixelCurves: Areas, shape ``(batch,)``, in [0, 1] for a class, on the inputs'
+        device, without gradient; NaN where the map is constant, which ranks no pixel. With
+        ``return_curves`` the areas, the shares of pixels ``(steps + 1,)`` and the probabilities
+        ``(batch, steps + 1)``.
 
     Raises:
         TypeError, ValueError: If an argument is wrong, or attributions, baseline or scores are not
@@ -183,7 +190,7 @@ def deletion(
     model: Model,
     inputs: Tensor,
     attributions: Tensor,
-    target: int | Tensor,
+    target: Target,
     *,
     baseline: Baseline = 0.0,
     steps: int = 32,
@@ -202,26 +209,30 @@ def deletion(
     ranked by its values: negative values come last, equal values row by row.
 
     Args:
-        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``. A module
-            runs in evaluation mode; the mode of every submodule is restored.
+        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
+            output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
+            mode; the mode of every submodule is restored.
         inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
             dimensions.
         attributions (Tensor): The maps of these images as Captum's ``attribute`` returns them:
             shape ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
-        target (int or Tensor): The explained class, or one for each example, shape ``(batch,)``.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``, which takes the place of the probability.
         baseline (float, Tensor or "blur"): Replaces hidden pixels: a number, a tensor that
             broadcasts to the images, or ``"blur"`` for the images blurred by a Gaussian of 11
             pixels, standard deviation 5, borders repeated (arXiv:1806.07421).
         steps (int): Number of steps from no pixel to all pixels; at most one step for each pixel.
         max_batch (int): Largest number of images in one call of the model.
-        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape.
-            Default: softmax over the classes.
+        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape,
+            for a target that is a class. Default: softmax over the classes.
         return_curves (bool): Whether to return the curves, too.
 
     Returns:
-        Tensor or PixelCurves: Areas, shape ``(batch,)``, in [0, 1], on the inputs' device, without
-        gradient; NaN where the map is constant, which ranks no pixel. With ``return_curves`` the
-        areas, the shares of pixels ``(steps + 1,)`` and the probabilities ``(batch, steps + 1)``.
+        Tensor or PixelCurves: Areas, shape ``(batch,)``, in [0, 1] for a class, on the inputs'
+        device, without gradient; NaN where the map is constant, which ranks no pixel. With
+        ``return_curves`` the areas, the shares of pixels ``(steps + 1,)`` and the probabilities
+        ``(batch, steps + 1)``.
 
     Raises:
         TypeError, ValueError: If an argument is wrong, or attributions, baseline or scores are not
