@@ -170,6 +170,13 @@ class Reader:
                 self._numbers += numbers
                 of_numbers = tuple((2, first + k) for k in range(len(numbers)))
                 return name, wires, inverse, operator, of_numbers
+        if type(params) is nn.Parameter and params.dim() == 2 and params.shape[0] == 1:
+            # An operator's own weights: the most frequent case, and the quickest.
+            self._note(params, version)
+            number = self.shared.add(params)
+            return name, wires, inverse, operator, tuple(
+                [(1, number, k) for k in range(params.shape[1])]
+            )  # fmt: skip
         return name, wires, inverse, operator, self._tags(entry, params, version)
 
     def _tags(self, entry: Entry, angles: Tensor, version: int) -> tuple[Any, ...]:
@@ -241,9 +248,7 @@ class Reader:
         if len(parts) > 1:
             rows = torch.cat([part.reshape(self.batch, -1).to(rows.device) for part in parts], 1)
         inputs = select(rows, structure.of_samples, 1)
-        flat = [tensor.reshape(-1).to(rows.device) for tensor in self.shared.tensors]
-        pool = rows.new_zeros(0) if not flat else flat[0] if len(flat) == 1 else torch.cat(flat)
-        weights = select(pool, structure.shared, 0)
+        weights = select(_joined(self.shared.tensors, rows), structure.shared, 0)
         initial = self.recorder.initial
         if initial is not None and len(initial) != self.batch:
             if len(initial) != 1:
@@ -312,6 +317,17 @@ class Reader:
         has_start = self.recorder.initial is not None
         circuit = Circuit(n_qubits, tuple(gates), observables, self._width, count, has_start)
         return Structure(circuit, tuple(of_samples), tuple(shared))
+
+
+def _joined(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
+    """All elements of tensors, one after the other, on the device of another one."""
+    if not tensors:
+        return like.new_zeros(0)
+    device = like.device
+    if all(t.dim() == 2 and t.shape[0] == 1 and t.device == device for t in tensors):
+        return torch.cat([*tensors], 1).reshape(-1)  # one node of the graph, not one for each
+    parts = [tensor.reshape(-1).to(device) for tensor in tensors]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _element(base: Tensor, offset: int) -> int | None:
