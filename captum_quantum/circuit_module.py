@@ -153,6 +153,7 @@ class CircuitModule(nn.Module):
         self.input_shape, self._circuit = probe.shape, probe.circuit
         self._known = tracer.known(modules)
         self._weights = [attrgetter(name) for name in tq.weight_names(*modules)]
+        tq.leave_out_states(modules)
 
     def _hold_circuit(self, circuit: Circuit, weights: Tensor) -> None:
         """Takes a circuit as data, and its weights ``(n_weights,)``."""

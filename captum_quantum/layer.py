@@ -29,21 +29,28 @@ class VQCLayer(CircuitModule):
 
     .. math:: y_k = \langle 0 | E(x)^\dagger A(w)^\dagger O_k A(w) E(x) | 0 \rangle
 
-    Encoder and ansatz are TorchQuantum modules, which own the gates and the weights. They are
-    traced once into ``circuit``, so that every angle's source is known. The layer holds no quantum
-    state. Defaults are the circuit of arXiv:2306.03741.
+    Encoder and ansatz are TorchQuantum modules, which own the gates and the weights. Modules of
+    one's own run at every call, on a device that records gates and simulates nothing: angles may be
+    any function of inputs and weights, and the layer follows what the modules become (training and
+    evaluation, pruning, replaced gates). The layer holds no quantum state. Defaults are the circuit
+    of arXiv:2306.03741.
 
     Args:
         n_qubits (int): Number of qubits.
         n_layers (int): Number of layers of a named ansatz.
-        encoder (str or nn.Module): ``"ry"``, ``"rx"``, ``"rz_after_h"``, ``"ry_rz"``,
+        encoder (str, nn.Module, list or None): ``"ry"``, ``"rx"``, ``"rz_after_h"``, ``"ry_rz"``,
             ``"amplitude"``, ``"z_feature_map"``, ``"zz_feature_map"``, ``"pauli_feature_map"``,
-            ``"iqp"``, one of TorchQuantum's encoder lists by name, or a ``tq.Encoder``.
-        ansatz (str or nn.Module): ``"rx_ry_rz_ring"``, ``"strongly_entangling"``,
+            ``"iqp"``, one of TorchQuantum's encoder lists by name; a ``tq.Encoder``; a list of
+            gates as ``tq.GeneralEncoder`` takes it; None for a circuit without inputs.
+        ansatz (str, nn.Module, list or None): ``"rx_ry_rz_ring"``, ``"strongly_entangling"``,
             ``"real_amplitudes"``, ``"qcnn"``, ``"basic_entangler"``,
             ``"simplified_two_design"``, ``"efficient_su2"``, ``"two_local"``, one of
-            TorchQuantum's layers by name, or a ``tq.QuantumModule``.
+            TorchQuantum's layers by name; a ``tq.QuantumModule``; operators in turn, as a list,
+            ``nn.Sequential`` or ``nn.ModuleList``; None for no gates.
         reupload (bool): Whether to encode the inputs again before every layer of the ansatz.
+        n_inputs (int or tuple[int, ...], optional): The number of features, or the shape of one
+            sample's inputs, for encoders that do not show it. Under amplitude encoding there may be
+            fewer than ``2**n_qubits``; the other amplitudes are 0. Default: found by trying.
         observables (list or str, optional): What to read, each an expectation value: Pauli strings
             such as ``"Z0"``, ``"X0 Z2"`` or ``"XIZ"``, mappings from such to coefficients,
             ``Observable.projector("01", wires=(0, 2))``, ``Observable.hermitian(matrix, wires)``,
@@ -63,13 +70,15 @@ class VQCLayer(CircuitModule):
             simulation; for float64 inputs the fused simulator takes complex128 in any case.
 
     Shape:
-        - Input: ``(..., n_inputs)``, real, radians (amplitude encoding: numbers, not all zero).
+        - Input: ``(..., n_inputs)``, or ``(..., *input_shape)`` for an encoder that takes inputs of
+          several dimensions; real, radians (amplitude encoding: real or complex, not all zero).
         - Output: ``(..., n_observables)``, real, in the input's dtype and on its device.
 
     Attributes:
         encoder (nn.Module or None): The TorchQuantum encoder; None after `from_circuit`.
         ansatz (nn.Module or None): The TorchQuantum ansatz; None after `from_circuit`.
-        circuit (Circuit): The traced circuit.
+        circuit (Circuit): The circuit as the modules are now.
+        input_shape (tuple[int, ...]): The shape of one sample's inputs.
         simulator (str or Simulator): As it was given.
         gradient (str): The name of the layer's gradient rule.
 

@@ -777,7 +777,10 @@ def test_modules_that_keep_a_device():
     ansatz = Keeping()
     layer = VQCLayer(2, ansatz=ansatz)
     assert layer.weights.shape == (1,)
+    assert set(layer.state_dict()) == {"_extra_state", "ansatz.gate.params"}
     x = inputs(BATCH, 2)
+    ansatz.q_device.reset_states(3)
+    ansatz.gate(ansatz.q_device, wires=0)  # now its states hang in a graph
     expected = layer(x)
     assert type(ansatz.q_device) is tq.QuantumDevice
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchquantum as tq
+import torchquantum.functional as tqf
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, stack_module_state, vmap
@@ -24,7 +26,32 @@ LAYERS = {
     "re-uploading": (4, {"reupload": True}),
     "X and Y": (3, {"observables": ["X0 Y1", "Z2"]}),
     "real": (4, {"ansatz": "real_amplitudes"}),
+    "a user's modules": (3, {"encoder": lambda: Doubling(), "ansatz": lambda: Own()}),
 }
+
+
+class Doubling(tq.Encoder):
+    """Angles that are computed from inputs."""
+
+    def forward(self, qdev, x):
+        for wire in range(3):
+            tqf.ry(qdev, wires=wire, params=2 * x[:, wire])
+
+
+class Own(tq.QuantumModule):
+    """Weights as angles, and angles that are computed from them."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.rand(4) * 3)
+
+    def forward(self, qdev):
+        for wire in range(3):
+            tqf.rx(qdev, wires=wire, params=self.weights[wire : wire + 1])
+            tqf.cnot(qdev, wires=[wire, (wire + 1) % 3])
+        tqf.ry(qdev, wires=0, params=self.weights[2] * self.weights[3])
+
+
 OTHER_RULES = ("parameter-shift", "finite-difference", "commutator")
 every_layer = pytest.mark.parametrize("name", LAYERS)
 RULES = ("adjoint", "backprop", "parameter-shift", "finite-difference")
@@ -37,7 +64,8 @@ layers_and_rules = pytest.mark.parametrize(  # amplitudes are no angles that cou
 def make(name="4 qubits", **options):
     torch.manual_seed(0)
     n_qubits, own = LAYERS[name]
-    return VQCLayer(n_qubits, **{**own, **options})
+    made = {key: value() if callable(value) else value for key, value in own.items()}
+    return VQCLayer(n_qubits, **{**made, **options})
 
 
 def inputs(layer, *batch, seed=1):

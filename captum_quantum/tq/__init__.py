@@ -13,6 +13,7 @@ from captum_quantum.tq.measured import MeasuringTracer
 from captum_quantum.tq.run import run_circuit, run_modules
 from captum_quantum.tq.trace import (
     Tracer,
+    leave_out_states,
     takes_amplitudes,
     weight_names,
     weight_tensors,
@@ -20,6 +21,6 @@ from captum_quantum.tq.trace import (
 
 __all__ = [
     "ANSAETZE", "ENCODERS", "IQPEmbedding", "LayeredAnsatz", "MeasuringTracer", "PauliFeatureMap",
-    "Tracer", "TwoLocal", "make_ansatz", "make_encoder", "run_circuit", "run_modules",
-    "takes_amplitudes", "torchquantum", "weight_names", "weight_tensors"
+    "Tracer", "TwoLocal", "leave_out_states", "make_ansatz", "make_encoder", "run_circuit",
+    "run_modules", "takes_amplitudes", "torchquantum", "weight_names", "weight_tensors"
 ]  # fmt: skip

@@ -4,6 +4,7 @@ An angle is looked up, not computed: it is a view of the inputs, a view of a par
 that the user's modules have computed from these. Views of one tensor are gathered at once.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from numbers import Integral
@@ -113,7 +114,7 @@ class Reader:
 
     def __init__(self, recorder: Recorder, rows: Tensor, numbers_too: bool = False) -> None:
         self.recorder, self.rows, self._numbers_too = recorder, rows, numbers_too
-        self.batch, self._width = rows.shape
+        self.batch, self._width = rows.shape[0], int(rows.shape[1])
         self._of_rows = rows if rows._base is None else rows._base
         self._start = rows.storage_offset()
         self._tracked = torch.is_grad_enabled()
@@ -133,8 +134,8 @@ class Reader:
     @property
     def key(self) -> Any:
         """What tells the structure of the recording from others."""
-        widths = tuple(tensor.numel() // self.batch for tensor in self.samples.tensors)
-        sizes = tuple(tensor.numel() for tensor in self.shared.tensors)
+        widths = tuple(map(_width, self.samples.tensors))
+        sizes = tuple(int(tensor.numel()) for tensor in self.shared.tensors)
         return tuple(self.keys), widths, sizes, self.recorder.initial is not None
 
     def read(self, entry: Entry, version: int) -> tuple[Any, ...]:
@@ -188,7 +189,8 @@ class Reader:
             _refuse(entry, "has an angle that is computed from the quantum state")
         shape: Sequence[int] = angles.shape
         strides: Sequence[int] = angles.stride()
-        n_rows, n_angles = (1, 1) if not shape else (shape[0], 1 if len(shape) == 1 else shape[1])
+        n_rows = shape[0] if shape else 1
+        n_angles = int(shape[1]) if len(shape) > 1 else 1
         step, across = (strides[0] if shape else 0), (strides[1] if len(shape) == 2 else 0)
         if len(shape) > 2 or n_rows not in (1, self.batch):
             _refuse(
@@ -214,7 +216,7 @@ class Reader:
         pool = self.samples if by_sample else self.shared
         if by_sample:
             whole = base.dim() > 0 and base.shape[0] == self.batch and base.is_contiguous()
-            width = base.numel() // self.batch if whole else 0
+            width = _width(base) if whole else 0
             whole = whole and (step == width or self.batch == 1)
         elif not base.is_contiguous() and follows:
             places = [_element(base, int(offset) + k * across) for k in range(n_angles)]
@@ -224,7 +226,7 @@ class Reader:
                 return tuple((1, number, place) for place in places)
             whole, width = False, 0
         else:
-            whole, width = base.is_contiguous(), base.numel()
+            whole, width = base.is_contiguous(), int(base.numel())
         first = offset - base.storage_offset()
         if not (follows and whole and 0 <= first <= first + (n_angles - 1) * across < width):
             base = angles if by_sample or n_rows == 1 else angles[:1]
@@ -246,16 +248,16 @@ class Reader:
         rows = self.rows
         parts = self.samples.tensors
         if len(parts) > 1:
-            rows = torch.cat([part.reshape(self.batch, -1).to(rows.device) for part in parts], 1)
+            rows = torch.cat([part.reshape(rows.shape[0], -1).to(rows.device) for part in parts], 1)
         inputs = select(rows, structure.of_samples, 1)
         weights = select(_joined(self.shared.tensors, rows), structure.shared, 0)
         initial = self.recorder.initial
-        if initial is not None and len(initial) != self.batch:
-            if len(initial) != 1:
+        if initial is not None and initial.shape[0] != self.batch:
+            if initial.shape[0] != 1:
                 raise CircuitError(
-                    f"the states written must be for {self.batch} samples; got {len(initial)}"
+                    f"the states written must be for {self.batch} samples; got {initial.shape[0]}"
                 )
-            initial = initial.expand(self.batch, -1)
+            initial = initial.expand(rows.shape[0], -1)
         plain = all(isinstance(tensor, nn.Parameter) for tensor in self.shared.tensors)
         return Reading(structure.circuit, inputs, weights, initial, plain)
 
@@ -277,14 +279,14 @@ class Reader:
         """
         ends = [0]
         for tensor in self.samples.tensors:
-            ends.append(ends[-1] + tensor.numel() // self.batch)
+            ends.append(ends[-1] + _width(tensor))
         starts = [0]
         for tensor in self.shared.tensors:
-            starts.append(starts[-1] + tensor.numel())
+            starts.append(starts[-1] + int(tensor.numel()))
         places, count = {}, 0
         for tensor in weights:
             places[id(tensor)] = count
-            count += tensor.numel()
+            count += int(tensor.numel())
         numbers = len(self.shared.tensors) - 1
         of_samples: list[int] = []
         shared: list[int] = []
@@ -317,6 +319,11 @@ class Reader:
         has_start = self.recorder.initial is not None
         circuit = Circuit(n_qubits, tuple(gates), observables, self._width, count, has_start)
         return Structure(circuit, tuple(of_samples), tuple(shared))
+
+
+def _width(tensor: Tensor) -> int:
+    """The number of elements for each sample; the batch may be symbolic."""
+    return math.prod(map(int, tensor.shape[1:]))
 
 
 def _joined(tensors: Sequence[Tensor], like: Tensor) -> Tensor:

@@ -269,6 +269,16 @@ def recorders_made(
             part._modules[name] = child
 
 
+def _device_state(self: Any) -> dict[str, Any]:
+    """What copies and pickles of a device hold: its states, without the graph of autograd."""
+    state = dict(self.__dict__)
+    state["_buffers"] = {name: value.detach() for name, value in self._buffers.items()}
+    for name, value in self.__dict__.items():
+        if isinstance(value, Tensor):
+            state[name] = value.detach()
+    return state
+
+
 def install() -> None:
     """Puts the functions above into TorchQuantum's modules; a second call does nothing."""
     if tq.Operator.forward is _operator_forward:
@@ -279,5 +289,6 @@ def install() -> None:
             module.gate_wrapper = _gate_wrapper  # type: ignore[attr-defined]
     tq.Operator.forward = _operator_forward
     tq.QuantumDevice.__new__ = staticmethod(_new_device)
+    tq.QuantumDevice.__getstate__ = _device_state
     for kind in (tq.OpHamilExp, tq.OpPauliExp):
         kind.forward = _exponential_forward(kind.forward)

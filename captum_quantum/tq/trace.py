@@ -70,6 +70,18 @@ def _named_weights(modules: Modules) -> list[tuple[str, Tensor]]:
     ]
 
 
+def leave_out_states(modules: Modules) -> None:
+    """Keeps the states of devices that modules hold out of state_dicts: they are of some batch.
+
+    Args:
+        modules (Sequence): Encoder and ansatz; None for none.
+    """
+    for module in modules:
+        for part in () if module is None else module.modules():
+            if isinstance(part, tq.QuantumDevice):
+                part._non_persistent_buffers_set.update(part._buffers)
+
+
 def known_gates(*modules: nn.Module | None) -> Any:
     """What the gates of named modules depend on; None for modules that must be run.
 
@@ -288,7 +300,9 @@ class Tracer:
         Raises:
             CircuitError: If the modules cannot be followed, with the gate and the reason.
         """
-        if any(getattr(module, "static_mode", False) for module in modules):
+        # torch.jit.trace would take the calls of parts that it knows for a graph of their own.
+        is_static = any(getattr(module, "static_mode", False) for module in modules)
+        if is_static or _compat.in_transform():
             memo: dict[int, nn.Module] = {}
             modules = [m if m is None else shallow_copy(m, memo) for m in modules]
         holders: Sequence[tuple[int, str]] | None = None
@@ -314,7 +328,7 @@ class Tracer:
         shape: tuple[int, ...],
         on_gate: Callable[[Entry], None] | None = None,
     ) -> Reader:
-        x = rows if len(shape) == 1 else rows.view(len(rows), *shape)
+        x = rows if len(shape) == 1 else rows.view(rows.shape[0], *shape)
         untracked = torch.is_inference_mode_enabled() or _compat.in_transform()
         for copies in (untracked, True):
             made: list[Recorder] = []
