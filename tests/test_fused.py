@@ -25,8 +25,9 @@ N_RANDOM, N_RANDOM_ALL = 120, 10_000
 
 
 def compiled_of(layer):
-    """What the layer's simulator keeps of its circuit."""
-    return layer._simulator._compiled(layer.circuit)
+    """What the layer's simulator keeps of the circuit that it runs."""
+    circuit = layer.recorded(torch.ones(2, layer.n_inputs)).circuit
+    return layer._simulator._compiled(circuit)
 
 
 def plan_of(circuit, batch=1):

@@ -53,8 +53,12 @@ class LayerJob(System):
         super().__init__(work)
         from captum_quantum import VQCLayer
 
+        arguments = dict(arguments)
+        angles = arguments.pop("modules", None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
+            if angles is not None:
+                arguments.update(systems.users_modules(work.n, arguments["n_layers"], angles))
             self.layer = VQCLayer(work.n, simulator=simulator, **arguments)
         self.layer = self.layer.to(work.inputs.device).requires_grad_(work.train)
         self.parameters = list(self.layer.parameters())

@@ -48,6 +48,8 @@ ANSAETZE: dict[str, dict[str, Any]] = {
     "real amplitudes": {"ansatz": "real_amplitudes", "n_layers": 4},
     "QCNN": {"ansatz": "qcnn", "n_layers": 3},
     "re-uploading": {"reupload": True, "n_layers": 4},
+    "a user's modules": {"modules": "x", "n_layers": 4},
+    "a user's modules, angles w x": {"modules": "w x", "n_layers": 4},
 }
 
 

@@ -216,6 +216,47 @@ class TorchQuantumModules(System):
         return values
 
 
+def users_modules(n: int, layers: int, angles: str) -> dict[str, Any]:
+    """The same circuit as encoder and ansatz of a user's own, which run at every call.
+
+    Args:
+        n (int): Number of qubits.
+        layers (int): Number of layers.
+        angles (str): ``"x"``, or ``"w x"`` for encoding angles that are computed.
+    """
+    import torchquantum as tq
+    import torchquantum.functional as tqf
+
+    class Encoder(tq.Encoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.rand(n)) if angles == "w x" else None
+
+        def forward(self, qdev: Any, x: Tensor) -> None:
+            for wire in range(n):
+                angle = x[:, wire] if self.scale is None else self.scale[wire] * x[:, wire]
+                tqf.ry(qdev, wires=wire, params=angle)
+
+    class Ansatz(tq.QuantumModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gates = torch.nn.ModuleList(
+                gate(has_params=True, trainable=True)
+                for _ in range(layers * n)
+                for gate in (tq.RX, tq.RY, tq.RZ)
+            )
+
+        def forward(self, qdev: Any) -> None:
+            for layer in range(layers):
+                for wire in range(n):
+                    for k in range(3):
+                        self.gates[3 * (layer * n + wire) + k](qdev, wires=wire)
+                for wire in range(n):
+                    tqf.cnot(qdev, wires=[wire, (wire + 1) % n])
+
+    return {"encoder": Encoder(), "ansatz": Ansatz()}
+
+
 class TorchQuantumStatic(TorchQuantumModules):
     """The same in static mode: TorchQuantum multiplies gates into blocks of four wires.
 
