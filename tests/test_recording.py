@@ -14,6 +14,7 @@ import pytest
 import torch
 import torchquantum as tq
 import torchquantum.functional as tqf
+from captum.attr import LayerGradCam
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
@@ -23,6 +24,7 @@ from captum_quantum import (
     CircuitError,
     Gate,
     Observable,
+    QuantumLayerGradCam,
     VQCLayer,
     quantum_gradient,
 )
@@ -973,3 +975,45 @@ def test_whole_modules_that_are_no_circuit(case):
 def test_a_whole_module_is_a_module():
     with pytest.raises(TypeError, match="module must be an nn.Module that makes"):
         VQCLayer.from_module(lambda x: x)
+
+
+# Explanations
+
+
+@pytest.mark.parametrize("options", OPTIONS[:3] + OPTIONS[4:5], ids=str)
+@pytest.mark.parametrize("name", ["2 x", "w x + b", "x_i x_j", "linear layer", "ZZ feature map"])
+def test_shares_of_qubits_add_up_to_the_map(name, options):
+    torch.manual_seed(0)
+    quantum = VQCLayer(3, encoder=angles_encoder(name), ansatz=entangling(), **options)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), quantum
+    )
+    images = inputs(BATCH, 1, 6, 6).detach()
+    expected = LayerGradCam(model, model[1]).attribute(images, target=1)
+    for rule in (None, "parameter-shift"):
+        explainer = QuantumLayerGradCam(model, model[1], gradient=rule)
+        torch.testing.assert_close(explainer.attribute(images, 1), expected, atol=1e-5, rtol=1e-3)
+        shares, direct = explainer.attribute_qubits(images, 1, return_direct=True)
+        assert shares.shape == (BATCH, 3, 4, 4)
+        assert not direct.any()
+        torch.testing.assert_close(shares.sum(1, keepdim=True), expected, atol=1e-5, rtol=1e-3)
+        shares = explainer.attribute_observables(images, 1)
+        torch.testing.assert_close(shares.sum(1, keepdim=True), expected, atol=1e-5, rtol=1e-3)
+
+
+def test_a_qubits_share_is_that_of_its_gates():
+    """Of angles that are computed from the inputs, each belongs to the wire of its gate."""
+
+    def body(self, qdev, x):
+        for wire in range(3):
+            tqf.ry(qdev, wires=wire, params=2 * x[:, 0] + x[:, wire])
+
+    layer = VQCLayer(3, encoder=Encoder(body), ansatz=None, observables=["Z0", "Z1", "Z2"])
+    x = inputs(BATCH, 3, 2).detach()
+    model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), layer)
+    shares = QuantumLayerGradCam(model, model[0]).attribute_qubits(x, 1)
+    angles = 2 * x.mean(2)[:, 0] + x.mean(2)[:, 1]
+    slope = -torch.sin(angles) / 2  # d cos(2 x_0 + x_1), averaged over two places
+    expected = slope[:, None] * (2 * x[:, 0] + x[:, 1])
+    torch.testing.assert_close(shares[:, 1], expected, atol=1e-5, rtol=1e-4)
+    assert not shares[:, [0, 2]].any()
