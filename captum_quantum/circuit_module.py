@@ -260,7 +260,9 @@ class CircuitModule(nn.Module):
         """Whether the modules' gates are those of the circuit, without running them."""
         if self._tracer is None:
             return True
-        known: bool = self._tracer.is_known((self.encoder, self.ansatz), self._known)
+        parts = self._modules  # quicker than attributes, and this is asked at every call
+        modules = parts.get("encoder"), parts.get("ansatz")
+        known: bool = self._tracer.is_known(modules, self._known)
         return known
 
     def _read(self, rows: Tensor) -> Reading:

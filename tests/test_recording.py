@@ -11,6 +11,7 @@ import random
 
 import numpy as np
 import pytest
+import reference as ref
 import torch
 import torchquantum as tq
 import torchquantum.functional as tqf
@@ -1017,3 +1018,22 @@ def test_a_qubits_share_is_that_of_its_gates():
     expected = slope[:, None] * (2 * x[:, 0] + x[:, 1])
     torch.testing.assert_close(shares[:, 1], expected, atol=1e-5, rtol=1e-4)
     assert not shares[:, [0, 2]].any()
+
+
+@pytest.mark.parametrize("name", ANGLES)
+@pytest.mark.filterwarnings("ignore:no angle depends")
+def test_the_angles_recorded_give_the_values(name):
+    """The circuit of a call with its angle table, by the dense simulator in complex128."""
+    layer = VQCLayer(3, encoder=angles_encoder(name), ansatz=entangling(), n_inputs=3)
+    x = inputs(BATCH, 3).detach()
+    call = layer.recorded(x)
+    tables = call.circuit.split(call.angle_table().detach())
+    readout = [[(1.0, {wire: "Z"})] for wire in range(3)]
+    for row in range(BATCH):
+        gates = [
+            (gate.name, gate.wires, angles[row].tolist(), gate.inverse)
+            for gate, angles in zip(call.circuit.gates, tables, strict=True)
+        ]
+        expected = torch.tensor(ref.expectations(3, gates, readout), dtype=torch.float32)
+        torch.testing.assert_close(layer(x)[row].detach(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(call.run(call.angle_table()), layer(x), atol=1e-6, rtol=0)
