@@ -16,6 +16,7 @@ import torch
 import torchquantum as tq
 import torchquantum.functional as tqf
 from captum.attr import LayerGradCam
+from modules import Ansatz, Encoder
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
@@ -31,32 +32,6 @@ from captum_quantum import (
 )
 
 BATCH = 5
-
-
-class Encoder(tq.Encoder):
-    """A user's encoder: a function of module, device and inputs; keywords become attributes."""
-
-    def __init__(self, body, **attributes):
-        super().__init__()
-        self.body = body
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    def forward(self, qdev, x):
-        self.body(self, qdev, x)
-
-
-class Ansatz(tq.QuantumModule):
-    """A user's ansatz, likewise."""
-
-    def __init__(self, body, **attributes):
-        super().__init__()
-        self.body = body
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    def forward(self, qdev):
-        self.body(self, qdev)
 
 
 def parameter(*shape, seed=0):
@@ -522,7 +497,7 @@ def test_named_circuits_are_followed_too(change):
     elif change == "forward":
         layer.ansatz.forward = lambda qdev: tqf.rx(qdev, wires=0, params=0.7)
     elif change == "list":
-        layer.encoder.func_list[0] = {"input_idx": [2], "func": "rx", "wires": [0]}
+        layer.encoder.func_list[0]["wires"][0] = 2
     else:
         layer.ansatz.n_layers = 1
     found = results(layer, x, list(layer.parameters()))

@@ -12,6 +12,7 @@ import reference as ref
 import torch
 import torchquantum as tq
 import torchquantum.functional as tqf
+from modules import Ansatz, Encoder
 from numpy.testing import assert_allclose
 from torch import nn
 from torchquantum import layer as tql
@@ -23,32 +24,6 @@ from captum_quantum.tq import LayeredAnsatz
 from captum_quantum.tq.installed import name_and_version
 
 INSTALLED = re.escape(name_and_version())
-
-
-class Ansatz(tq.QuantumModule):
-    """A user's ansatz: a function of module and device; keywords become attributes."""
-
-    def __init__(self, body=lambda self, qdev: None, **attributes):
-        super().__init__()
-        self.body = body
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    def forward(self, qdev):
-        self.body(self, qdev)
-
-
-class Encoder(tq.Encoder):
-    """A user's encoder, likewise."""
-
-    def __init__(self, body, **attributes):
-        super().__init__()
-        self.body = body
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    def forward(self, qdev, x):
-        self.body(self, qdev, x)
 
 
 def run_by_torchquantum(*args, **kwargs):

@@ -5,6 +5,7 @@ learn how many features they take. Modules whose gates cannot change are not run
 at every call, so that the layer follows what they do.
 """
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -96,8 +97,7 @@ def known_gates(*modules: nn.Module | None) -> Any:
         if module is None:
             parts.append(None)
         elif is_plain(module):
-            lists = getattr(module, "func_list", ())
-            parts.append([{**entry} for entry in lists])
+            parts.append(copy.deepcopy(list(getattr(module, "func_list", ()))))
         elif type(module) in NAMED and not is_hooked(module) and "weights" in module._parameters:
             parts.append(_sizes(module))
         else:
@@ -446,8 +446,8 @@ def copies_of(modules: Modules) -> tuple[list[nn.Module | None], list[Tensor]]:
     memo: dict[int, nn.Module] = {}
     copies = [None if module is None else shallow_copy(module, memo) for module in modules]
     tensors: dict[int, Tensor] = {}
-    for copy in memo.values():
-        both: tuple[dict[str, Any], ...] = (copy._parameters, copy._buffers)
+    for one in memo.values():
+        both: tuple[dict[str, Any], ...] = (one._parameters, one._buffers)
         for values in both:
             for name, tensor in values.items():
                 if tensor is None:
