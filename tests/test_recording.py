@@ -775,7 +775,8 @@ def test_recorders_leave_the_modules():
             self.gate = tq.RX(has_params=True, trainable=True)
 
         def forward(self, qdev):
-            self.q_device = qdev
+            self.q_device = self.own_name = qdev
+            self.listed = [qdev]
             self.gate(qdev, wires=0)
             if self.fail:
                 raise RuntimeError("broken")
@@ -785,7 +786,9 @@ def test_recorders_leave_the_modules():
     layer = VQCLayer(2, ansatz=ansatz)
     for _ in range(2):
         layer(inputs(BATCH, 2))
-        assert ansatz.q_device is None
+        assert ansatz.q_device is ansatz.own_name is None
+        assert not ansatz.listed[0].entries
+        copy.deepcopy(layer)
     ansatz.fail = True
     with pytest.raises(CircuitError, match="the modules raised RuntimeError .*broken"):
         layer(inputs(BATCH, 2))

@@ -49,14 +49,14 @@ class Structure(NamedTuple):
         of_samples (tuple[int, ...]): Where the angles that differ from sample to sample stand in
             the tensors that they are views of.
         shared (tuple[int, ...]): Likewise, of those that the batch shares.
-        holders (tuple[tuple[int, str], ...]): The modules that keep the device: whether of encoder
-            or ansatz, and their names in it.
+        holders (tuple[tuple[int, str, str], ...]): The modules that keep the device: whether of
+            encoder or ansatz, their names in it, and the attribute.
     """
 
     circuit: Circuit
     of_samples: tuple[int, ...]
     shared: tuple[int, ...]
-    holders: tuple[tuple[int, str], ...] = ()
+    holders: tuple[tuple[int, str, str], ...] = ()
 
 
 class Structures:

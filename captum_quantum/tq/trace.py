@@ -305,7 +305,7 @@ class Tracer:
         if is_static or _compat.in_transform():
             memo: dict[int, nn.Module] = {}
             modules = [m if m is None else shallow_copy(m, memo) for m in modules]
-        holders: Sequence[tuple[int, str]] | None = None
+        holders: Sequence[tuple[int, str, str]] | None = None
         with running:  # modules may write to themselves while they run
             try:
                 reader = self._reader(modules, rows.contiguous(), shape)
@@ -317,7 +317,9 @@ class Tracer:
                     structure = structure._replace(holders=tuple(_holders(modules)))
                     self.structures.add(key, structure)
                 holders = structure.holders
-                return reader.reading(structure)
+                reading = reader.reading(structure)
+                reader.recorder.clear()  # the user's modules may keep it somewhere
+                return reading
             finally:
                 _release(modules, holders)
 
@@ -401,28 +403,29 @@ class Tracer:
             self._reader(copies, rows, shape, check)
 
 
-def _holders(modules: Modules) -> Iterator[tuple[int, str]]:
-    """The modules that keep a recorder as their device."""
+def _holders(modules: Modules) -> Iterator[tuple[int, str, str]]:
+    """The modules that keep a recorder as their device, and in which attribute."""
     for position, module in enumerate(modules):
         for name, part in () if module is None else module.named_modules():
-            if type(part._modules.get("q_device")) is Recorder:
-                yield position, name
+            for attribute, child in part._modules.items():
+                if type(child) is Recorder:
+                    yield position, name, attribute
 
 
-def _release(modules: Modules, holders: Sequence[tuple[int, str]] | None) -> None:
+def _release(modules: Modules, holders: Sequence[tuple[int, str, str]] | None) -> None:
     """Takes the recorder from modules that keep their device, as TorchQuantum's own layers do.
 
     Args:
         modules (Sequence): Encoder and ansatz.
         holders (Sequence, optional): Which modules may; None for any of them.
     """
-    for position, name in list(_holders(modules)) if holders is None else holders:
+    for position, name, attribute in list(_holders(modules)) if holders is None else holders:
         module = modules[position]
         assert module is not None
         part = module.get_submodule(name)
-        if type(part._modules.get("q_device")) is Recorder:
-            del part._modules["q_device"]
-            part.__dict__["q_device"] = None
+        if type(part._modules.get(attribute)) is Recorder:
+            del part._modules[attribute]
+            part.__dict__[attribute] = None
 
 
 @contextmanager
