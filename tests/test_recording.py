@@ -189,6 +189,8 @@ ANGLES = {
     "under no_grad": under_no_grad,
     "fused model": fused_model,
     "operators": operators_of_inputs,
+    "batch norm": each(tqf.ry, lambda s, x, i: s.norm(x)[:, i]),
+    "dropout": each(tqf.ry, lambda s, x, i: s.dropout(x)[:, i]),
 }
 
 
@@ -200,6 +202,8 @@ def angles_encoder(name):
         b=parameter(2, 3, 3, seed=1),
         linear=nn.Linear(3, 3),
         gates=nn.ModuleList([tq.RX(), tq.RY(), tq.RZ()]),
+        norm=nn.BatchNorm1d(3).eval(),
+        dropout=nn.Dropout(0.5).eval(),
     )
 
 
@@ -245,7 +249,7 @@ def test_angles_where_nothing_is_differentiated(name):
         torch.testing.assert_close(layer(x).clone(), expected, atol=2e-5, rtol=0)
         assert layer(x[:0]).shape == (0, 3)
     torch.testing.assert_close(layer(x.double()), expected.double(), atol=2e-5, rtol=0) if (
-        name not in ("linear layer", "once for all wires", "rewritten in the graph")
+        name not in ("linear layer", "once for all wires", "rewritten in the graph", "batch norm")
     ) else None
 
 
@@ -557,6 +561,16 @@ def test_modules_may_count_their_calls():
         assert ansatz.calls == calls
 
 
+def test_trying_modules_out_changes_no_statistics():
+    encoder = angles_encoder("batch norm").train()
+    before = encoder.norm.running_mean.clone()
+    layer = VQCLayer(3, encoder=encoder)
+    layer.circuit  # noqa: B018
+    assert torch.equal(encoder.norm.running_mean, before)
+    layer(inputs(BATCH, 3))
+    assert not torch.equal(encoder.norm.running_mean, before)
+
+
 def test_random_numbers_do_not_fill_the_memory():
     ansatz = Ansatz(lambda self, qdev: tqf.rx(qdev, wires=0, params=random.random()))
     layer, x = VQCLayer(2, ansatz=ansatz), inputs(2, 2)
@@ -629,6 +643,11 @@ def test_how_many_inputs_there_are():
         check(skipping, None, 2, inputs(BATCH, 3))
     with pytest.raises(CircuitError, match="takes feature 5 of 3"):
         VQCLayer(2, encoder=[{"input_idx": [5], "func": "ry", "wires": [0]}], n_inputs=3)
+    reads_all = Encoder(
+        lambda s, q, x: [tqf.ry(q, wires=0, params=x[:, t, 1]) for t in range(x.shape[1])]
+    )
+    with pytest.raises(CircuitError, match=r"n_inputs must say .* sample, \(n, 2\) with numbers"):
+        VQCLayer(2, encoder=reads_all)
     for wrong, error in (
         (-1, ValueError),
         ("3", TypeError),
@@ -858,6 +877,7 @@ MEASURED = {
         lambda: Whole(lambda q: tq.MeasureAll(tq.PauliZ)(q)[:, :2].sum(1, keepdim=True) / 2 + 1),
         3,
     ),
+    "a squeezed output": (lambda: Whole(lambda q: tq.MeasureAll(tq.PauliZ)(q).squeeze()), 3),
     "a network before": (lambda: Whole(before=nn.Sequential(nn.Linear(5, 3), nn.Tanh())), 5),
     "its own device": (Held, 3),
 }
@@ -883,6 +903,7 @@ def test_a_circuit_is_taken_out_of_a_whole_module(case, options):
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(copy.deepcopy(layer)(x), expected[0], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(layer(x[:1]), expected[0][:1], atol=2e-5, rtol=1e-4)
 
 
 def test_images_before_a_circuit():

@@ -176,6 +176,7 @@ class Report(Tables):
         >>> from torch import nn
         >>> from captum.attr import LayerGradCam
         >>> from captum_quantum import QuantumLayerGradCam, VQCLayer, compare
+        >>> _ = torch.manual_seed(0)
         >>> model = nn.Sequential(
         ...     nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), VQCLayer(4)
         ... )

@@ -229,6 +229,8 @@ def _as_table(output: Any, batch: int, module: nn.Module) -> Tensor:
     argument = f"what {type(module).__name__} returns"
     if not isinstance(output, Tensor) or not output.is_floating_point():
         _checks.refuse(argument, must, _checks.describe(output), CircuitError)
+    if output.dim() == 1 and batch == 1:  # a squeeze has taken the batch
+        output = output[None]
     if output.dim() not in (1, 2) or len(output) != batch:
         _checks.refuse(argument, must, _checks.describe(output), CircuitError)
     return output if output.dim() == 2 else output[:, None]

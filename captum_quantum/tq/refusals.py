@@ -95,7 +95,7 @@ def explain(error: Exception, entries: list[Entry]) -> CircuitError:
 
 def user_line(error: BaseException) -> str:
     """The innermost line of the user's own code, to name the call that failed."""
-    own = Path(__file__).parent
+    own = Path(str(_checks.__file__)).parent
     libraries = (*(str(Path(str(module.__file__)).parent) for module in (torch, tq)), str(own))
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.line for frame in frames if not frame.filename.startswith(libraries)]

@@ -241,6 +241,12 @@ class Tracer:
                 continue
             if shape in ((wide,), (side, side), (16, 16, 16)):
                 kept = _smallest(used, shape)
+                if len(shape) > 1 and max(kept) == shape[0]:
+                    got = tuple("n" if size == shape[0] else size for size in kept)
+                    raise CircuitError(
+                        "encoder reads as many inputs as it gets: n_inputs must say the shape of a "
+                        f"sample, ({', '.join(map(str, got))}) with numbers for n"
+                    )
                 if math.prod(kept) >= wide:
                     continue
                 try:
@@ -457,10 +463,9 @@ def copies_of(modules: Modules) -> tuple[list[nn.Module | None], list[Tensor]]:
                     continue
                 if id(tensor) not in tensors:
                     clone = tensor.detach().clone()
-                    if tensor.is_floating_point():
-                        clone = nn.Parameter(clone)
-                    elif tensor.is_complex():
-                        clone = nn.Parameter(clone, requires_grad=tensor.requires_grad)
+                    if isinstance(tensor, nn.Parameter):  # so that all show what depends on them
+                        trains = tensor.is_floating_point() or tensor.requires_grad
+                        clone = nn.Parameter(clone, requires_grad=trains)
                     tensors[id(tensor)] = clone
                 values[name] = tensors[id(tensor)]
     return copies, [tensors[id(tensor)] for tensor in weight_tensors(*modules)]
