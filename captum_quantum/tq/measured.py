@@ -233,7 +233,8 @@ def _as_table(output: Any, batch: int, module: nn.Module) -> Tensor:
         output = output[None]
     if output.dim() not in (1, 2) or len(output) != batch:
         _checks.refuse(argument, must, _checks.describe(output), CircuitError)
-    return output if output.dim() == 2 else output[:, None]
+    table: Tensor = output if output.dim() == 2 else output[:, None]
+    return table
 
 
 def observable_of(matrix: Tensor, n_qubits: int) -> Observable:
