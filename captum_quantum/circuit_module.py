@@ -270,6 +270,7 @@ class CircuitModule(nn.Module):
         circuit = self._circuit
         reading: Reading
         if not self._is_known():
+            rows = self._wide(rows)
             if self._given_amplitudes:
                 initial = self._normalized(rows)
                 modules, shape = (None, self.ansatz), (0,)
@@ -285,6 +286,13 @@ class CircuitModule(nn.Module):
             inputs = rows.new_zeros(rows.shape[0], 0, dtype=rows.dtype.to_real())
             return Reading(circuit, inputs, weights, self._normalized(rows), True)
         return Reading(circuit, select(rows, circuit.indices("input"), 1), weights, None, True)
+
+    def _wide(self, rows: Tensor) -> Tensor:
+        """Rows in single precision at least, unless the modules compute in half precision."""
+        half = rows.dtype in (torch.float16, torch.bfloat16)
+        if not half or any(weight.dtype == rows.dtype for weight in self.parameters()):
+            return rows
+        return rows.float()
 
     def _normalized(self, rows: Tensor) -> Tensor:
         """Inputs as amplitudes, filled up with zeros."""
@@ -314,6 +322,13 @@ class CircuitModule(nn.Module):
 
         return tq.takes_amplitudes(self.encoder)
 
+    @property
+    def _device(self) -> torch.device | None:
+        try:
+            return self._weights[0](self).device if self._weights else None
+        except AttributeError:  # the modules have been replaced
+            return next((weight.device for weight in self.parameters()), None)
+
     def _check_inputs(self, inputs: Tensor, transformed: bool) -> None:
         amplitudes = self._circuit.amplitude_encoding
         if not amplitudes or not isinstance(inputs, Tensor) or not inputs.is_complex():
@@ -322,7 +337,7 @@ class CircuitModule(nn.Module):
         if inputs.dim() < len(shape) or inputs.shape[inputs.dim() - len(shape) :] != shape:
             of = ", ".join(map(str, ("...", *shape)))
             _checks.wrong_value("inputs", f"of shape ({of})", inputs)
-        device = self._weights[0](self).device if self._weights else inputs.device
+        device = self._device or inputs.device
         if device != inputs.device:
             _checks.wrong_value("inputs", f"on the layer's device, {device}", inputs)
         if inputs.device.type == "cpu" and not transformed:

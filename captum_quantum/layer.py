@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _MAX_QUBITS = 24
 
 
+def _single(rows: Tensor) -> Tensor:
+    """Rows in single precision at least: half precision would round weights too."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
 class VQCLayer(CircuitModule):
     r"""A variational quantum circuit: angles in, expectation values out.
 
@@ -245,15 +250,11 @@ class VQCLayer(CircuitModule):
     def _shared(self, reading: Reading) -> Tensor:
         """The angles that come from weights; detached where these get no gradient anyway."""
         # Weights that the model itself has computed may depend on what is explained.
-        frozen = nodes.is_inputs_only() and reading.plain
-        if frozen and all(read(self).is_leaf for read in self._weights):
-            return reading.weights.detach()
+        if nodes.is_inputs_only() and reading.plain:
+            is_recorded = reading.circuit is not self._circuit  # its parameters are leaves
+            if is_recorded or all(read(self).is_leaf for read in self._weights):
+                return reading.weights.detach()
         return reading.weights
-
-    @staticmethod
-    def _wide(rows: Tensor) -> Tensor:
-        """Rows in single precision at least: half precision would round weights too."""
-        return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
     @_compat.uncompiled
     def forward(self, inputs: Tensor) -> Tensor:
@@ -293,7 +294,7 @@ class VQCLayer(CircuitModule):
         Returns:
             BoundCircuit: Its circuit, angles and initial states.
         """
-        reading = self._read(self._wide(self._rows(inputs)))
+        reading = self._read(_single(self._rows(inputs)))
         return BoundCircuit(self._runner, reading, self.gradient)
 
     def angle_table(self, inputs: Tensor) -> Tensor:
@@ -417,7 +418,7 @@ class VQCLayer(CircuitModule):
 
     def _by_rule(self, rows: Tensor) -> Tensor:
         """The values, differentiated by a rule that runs the circuit again."""
-        rows = self._wide(rows)
+        rows = _single(rows)
         reading = self._read(rows)
         circuit, initial = reading.circuit, reading.initial
         bound = BoundCircuit(self._runner, reading, self.gradient)

@@ -561,6 +561,92 @@ def test_modules_may_count_their_calls():
         assert ansatz.calls == calls
 
 
+class Outer(tq.QuantumModule):
+    def __init__(self):
+        super().__init__()
+        self.inner = Sampled()
+
+    def forward(self, qdev):
+        self.inner(qdev)
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda layer: setattr(layer, "ansatz", Sampled()),
+        lambda layer: setattr(layer, "ansatz", None),
+        lambda layer: setattr(layer.ansatz, "inner", Layers()),
+        lambda layer: setattr(layer, "encoder", angles_encoder("w x + b")),
+    ],
+)
+def test_whole_modules_may_be_replaced(replace):
+    for ansatz in (Outer(), "rx_ry_rz_ring"):
+        layer, x = VQCLayer(3, ansatz=ansatz), inputs(BATCH, 3)
+        layer(x)
+        if isinstance(ansatz, str) and replace.__code__.co_names[:2] == ("ansatz", "inner"):
+            continue
+        replace(layer)
+        parameters = list(layer.parameters())
+        expected = results(
+            lambda x, layer=layer: truth(layer.encoder, layer.ansatz, 3, x), x, parameters
+        )
+        for one, other in zip(results(layer, x, parameters), expected, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+        maps = QuantumLayerGradCam(nn.Sequential(nn.Identity(), layer), layer)
+        assert maps.attribute(x, 1, attribute_to_layer_input=True).shape == (BATCH, 1)
+
+
+def test_gates_where_gradients_are_off_cut_the_state():
+    def body(self, qdev):
+        tqf.rx(qdev, wires=0, params=self.w[0:1])
+        with torch.no_grad():
+            tqf.ry(qdev, wires=1, params=self.w[1:2])
+        tqf.ry(qdev, wires=0, params=self.w[2:3])
+        tqf.cnot(qdev, wires=[0, 1])
+
+    for encoder in ("ry", angles_encoder("2 x"), Encoder(written)):
+        n_inputs = 6 if isinstance(encoder, Encoder) and encoder.body is written else None
+        x = inputs(BATCH, n_inputs or (2 if encoder == "ry" else 3))
+        n_qubits = 3 if n_inputs is None and encoder != "ry" else 2
+        ansatz = Ansatz(body, w=parameter(3, seed=5))
+        layer = VQCLayer(n_qubits, encoder=encoder, ansatz=ansatz, n_inputs=n_inputs)
+        expected = results(
+            lambda x, layer=layer, n=n_qubits: truth(layer.encoder, layer.ansatz, n, x),
+            x,
+            [ansatz.w],
+        )
+        for one, other in zip(results(layer, x, [ansatz.w]), expected, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def test_mixed_precision_around_a_network_in_the_encoder():
+    layer = VQCLayer(3, encoder=angles_encoder("linear layer"))
+    model = nn.Sequential(nn.Linear(4, 3), layer)
+    x = inputs(BATCH, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(x)
+    torch.testing.assert_close(found.float(), model(x), atol=0.05, rtol=0.05)
+    half = copy.deepcopy(layer).bfloat16()
+    assert half(inputs(BATCH, 3).bfloat16()).dtype == torch.bfloat16
+
+
+def test_inputs_that_the_encoder_changes_in_place():
+    def doubling(self, qdev, x):
+        x.mul_(2)
+        for wire in range(3):
+            tqf.ry(qdev, wires=wire, params=x[:, wire])
+
+    def between(self, qdev, x):
+        for wire in range(3):
+            tqf.ry(qdev, wires=wire, params=x[:, wire])
+            x.add_(1)
+
+    layer, x = VQCLayer(3, encoder=Encoder(doubling), ansatz=None), inputs(BATCH, 3).detach()
+    torch.testing.assert_close(layer(x.clone()), torch.cos(2 * x), atol=2e-5, rtol=0)
+    with pytest.raises(CircuitError, match="changes its inputs in place while gates use them"):
+        VQCLayer(3, encoder=Encoder(between), ansatz=None)
+
+
 def test_trying_modules_out_changes_no_statistics():
     encoder = angles_encoder("batch norm").train()
     before = encoder.norm.running_mean.clone()
@@ -860,7 +946,7 @@ MEASURED = {
     "X": (lambda: Whole(tq.MeasureAll(tq.PauliX)), 3),
     "Y": (lambda: Whole(tq.MeasureAll(tq.PauliY)), 3),
     "one joint observable": (
-        lambda: Whole(lambda q: tq.measurement.expval_joint_analytical(q, "XZY")),
+        lambda: Whole(lambda q: tq.measurement.expval_joint_analytical(q, "XZY")[:, None]),
         3,
     ),
     "two observables": (
@@ -904,6 +990,15 @@ def test_a_circuit_is_taken_out_of_a_whole_module(case, options):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(copy.deepcopy(layer)(x), expected[0], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(layer(x[:1]), expected[0][:1], atol=2e-5, rtol=1e-4)
+
+
+def test_transforms_of_a_whole_module():
+    layer, x = VQCLayer.from_module(Whole()), inputs(BATCH, 3).detach()
+    exact = VQCLayer.from_module(layer.encoder, gradient="backprop")
+    torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x), atol=1e-6, rtol=0)
+    for transform in (torch.func.jacfwd, torch.func.jacrev):
+        expected = torch.autograd.functional.jacobian(exact, x[0])
+        torch.testing.assert_close(transform(layer)(x[0]), expected, atol=1e-5, rtol=0)
 
 
 def test_images_before_a_circuit():
@@ -953,6 +1048,18 @@ NOT_MEASURED = {
     "another output": (
         lambda: VQCLayer.from_module(Whole(lambda q: "done")),
         r"what Whole returns must be a real tensor of shape \(batch, n_values\); got 'done'",
+    ),
+    "one number a sample": (
+        lambda: VQCLayer.from_module(Whole(lambda q: tq.MeasureAll(tq.PauliZ)(q)[:, 0])),
+        r"what Whole returns must be a real tensor of shape \(batch, n_values\); got a .* \(8,\)",
+    ),
+    "a detached output": (
+        lambda: VQCLayer.from_module(Whole(lambda q: tq.MeasureAll(tq.PauliZ)(q).detach())),
+        "autograd does not follow from the states to the output of a Whole module",
+    ),
+    "the size of the batch": (
+        lambda: VQCLayer.from_module(Whole(lambda q: tq.MeasureAll(tq.PauliZ)(q) / q.bsz)),
+        "measures something else from call to call",
     ),
     "no device": (
         lambda: VQCLayer.from_module(nn.Linear(4, 2)),

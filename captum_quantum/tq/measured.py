@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_quantum import _checks
+from captum_quantum import _checks, _compat
 from captum_quantum.circuit import CircuitError, Observable, PauliString
 from captum_quantum.tq.recorder import Entry, Recorder, recorders_made
 from captum_quantum.tq.trace import Modules, Probe, Tracer, copies_of, trial
@@ -32,7 +32,7 @@ class MeasuringTracer(Tracer):
     def __init__(self, expectations: Callable[[Tensor, Any, int], Tensor]) -> None:
         super().__init__(0, ())
         self._expectations = expectations
-        self._is_known = False
+        self._is_known = self._is_made = False
         self._expected: dict[int, Tensor] = {}
 
     def known(self, modules: Modules) -> Any:
@@ -65,7 +65,9 @@ class MeasuringTracer(Tracer):
         shape = super().probe(modules, shape).shape
         self.observables = self._find_observables(modules, shape)
         self._is_known = True
-        return super().probe(modules, shape)
+        probe = super().probe(modules, shape)
+        self._is_made = True
+        return probe
 
     def _run(
         self,
@@ -81,7 +83,7 @@ class MeasuringTracer(Tracer):
         with recorders_made(made, module, len(x), **options):
             output = module(x)
         _check_made(made, module)
-        if not self._is_known:
+        if not self._is_known or _compat.in_transform():
             return
         recorder = made[0]
         position = len(recorder.entries)
@@ -95,16 +97,17 @@ class MeasuringTracer(Tracer):
         if found.shape[1:] != expected.shape[1:] or not torch.allclose(
             found.to(expected.dtype), expected.expand(len(x), -1), atol=1e-3
         ):
-            raise CircuitError(
-                f"{_checks.describe(module)} measures something else than when the layer was made; "
-                "make the layer again"
-            )
+            change = "than when the layer was made; make the layer again"
+            if not self._is_made:
+                change = "from call to call: its output depends on more than the last state"
+            raise CircuitError(f"{_checks.describe(module)} measures something else {change}")
 
     def _made_up(self, recorder: Recorder) -> Tensor:
         """A state that depends on the number of gates so far, for every sample."""
-        generator = torch.Generator().manual_seed(len(recorder.entries))
         size: int = 2**recorder.n_wires
-        state = torch.randn(size, dtype=torch.complex64, generator=generator)
+        with _compat.outside_transforms():
+            generator = torch.Generator().manual_seed(len(recorder.entries))
+            state = torch.randn(size, dtype=torch.complex64, generator=generator)
         whole: Tensor = (state / state.norm()).to(recorder.device).expand(recorder.bsz, -1)
         return whole
 
@@ -156,6 +159,12 @@ class MeasuringTracer(Tracer):
             reads.clear()
             self._differentiates = True
             values, position = self._measure(modules, shape, basis)
+            if not values.requires_grad:
+                raise CircuitError(
+                    f"autograd does not follow from the states to the output of "
+                    f"{_checks.describe(modules[0])}, as where it is detached, sampled or computed "
+                    "without gradients; so what it measures cannot be told"
+                )
             observables = []
             for k in range(values.shape[1]):
                 states = [read for _, read in reads]
@@ -186,7 +195,7 @@ class MeasuringTracer(Tracer):
         assert module is not None
         x = torch.rand(size, *shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
         with recorders_made(made, module, size, read=read, copies=True):
-            output = module(x)
+            output = module(x.clone())
         return _as_table(output, size, module), len(made[0].entries)
 
     def _check_quadratic(
@@ -231,9 +240,9 @@ def _as_table(output: Any, batch: int, module: nn.Module) -> Tensor:
         _checks.refuse(argument, must, _checks.describe(output), CircuitError)
     if output.dim() == 1 and batch == 1:  # a squeeze has taken the batch
         output = output[None]
-    if output.dim() not in (1, 2) or len(output) != batch:
+    if output.dim() != 2 or len(output) != batch:
         _checks.refuse(argument, must, _checks.describe(output), CircuitError)
-    table: Tensor = output if output.dim() == 2 else output[:, None]
+    table: Tensor = output
     return table
 
 

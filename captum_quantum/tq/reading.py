@@ -122,14 +122,24 @@ class Reader:
         self._numbers: list[float] = []
         self.samples, self.shared = _Pool(), _Pool()
         self.samples.add(rows)
+        entries = recorder.entries
+        if recorder.cut:
+            entries = [self._detached(entry) for entry in entries[: recorder.cut]]
+            entries += recorder.entries[recorder.cut :]
         self.keys = [
             self.read(entry, version)
-            for entry, version in zip(recorder.entries, recorder.versions, strict=True)
+            for entry, version in zip(entries, recorder.versions, strict=True)
         ]
         if any(tensor._version != version for tensor, version in self._versions.values()):
             raise RewrittenError
         if self._numbers:
             self.shared.add(torch.tensor(self._numbers, dtype=torch.float64))
+
+    def _detached(self, entry: Entry) -> Entry:
+        params = entry.params
+        if isinstance(params, Features):
+            params = self.rows[:, list(params)]
+        return entry._replace(params=params.detach()) if isinstance(params, Tensor) else entry
 
     @property
     def key(self) -> Any:
@@ -252,6 +262,8 @@ class Reader:
         inputs = select(rows, structure.of_samples, 1)
         weights = select(_joined(self.shared.tensors, rows), structure.shared, 0)
         initial = self.recorder.initial
+        if initial is not None and self.recorder.cut:
+            initial = initial.detach()
         if initial is not None and initial.shape[0] != self.batch:
             if initial.shape[0] != 1:
                 raise CircuitError(

@@ -51,6 +51,8 @@ class Recorder(tq.QuantumDevice):
         read (Callable or None): What gives the states to those who read them; None for nothing but
             their shape.
         copies (bool): Whether angles are copied as they come.
+        cut (int): How many gates autograd does not see, as a gate behind them, or the last of them,
+            was applied where gradients are off.
 
     Args:
         n_wires (int): Number of wires.
@@ -72,7 +74,7 @@ class Recorder(tq.QuantumDevice):
         self.__dict__.update(
             n_wires=n_wires, bsz=bsz, device=device, device_name="default", record_op=False,
             op_history=[], entries=[], initial=None, operators={}, on_gate=None, copies=False,
-            versions=[], read=None,
+            versions=[], read=None, cut=0, tracked=torch.is_grad_enabled(),
         )  # fmt: skip
         if _expected is not None:
             _expected.take(self)
@@ -95,6 +97,8 @@ class Recorder(tq.QuantumDevice):
         else:
             self.versions.append(-1)
         self.entries.append(entry)
+        if self.tracked and not torch.is_grad_enabled():
+            self.__dict__["cut"] = len(self.entries)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -134,7 +138,7 @@ class Recorder(tq.QuantumDevice):
 
     def reset_states(self, bsz: int) -> None:
         """Restarts from |0...0>, as TorchQuantum does."""
-        self.__dict__.update(entries=[], initial=None, versions=[], bsz=bsz)
+        self.__dict__.update(entries=[], initial=None, versions=[], bsz=bsz, cut=0)
 
     def reset_all_eq_states(self, bsz: int) -> None:
         """Starts from the equal superposition; TorchQuantum's amplitudes, with their phase."""

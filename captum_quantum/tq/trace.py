@@ -169,6 +169,9 @@ class Tracer:
     ) -> None:
         self.n_qubits, self.observables, self.reupload = n_qubits, observables, reupload
         self.structures = Structures()
+        self.rewrites = (
+            False  # whether angles are changed in place, and must be copied as they come
+        )
 
     def probe(self, modules: Modules, shape: tuple[int, ...] | None = None) -> Probe:
         """Finds the circuit of modules; neither they nor the random state are changed.
@@ -236,7 +239,7 @@ class Tracer:
                 reason = CircuitError(
                     "encoder must use its inputs as angles; got "
                     f"{_checks.describe(modules[0])}, whose gates show no derivative by them "
-                    "(encoder=None is a circuit without inputs; n_inputs= says how many there are)"
+                    "(encoder=None is a circuit without inputs)"
                 )
                 continue
             if shape in ((wide,), (side, side), (16, 16, 16)):
@@ -257,8 +260,8 @@ class Tracer:
                 return probe
             first = first or probe
         if first is None:
-            assert reason is not None
-            raise reason
+            hint = "; n_inputs= says how many inputs there are, or of which shape"
+            raise CircuitError(f"{reason}{hint}") from reason
         return first
 
     def _probe(self, modules: Modules, shape: tuple[int, ...]) -> Probe:
@@ -268,7 +271,8 @@ class Tracer:
             device = weights[0].device if weights else x.device
             dtype = weights[0].dtype if weights else x.dtype
             x = x.to(device, torch.promote_types(dtype, torch.float32)).requires_grad_()
-            reader = self._reader(copies, x, shape)
+            # No leaf, as it may be changed in place; all angles show what they depend on.
+            reader = self._reader(copies, x.clone(), shape, sees_all=True)
             structure = self._structure(copies, reader, weights, shape, constants=True)
             reading = reader.reading(structure)
             given = [reading.inputs, reading.weights]
@@ -335,16 +339,25 @@ class Tracer:
         rows: Tensor,
         shape: tuple[int, ...],
         on_gate: Callable[[Entry], None] | None = None,
+        sees_all: bool = False,
     ) -> Reader:
         x = rows if len(shape) == 1 else rows.view(rows.shape[0], *shape)
         untracked = torch.is_inference_mode_enabled() or _compat.in_transform()
-        for copies in (untracked, True):
+        before = None if untracked else rows._version
+        for copies in (untracked or self.rewrites, True):
             made: list[Recorder] = []
             try:
                 self._run(modules, x, made, on_gate, copies)
+                if sees_all:
+                    made[0].__dict__["cut"] = 0
                 return Reader(made[0], rows, self.structures.overflown)
             except RewrittenError:
-                continue
+                if rows._version != before:
+                    raise CircuitError(
+                        "the encoder changes its inputs in place while gates use them; it must "
+                        "work on a copy, x = x.clone()"
+                    ) from None
+                self.rewrites = True
             except CircuitError as error:
                 if on_gate is None:
                     self._find(modules, rows, shape)
