@@ -443,8 +443,8 @@ def _release(modules: Modules, holders: Sequence[tuple[int, str, str]] | None) -
         assert module is not None
         part = module.get_submodule(name)
         if type(part._modules.get(attribute)) is Recorder:
-            del part._modules[attribute]
-            part.__dict__[attribute] = None
+            # Its place stays: other threads may be walking through the modules.
+            part._modules[attribute] = None
 
 
 @contextmanager
