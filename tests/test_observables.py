@@ -164,7 +164,7 @@ def test_pauli_strings_of_closed_forms():
 @pytest.mark.parametrize("observable", [Observable.projector("1"), Observable.hermitian(MATRIX, 0)])
 def test_a_simulator_that_reads_pauli_factors_gets_an_error(observable):
     with pytest.raises(AttributeError, match=r"has no Pauli factors; .* observable.pauli_terms"):
-        observable.terms[0].factors  # noqa: B018
+        _ = observable.terms[0].factors
 
 
 def test_the_digest_of_pauli_strings_stays_and_tells_others_apart():

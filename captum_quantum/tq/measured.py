@@ -122,7 +122,9 @@ class MeasuringTracer(Tracer):
                 x = torch.rand(2, *one, generator=torch.Generator().manual_seed(0))
                 try:
                     self._run(copies, x, made, None, True)
-                # The user's own forward runs here, perhaps on inputs of a wrong shape.
+                # The user's own forward runs here, on inputs of a shape that is guessed: there is
+                # no list of what it may raise. Nothing is lost: another shape is tried, and if no
+                # shape makes a device, the last error is the cause of ours.
                 except Exception as error:  # noqa: BLE001
                     cause = error
             if made:

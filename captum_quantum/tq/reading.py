@@ -20,6 +20,7 @@ from captum_quantum.circuit import (
     CircuitError,
     Gate,
     Observable,
+    PauliString,
     Reading,
     gate_type,
     select,
@@ -399,4 +400,5 @@ def _terms(entry: Entry) -> Observable:
     coefficients = entry.generator.coeffs
     if any(isinstance(c, Tensor) and c.requires_grad for c in coefficients):
         _refuse(entry, "is refused: the coefficients of its Hamiltonian are trained")
-    return Observable.of(dict(zip(entry.generator.paulis, map(float, coefficients), strict=True)))
+    pairs = zip(entry.generator.paulis, coefficients, strict=True)  # a string may stand there twice
+    return Observable(tuple(PauliString.parse(text, float(weight)) for text, weight in pairs))

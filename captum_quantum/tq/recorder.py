@@ -290,7 +290,7 @@ def install() -> None:
     for name, module in list(sys.modules.items()):
         own = name.split(".")[0] == "torchquantum"
         if own and vars(module).get("gate_wrapper") is _original_wrapper:
-            module.gate_wrapper = _gate_wrapper  # type: ignore[attr-defined]
+            vars(module)["gate_wrapper"] = _gate_wrapper
     tq.Operator.forward = _operator_forward
     tq.QuantumDevice.__new__ = staticmethod(_new_device)
     tq.QuantumDevice.__getstate__ = _device_state

@@ -169,9 +169,8 @@ class Tracer:
     ) -> None:
         self.n_qubits, self.observables, self.reupload = n_qubits, observables, reupload
         self.structures = Structures()
-        self.rewrites = (
-            False  # whether angles are changed in place, and must be copied as they come
-        )
+        # Whether angles are changed in place, and must be copied as they come.
+        self.rewrites = False
 
     def probe(self, modules: Modules, shape: tuple[int, ...] | None = None) -> Probe:
         """Finds the circuit of modules; neither they nor the random state are changed.
@@ -277,10 +276,7 @@ class Tracer:
             reading = reader.reading(structure)
             given = [reading.inputs, reading.weights]
             given += [] if reading.initial is None else [torch.view_as_real(reading.initial + 0j)]
-            score = sum(
-                (part * torch.rand(part.shape, dtype=part.dtype, device=device)).sum()
-                for part in given
-            )
+            score = sum((part * torch.rand(part.shape).to(part)).sum() for part in given)
             (used,) = torch.autograd.grad(score + 0 * x.sum(), x)
         unused = (used == 0).all(dim=0).nonzero().flatten().tolist()
         return Probe(reading.circuit, shape, unused)
