@@ -49,8 +49,8 @@ class VQCLayer(CircuitModule):
             gates as ``tq.GeneralEncoder`` takes it; None for a circuit without inputs.
         ansatz (str, nn.Module, list or None): ``"rx_ry_rz_ring"``, ``"strongly_entangling"``,
             ``"real_amplitudes"``, ``"qcnn"``, ``"basic_entangler"``,
-            ``"simplified_two_design"``, ``"efficient_su2"``, ``"two_local"``, one of
-            TorchQuantum's layers by name; a ``tq.QuantumModule``; operators in turn, as a list,
+            ``"simplified_two_design"``, ``"efficient_su2"``, ``"two_local"``,
+            ``"u3cu3"``, one of TorchQuantum's layers by name; a ``tq.QuantumModule``; operators in turn, as a list,
             ``nn.Sequential`` or ``nn.ModuleList``; None for no gates.
         reupload (bool): Whether to encode the inputs again before every layer of the ansatz.
         n_inputs (int or tuple[int, ...], optional): The number of features, or the shape of one

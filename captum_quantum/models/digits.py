@@ -22,6 +22,7 @@ IMAGE_SIZE = 32
 # Of the description in the metadata of a weights file.
 _KINDS = ("digits", "digits, classical twin")
 _CONFIG = ("ansatz", "channels", "encoder", "n_classes", "n_layers", "n_qubits")
+_LATER = ("observables", "weight_std")  # files of 0.1.0 do not have these
 
 
 class SmallCNN(nn.Sequential):
@@ -78,6 +79,8 @@ def digits_model(
     channels: Sequence[int] = (8, 24, 32),
     encoder: str = "ry",
     ansatz: str = "rx_ry_rz_ring",
+    observables: str = "Z",
+    weight_std: float | None = None,
     n_classes: int = 10,
     seed: int = 0,
 ) -> HybridClassifier:
@@ -92,6 +95,10 @@ def digits_model(
         channels (Sequence[int]): Number of feature maps after each of the three convolutions.
         encoder (str): Name of the encoder.
         ansatz (str): Name of the ansatz.
+        observables (str): Pauli matrices, each of which is read on every qubit: ``"Z"``, ``"X"``,
+            ``"ZX"`` for Z on all qubits, then X on all, and so on.
+        weight_std (float, optional): Standard deviation of the ansatz's initial weights, normal
+            around 0, in radians. Default: as the ansatz draws them, uniform in [-pi, pi).
         n_classes (int): Number of classes.
         seed (int): Fixes the initial weights; the global random state is left as it was.
 
@@ -117,14 +124,26 @@ def digits_model(
     _checks.check_int("n_classes", n_classes, 2, 100_000)
     channels = _check_channels(channels)
     _checks.check_int("seed", seed, 0)
+    if not isinstance(observables, str):
+        _checks.wrong_type("observables", "letters X, Y, Z", observables)
+    if not observables or set(observables) - set("XYZ") or len(set(observables)) < len(observables):
+        _checks.wrong_value("observables", "different letters among X, Y, Z", observables)
+    if weight_std is not None:
+        must = "a number of radians >= 0, or None"
+        _checks.check_number("weight_std", weight_std, must, lambda std: 0 <= std < float("inf"))
     with _state.seeded(seed):
-        vqc = VQCLayer(n_qubits, n_layers, encoder=encoder, ansatz=ansatz)
+        read = [f"{pauli}{qubit}" for pauli in observables for qubit in range(n_qubits)]
+        vqc = VQCLayer(n_qubits, n_layers, encoder=encoder, ansatz=ansatz, observables=read)
+        if weight_std is not None:
+            for parameter in vqc.parameters():
+                nn.init.normal_(parameter, std=weight_std)
         model = HybridClassifier(SmallCNN(1, channels), vqc, channels[-1], n_classes)
         # Expectation values are in [-1, 1], near 0 at the start. With the usual small weights it
         # would take dozens of epochs until the logits are large enough for confident predictions.
         nn.init.normal_(model.head.weight)
     sizes = {"n_qubits": n_qubits, "n_layers": n_layers, "channels": list(channels)}
-    model.config = {**sizes, **names, "n_classes": n_classes}
+    circuit = {**sizes, **names, "observables": observables, "weight_std": weight_std}
+    model.config = {**circuit, "n_classes": n_classes}
     return model
 
 
@@ -209,7 +228,7 @@ def _check_description(file: weights.WeightsFile) -> None:
     if description.get("model") not in _KINDS:
         file.refuse("with the description of something else than a digits model")
     config = description.get("config")
-    if not isinstance(config, dict) or sorted(config) != list(_CONFIG):
+    if not isinstance(config, dict) or sorted({*config} - {*_LATER}) != list(_CONFIG):
         file.refuse(f"with a configuration that does not name {', '.join(_CONFIG)}")
     trained = description.get("trained")
     integers = isinstance(trained, dict) and all(type(n) is int for n in trained.values())

@@ -14,6 +14,9 @@ from captum_quantum.quantum_layer import as_quantum_layer, find_quantum_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
+_NOISE = 0.1
+"""Standard deviation of parameters that start near the identity."""
+
 
 class ClassicalLayer(nn.Module):
     r"""The layer of a classical twin instead of a quantum layer, with values in [-1, 1].
@@ -33,8 +36,11 @@ class ClassicalLayer(nn.Module):
         n_parameters (int): Number of parameters. If the blocks cannot have this number, they have
             the nearest one that is possible. They can for at least three inputs, three outputs and
             ``n_observables + max(n_inputs, n_observables)`` parameters.
-        seed (int): Fixes the initial weights, uniform with standard deviation 1 / sqrt(3 fan-in)
-            as in `torch.nn.Linear`. The global random state is not changed.
+        near_identity (bool): Whether every block starts near tanh of its inputs: weight 1 between
+            inputs and outputs of the same number (modulo the smaller number of the two), and normal
+            noise of standard deviation 0.1 on all parameters. Default: they start uniform with
+            standard deviation 1 / sqrt(3 fan-in), as in `torch.nn.Linear`.
+        seed (int): Fixes the initial weights. The global random state is not changed.
 
     Shape:
         - Input: ``(..., n_inputs)``, real, on the layer's device.
@@ -54,17 +60,25 @@ class ClassicalLayer(nn.Module):
     """
 
     def __init__(
-        self, n_inputs: int, n_observables: int, n_parameters: int, *, seed: int = 0
+        self,
+        n_inputs: int,
+        n_observables: int,
+        n_parameters: int,
+        *,
+        near_identity: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.n_inputs = _checks.check_int("n_inputs", n_inputs, 1)
         self.n_observables = _checks.check_int("n_observables", n_observables, 1)
         _checks.check_int("n_parameters", n_parameters, 0)
         _checks.check_int("seed", seed, 0)
+        _check_near_identity(near_identity)
         generator = torch.Generator().manual_seed(seed)
         self.blocks = nn.Sequential()
         for size in _block_sizes(n_inputs, n_observables, n_parameters):
-            self.blocks.append(_ThinLinear(n_inputs, n_observables, size, generator))
+            block = _ThinLinear(n_inputs, n_observables, size, near_identity, generator)
+            self.blocks.append(block)
             n_inputs = n_observables
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -85,6 +99,11 @@ class ClassicalLayer(nn.Module):
             _checks.wrong_value("inputs", f"of shape (..., {self.n_inputs})", inputs)
         values: Tensor = self.blocks(inputs)
         return values.to(inputs.dtype)
+
+
+def _check_near_identity(near_identity: bool) -> None:
+    if not isinstance(near_identity, bool):
+        _checks.wrong_type("near_identity", "True or False", near_identity)
 
 
 def _block_sizes(n_inputs: int, n_outputs: int, wanted: int) -> list[int]:
@@ -114,7 +133,12 @@ class _ThinLinear(nn.Module):
     """tanh(W x + b) with ``size`` parameters: b, and entries on the diagonals of W."""
 
     def __init__(
-        self, n_inputs: int, n_outputs: int, size: int, generator: torch.Generator
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        size: int,
+        near_identity: bool,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.shape = (n_outputs, n_inputs)
@@ -123,10 +147,14 @@ class _ThinLinear(nn.Module):
         columns = (index + index // math.lcm(n_inputs, n_outputs)) % n_inputs
         self.register_buffer("rows", index % n_outputs, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
-        bound = math.sqrt(n_outputs / n_entries)
-        uniform = torch.rand(size, generator=generator) * 2 - 1
-        self.weight = nn.Parameter(bound * uniform[:n_entries])
-        self.bias = nn.Parameter(bound * uniform[n_entries:])
+        if near_identity:
+            initial = _NOISE * torch.randn(size, generator=generator)
+            initial[:n_entries] += columns % n_outputs == index % n_outputs % n_inputs
+        else:
+            bound = math.sqrt(n_outputs / n_entries)
+            initial = bound * (torch.rand(size, generator=generator) * 2 - 1)
+        self.weight = nn.Parameter(initial[:n_entries].clone())
+        self.bias = nn.Parameter(initial[n_entries:].clone())
 
     def forward(self, inputs: Tensor) -> Tensor:
         entries = self.get_buffer("rows"), self.get_buffer("columns")
@@ -140,6 +168,7 @@ def classical_twin(
     model: Model,
     *,
     quantum_layer: nn.Module | Sequence[nn.Module] | None = None,
+    near_identity: bool = False,
     seed: int = 0,
 ) -> Model:
     """Returns a copy of a hybrid model with classical layers instead of its quantum layers.
@@ -164,6 +193,10 @@ def classical_twin(
             that show a circuit or have the attributes ``n_inputs`` and ``n_observables``. Default:
             every module that shows a circuit, and the ``vqc`` of a `HybridClassifier` as a whole,
             whatever it is.
+        near_identity (bool): Whether every block of the classical layers starts near tanh of its
+            inputs: weight 1 between inputs and outputs of the same number (modulo the smaller
+            number of the two), and normal noise of standard deviation 0.1 on all parameters.
+            Default: they start as those of `torch.nn.Linear`.
         seed (int): Fixes the initial weights of the classical layers, which differ from layer to
             layer.
 
@@ -189,6 +222,7 @@ def classical_twin(
     if not isinstance(model, nn.Module):
         _checks.wrong_type("model", "an nn.Module", model)
     _checks.check_int("seed", seed, 0)
+    _check_near_identity(near_identity)
     if quantum_layer is None and isinstance(model, HybridClassifier):
         inside = set(model.vqc.modules())
         others = [layer for layer in find_quantum_layers(model) if layer not in inside]
@@ -202,7 +236,7 @@ def classical_twin(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(2**62, (len(layers) - 1,), generator=generator).tolist()
     memo: dict[int, nn.Module] = {
-        id(layer): _classical(layer, model, own)
+        id(layer): _classical(layer, model, near_identity, own)
         for layer, own in zip(layers, [seed, *drawn], strict=True)
     }
     twin = copy.deepcopy(model, memo)
@@ -211,7 +245,9 @@ def classical_twin(
     return twin
 
 
-def _classical(layer: nn.Module, model: nn.Module, seed: int) -> ClassicalLayer:
+def _classical(
+    layer: nn.Module, model: nn.Module, near_identity: bool, seed: int
+) -> ClassicalLayer:
     """Returns the classical layer that stands for one of a model's quantum layers."""
     if isinstance(model, HybridClassifier) and layer is model.vqc:
         n_inputs, n_observables = model.reduction.out_features, model.head.in_features
@@ -219,7 +255,8 @@ def _classical(layer: nn.Module, model: nn.Module, seed: int) -> ClassicalLayer:
         n_inputs, n_observables = _sizes(layer)
     parameters = list(layer.parameters())
     n_parameters = sum(p.numel() for p in parameters)
-    twin = ClassicalLayer(n_inputs, n_observables, n_parameters, seed=seed)
+    sizes = n_inputs, n_observables, n_parameters
+    twin = ClassicalLayer(*sizes, near_identity=near_identity, seed=seed)
     twin.train(layer.training)
     twin.requires_grad_(not parameters or any(p.requires_grad for p in parameters))
     # A circuit may have no weights: then the model's first ones say where it is.

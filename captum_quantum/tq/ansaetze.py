@@ -304,6 +304,31 @@ class EfficientSU2(TwoLocal):
         self._shape_weights(n_layers + 1, 2, n_qubits)
 
 
+class U3CU3(GateListAnsatz):
+    """U3 on every qubit, then CU3 from each qubit to the next, around the ring.
+
+    TorchQuantum's ``tq.layer.U3CU3Layer0``. With small weights it is near the identity: every gate
+    on two qubits is controlled by a qubit's state, and does little at the start. Weights
+    ``(n_layers, 2, n_qubits, 3)``, radians: those of all U3, then of all CU3, theta, phi, lambda.
+    One qubit has no CU3, and weights ``(n_layers, 1, 1, 3)``.
+
+    Args:
+        n_qubits (int): Number of wires.
+        n_layers (int): Number of layers.
+
+    Raises:
+        TypeError, ValueError: If a number is wrong.
+    """
+
+    def __init__(self, n_qubits: int, n_layers: int) -> None:
+        def gates(index: int) -> Gates:
+            ring = [(wire, (wire + 1) % n_qubits) for wire in range(n_qubits) if n_qubits > 1]
+            return _on_each("u3", n_qubits) + [("cu3", pair) for pair in ring]
+
+        super().__init__(n_qubits, n_layers, gates)
+        self._shape_weights(n_layers, 2 if n_qubits > 1 else 1, n_qubits, 3)
+
+
 class QCNN(LayeredAnsatz):
     """Quantum convolutional network: a layer convolves neighboring qubits and pools half of them.
 
@@ -357,13 +382,14 @@ ANSAETZE: dict[str, Callable[[int, int], LayeredAnsatz]] = {
     "simplified_two_design": SimplifiedTwoDesign,
     "efficient_su2": EfficientSU2,
     "two_local": TwoLocal,
+    "u3cu3": U3CU3,
 }
 """Our ansaetze by name: name -> factory of the numbers of qubits and layers.
 
 ``rx_ry_rz_ring``: the circuit of arXiv:2306.03741. ``qcnn``: a quantum convolutional network,
 arXiv:1810.03787. ``strongly_entangling``, ``basic_entangler``, ``simplified_two_design``:
 PennyLane's. ``real_amplitudes``, ``efficient_su2``, ``two_local`` (RY, and CZ on all pairs):
-Qiskit's.
+Qiskit's. ``u3cu3``: TorchQuantum's ``U3CU3Layer0``.
 """
 
 
