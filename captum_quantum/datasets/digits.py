@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from captum_quantum.datasets.mosaics import mosaics
 from captum_quantum.datasets.registry import Dataset, register_dataset
+from captum_quantum.datasets.splits import check_split, stratified
 
 # PyTorch is imported where it is used, so that the command line's --help answers at once.
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from captum_quantum.models import HybridClassifier
 
@@ -60,13 +61,7 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
     """
     import torch
 
-    from captum_quantum import _checks
-
-    _checks.check_int("seed", seed, 0)
-    if not isinstance(test_fraction, float):
-        _checks.wrong_type("test_fraction", "a number in (0, 1)", test_fraction)
-    if not 0 < test_fraction < 1:
-        _checks.wrong_value("test_fraction", "a number in (0, 1)", test_fraction)
+    check_split(seed, test_fraction)
     try:
         from sklearn import datasets
     except ImportError as error:
@@ -77,38 +72,8 @@ def load_digits(seed: int = 0, test_fraction: float = 0.2) -> Digits:
     bunch = datasets.load_digits()
     images = _resize(torch.from_numpy(bunch.images).float()[:, None] / 16)
     labels = torch.from_numpy(bunch.target).long()
-    train, test = _stratified(labels, test_fraction, torch.Generator().manual_seed(seed))
+    train, test = stratified(labels, test_fraction, seed)
     return Digits(images[train], labels[train], images[test], labels[test])
-
-
-def _stratified(labels: "Tensor", test_fraction: float, generator: "Generator") -> "list[Tensor]":
-    """Splits examples such that every class has the same share in the training and the test set.
-
-    With f the test fraction and N_c the number of examples of classes below c, the test set takes
-    round(f * N_{c+1}) - round(f * N_c) examples of class c; all classes together make
-    round(f * N).
-
-    Args:
-        labels (Tensor): Classes, shape ``(n,)``, int64.
-        test_fraction (float): Share of the test set, in (0, 1).
-        generator (torch.Generator): Source of the random numbers.
-
-    Returns:
-        list[Tensor]: Indices of the training set and of the test set, each in random order.
-    """
-    import torch
-
-    order = torch.randperm(len(labels), generator=generator)
-    order = order[torch.argsort(labels[order], stable=True)]
-    train, test, n_below = [], [], 0
-    for members in order.split(torch.bincount(labels).tolist()):
-        n_next = n_below + len(members)
-        n_test = round(test_fraction * n_next) - round(test_fraction * n_below)
-        test.append(members[:n_test])
-        train.append(members[n_test:])
-        n_below = n_next
-    parts = [torch.cat(train), torch.cat(test)]
-    return [part[torch.randperm(len(part), generator=generator)] for part in parts]
 
 
 def _resize(images: "Tensor") -> "Tensor":
@@ -194,10 +159,28 @@ def _read_gray(path: Path) -> "Tensor":
     return (pixels - low) / (high - low)
 
 
-def _model(seed: int = 0, **config: Any) -> "HybridClassifier":
+CIRCUIT = {"n_layers": 1, "ansatz": "u3cu3", "observables": "X", "weight_std": 0.1}
+"""The circuit of the demo: one whose maps can be trusted.
+
+Chosen by a rule that was written down before: among four circuits of 48 weights, of those whose
+accuracy (mean over seeds 10 to 12) is within half a point of the best one's, that with the largest
+share of a map on the own digit of a mosaic.
+"""
+
+
+def demo_model(seed: int = 0, **config: Any) -> "HybridClassifier":
+    """The model of the demo with initial weights.
+
+    Args:
+        seed (int): Fixes the initial weights.
+        **config (Any): Arguments of `captum_quantum.models.digits_model`, to change its circuit.
+
+    Returns:
+        HybridClassifier: ``(batch, 1, 32, 32)`` images in [0, 1] to logits.
+    """
     from captum_quantum.models import digits_model
 
-    return digits_model(**config, seed=seed)
+    return digits_model(**{**CIRCUIT, **config}, seed=seed)
 
 
 register_dataset(
@@ -207,7 +190,7 @@ register_dataset(
         noun="digit",
         classes={str(d): f"an {d}" if d == 8 else f"a {d}" for d in range(10)},
         load=load_digits,
-        model=_model,
+        model=demo_model,
         training={"epochs": 40, "batch_size": 64, "lr": 5e-3},
         read=read_digit,
         read_help="The image may have any size. The digit should be bright on dark and fill the "

@@ -138,6 +138,18 @@ class HybridClassifier(nn.Module):
         """Number of classes."""
         return self.head.out_features
 
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Computes the angles that the circuit encodes.
+
+        Args:
+            inputs (Tensor): What the backbone takes, ``(batch, ...)``.
+
+        Returns:
+            Tensor: Shape ``(batch, n_inputs)``, radians.
+        """
+        angles: Tensor = self.angles(self.reduction(self.pool(self.backbone(inputs))))
+        return angles
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Computes the logits.
 
@@ -147,8 +159,7 @@ class HybridClassifier(nn.Module):
         Returns:
             Tensor: Logits, shape ``(batch, n_classes)``.
         """
-        features = self.pool(self.backbone(inputs))
-        logits: Tensor = self.head(self.vqc(self.angles(self.reduction(features))))
+        logits: Tensor = self.head(self.vqc(self.encode(inputs)))
         return logits
 
 
