@@ -50,8 +50,8 @@ class VQCLayer(CircuitModule):
         ansatz (str, nn.Module, list or None): ``"rx_ry_rz_ring"``, ``"strongly_entangling"``,
             ``"real_amplitudes"``, ``"qcnn"``, ``"basic_entangler"``,
             ``"simplified_two_design"``, ``"efficient_su2"``, ``"two_local"``,
-            ``"u3cu3"``, one of TorchQuantum's layers by name; a ``tq.QuantumModule``; operators in turn, as a list,
-            ``nn.Sequential`` or ``nn.ModuleList``; None for no gates.
+            ``"u3cu3"``, one of TorchQuantum's layers by name; a ``tq.QuantumModule``; operators in
+            turn, as a list, ``nn.Sequential`` or ``nn.ModuleList``; None for no gates.
         reupload (bool): Whether to encode the inputs again before every layer of the ansatz.
         n_inputs (int or tuple[int, ...], optional): The number of features, or the shape of one
             sample's inputs, for encoders that do not show it. Under amplitude encoding there may be

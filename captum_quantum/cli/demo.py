@@ -10,7 +10,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor
 
 from captum_quantum import _files, attr, datasets, metrics, models, training
-from captum_quantum.cli import options, output
+from captum_quantum.cli import options, output, tested
 
 N_MOSAICS = 200
 FIGURE, RESULTS = "qgradcam.png", "demo.json"
@@ -68,7 +68,11 @@ def _demo(args: argparse.Namespace, data: Sequence[Tensor], start: float) -> Non
     shifted = attr.QuantumLayerGradCam(model, model.backbone, gradient="parameter-shift")
     shifted_maps = cast("Tensor", shifted.attribute(inputs, predicted))
     lap("parameter_shift_maps")
-    rows = _choose_rows(probabilities, labels)
+    classes = list(range(probabilities.shape[1]))
+    peaks = explainer.attribute_classes(inputs, classes).flatten(2).amax(dim=2)
+    strongest = peaks.argmax(dim=1) == predicted
+    lap("all_class_maps")
+    rows = _choose_rows(probabilities, labels, strongest)
     results: dict[str, Any] = {
         "seed": args.seed,
         "n_train": len(data[1]),
@@ -78,6 +82,9 @@ def _demo(args: argparse.Namespace, data: Sequence[Tensor], start: float) -> Non
         "quantum_layer": str(model.vqc),
         "accuracy": _mean(predicted == labels),
         "non_empty_share": _mean((maps > 0).flatten(1).any(dim=1)),
+        # Of the maps of all classes, the one of the predicted class has the largest value.
+        "strongest_share": _mean(strongest),
+        "single_angle_share": tested.single_angle_share(model, inputs),
         # Largest differences of maps: from Captum's, under another rule, from the qubits' sum.
         "agreement": {
             "captum": _largest(maps - captum_maps),
@@ -134,19 +141,27 @@ def _localization(
     }
 
 
-def _choose_rows(probabilities: Tensor, labels: Tensor) -> list[int]:
+def _choose_rows(probabilities: Tensor, labels: Tensor, strongest: Tensor) -> list[int]:
     """Chooses three test examples: a typical hit, the least certain hit, the least certain miss.
 
-    If there are no hits or no misses, the least certain examples are chosen instead. The three have
-    different classes if possible.
+    The typical hit is the one of median confidence among those whose map is the strongest of all
+    classes' maps. If there are no such hits or no misses, the least certain examples are chosen
+    instead. The three have different classes if possible.
+
+    Args:
+        probabilities (Tensor): Shape ``(n, n_classes)``.
+        labels (Tensor): The true classes, shape ``(n,)``.
+        strongest (Tensor): Whether the map of the predicted class is the strongest one, shape
+            ``(n,)``, bool.
     """
     confidence, predicted = probabilities.max(dim=1)
     order = confidence.argsort().tolist()
     hits = [i for i in order if predicted[i] == labels[i]]
     misses = [i for i in order if predicted[i] != labels[i]]
-    middle = len(hits) // 2
+    typical = [i for i in hits if strongest[i]]
+    middle = len(typical) // 2
     rows: list[int] = []
-    for wanted in (hits[middle:] + hits[:middle], hits, misses):
+    for wanted in (typical[middle:] + typical[:middle], hits, misses):
         shown = {int(labels[i]) for i in rows}
         candidates = [i for i in wanted + order if i not in rows]
         rows += sorted(candidates, key=lambda i: int(labels[i]) in shown)[:1]
@@ -193,6 +208,9 @@ def _summary(args: argparse.Namespace, results: dict[str, Any]) -> str:
 {output.percent(results["accuracy"]):>9}  of the {n_test} test examples recognized
 {output.percent(results["non_empty_share"]):>9}  of the QGrad-CAM maps show evidence for the class
            that the model chose (the others are empty){mosaics}
+{output.percent(results["single_angle_share"]):>9}  of the scores' variance is in single angles of the
+           circuit: as far can a local gradient, and so a map, stand for
+           the score
 {agreement["captum"]:>9.1g}  is the largest difference from Captum's LayerGradCam, and
 {agreement["parameter_shift"]:>9.1g}  that from the parameter-shift rule, which quantum hardware can
            run, in maps of values up to {agreement["largest_value"]:.2f}

@@ -1,6 +1,7 @@
 """``captum-quantum evaluate``: compares attribution methods by metrics on the test set."""
 
 import argparse
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,17 +14,52 @@ import torch
 from torch import Tensor, distributed
 
 from captum_quantum import _checks, _files, datasets, evaluation, models, training, visualization
-from captum_quantum.cli import demo, options, output, parser
+from captum_quantum.cli import demo, options, output, parser, tested
 from captum_quantum.evaluation import compare, fingerprint, storage
-from captum_quantum.metrics.registry import named_metrics, needs_masks
+from captum_quantum.evaluation.nulls import NULLS, measures_nulls
+from captum_quantum.metrics import insertion_deletion
+from captum_quantum.metrics.registry import named_metrics, needs_masks, read_metric
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], None]:
-    """Checks the arguments and the content of the folder; returns the work."""
+    """Checks the arguments and the content of the folders; returns the work."""
+    names = options.read_names("--dataset", args.dataset, datasets.named_datasets())
+    if args.weights is not None and len(names) > 1:
+        must = "one data set with --weights, which are of one"
+        _checks.wrong_value("--dataset", must, args.dataset)
+    evaluations = []
+    for name in names:
+        one = argparse.Namespace(**vars(args))
+        one.dataset = name
+        one.output = args.output / name if len(names) > 1 else args.output
+        evaluations.append(_read(one))
+    with ExitStack() as stack:
+        device = stack.enter_context(_processes(evaluations[0].args.device))
+        world = evaluation.World()
+        for one in evaluations:
+            one.args.device = device
+            world.first_does(lambda one=one: _claim(one, stack))
+        rest = stack.pop_all()
+
+    def work() -> None:
+        with rest:
+            for one in evaluations:
+                one.run(world)
+
+    return work
+
+
+def _read(args: argparse.Namespace) -> "_Evaluation":
+    """Reads the options of the evaluation on one data set, and loads what it needs."""
     options.read_options(args)
-    known = evaluation.named_methods()
+    known, known_models = evaluation.named_methods(), models.named_models()
     methods = {name: known[name] for name in options.read_names("--methods", args.methods, known)}
+    for name, method in methods.items():
+        _checks.check_choice(f"the model of method {name!r}", method.model, known_models)
     metrics = _read_metrics(args.metrics, args.dataset)
+    nulls: list[str] = []
+    if args.nulls != "none":
+        nulls = options.read_names("--nulls", args.nulls, NULLS)
     constant = [name for name, method in methods.items() if not method.uses_model]
     if constant and any(name.startswith("randomization_") for name in metrics):
         must = f"without {', '.join(constant)}, which no model randomizes"
@@ -33,47 +69,39 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     for name, metric in metrics.items():
         fingerprint.check_versions(f"--metrics {name}", fingerprint.describe_function(metric))
     args.dataset.load(args.seed)
-    files = {"hybrid": output.WEIGHTS}
-    if any(method.model == "twin" for method in methods.values()):
-        files["twin"] = "twin.safetensors"
+    needed = dict.fromkeys(["hybrid", *(method.model for method in methods.values())])
     given = None
     trained: dict[str, Any] = {"training": args.training}
     if args.weights is not None:
-        given = _read_hybrid(args, "twin" in files)
+        given = _read_hybrid(args, len(needed) > 1)
         digest = hashlib.sha256(args.weights.read_bytes()).hexdigest()[:16]
-        trained = {"weights": digest, "epochs_of_the_twin": args.training["epochs"]}
+        trained = {"weights": digest, "epochs_of_the_others": args.training["epochs"]}
     # What a run that resumes must have in common with the one before.
     configuration = {
         "versions": evaluation.versions(),
         "dataset": args.dataset.name,
         "methods": [*methods],
         "metrics": [*metrics],
+        "nulls": nulls,
         **{name: getattr(args, name) for name in ("seed", "seeds", "limit", "batch_size")},
         "device": args.device.type,
         **trained,
     }
-    with ExitStack() as stack:
-        args.device = stack.enter_context(_processes(args.device))
-        world = evaluation.World()
+    made = {name: known_models[name] for name in needed}
+    return _Evaluation(args, methods, metrics, nulls, made, given, configuration)
 
-        def claim() -> None:
-            options.make_folder(args.output)
-            stack.enter_context(_files.locked(args.output))
-            started = (args.output / storage.CONFIGURATION).exists()
-            if not started and (args.output / output.WEIGHTS).exists():
-                must = "a folder without results (to evaluate a model, use --weights)"
-                got = f"{str(args.output)!r}, which holds {output.WEIGHTS}"
-                _checks.refuse("--output", must, got, FileExistsError)
-            storage.check_configuration(args.output, configuration)
 
-        world.first_does(claim)
-        rest = stack.pop_all()
-
-    def work() -> None:
-        with rest:
-            _Evaluation(args, methods, metrics, files, given, world).run()
-
-    return work
+def _claim(one: "_Evaluation", stack: ExitStack) -> None:
+    """Locks the folder of an evaluation, and checks what it holds."""
+    folder = one.args.output
+    options.make_folder(folder)
+    stack.enter_context(_files.locked(folder))
+    started = (folder / storage.CONFIGURATION).exists()
+    if not started and (folder / output.WEIGHTS).exists():
+        must = "a folder without results (to evaluate a model, use --weights)"
+        got = f"{str(folder)!r}, which holds {output.WEIGHTS}"
+        _checks.refuse("--output", must, got, FileExistsError)
+    storage.check_configuration(folder, one.configuration)
 
 
 @contextmanager
@@ -110,7 +138,7 @@ def _read_metrics(given: str | None, dataset: datasets.Dataset) -> dict[str, Cal
     return {name: known[name] for name in names if name not in masked}
 
 
-def _read_hybrid(args: argparse.Namespace, twin_needed: bool) -> models.HybridClassifier:
+def _read_hybrid(args: argparse.Namespace, others: bool) -> models.HybridClassifier:
     """Reads the model of --weights, and checks that it matches the other options."""
     model = options.load_weights(args, "cpu")
     if isinstance(model.vqc, models.ClassicalLayer):
@@ -120,65 +148,77 @@ def _read_hybrid(args: argparse.Namespace, twin_needed: bool) -> models.HybridCl
     if args.seed != trained.get("seed", args.seed):
         must = f"{trained['seed']}, that of the weights (another seed's test set was trained on)"
         _checks.wrong_value("--seed", must, args.seed)
-    if twin_needed and epochs != trained.get("epochs", epochs):
-        must = f"{trained['epochs']}, that of the weights, for a twin that is trained alike"
+    if others and epochs != trained.get("epochs", epochs):
+        must = f"{trained['epochs']}, that of the weights, for other models that are trained alike"
         _checks.wrong_value("--epochs", must, epochs)
     return model
 
 
 class _Evaluation(NamedTuple):
-    """An evaluation with one or several seeds.
+    """An evaluation on one data set, with one or several seeds.
 
     Attributes:
         args (argparse.Namespace): The options.
         methods (Mapping[str, NamedMethod]): The attribution methods by name.
         metrics (Mapping[str, Callable]): The metrics by name.
-        files (Mapping[str, str]): The names of the weights files of ``"hybrid"``, the hybrid model,
-            and of ``"twin"``, its classical twin, if a method needs it.
+        nulls (Sequence[str]): The null maps that the methods have to beat.
+        models (Mapping[str, NamedModel]): The models by name; the first is ``"hybrid"``.
         given (HybridClassifier, optional): The trained hybrid model; None to train one.
-        world (World): The processes among which the work is shared.
+        configuration (dict[str, Any]): What a run that resumes must have in common.
     """
 
     args: argparse.Namespace
     methods: Mapping[str, evaluation.NamedMethod]
     metrics: Mapping[str, Callable[..., Any]]
-    files: Mapping[str, str]
+    nulls: Sequence[str]
+    models: Mapping[str, models.NamedModel]
     given: models.HybridClassifier | None
-    world: evaluation.World
+    configuration: dict[str, Any]
 
-    def run(self) -> None:
-        """Evaluates with every seed; the first process writes and prints the results."""
+    def run(self, world: evaluation.World) -> None:
+        """Evaluates with every seed; the first process writes and prints the results.
+
+        Args:
+            world (World): The processes among which the work is shared.
+        """
         folder, first, n_seeds = self.args.output, self.args.seed, self.args.seeds
-        reports, tested = {}, {}
+        reports, described = {}, {}
         for seed in range(first, first + n_seeds):
-            reports[seed], tested[seed] = self._run_seed(seed)
-        if self.world.rank != 0:
+            reports[seed], described[seed] = self._run_seed(seed, world)
+        if world.rank != 0:
             return
-        recognized = _accuracies([*tested.values()])
+        about = _about([*described.values()])
         texts = [f"On {part}: {report}" for part, report in reports[first].items()]
         if n_seeds > 1:
             summary = evaluation.SeedReport({s: [*r.values()] for s, r in reports.items()})
-            content = {**summary.to_dict(), "models": tested}
-            self._write(folder, content, f"{recognized}\n\n{summary.markdown()}", summary.figure())
+            content = {**summary.to_dict(), "models": described}
+            self._write(folder, content, f"{about}\n\n{summary.markdown()}", summary)
             texts = [str(summary)]
-        output.say("\n\n".join([recognized, *texts]))
+        output.say("\n\n".join([about, *texts]))
         output.say(f"\n{folder / 'evaluation.png'}: the picture to look at")
         output.say(f"{folder / 'evaluation.md'}: the tables")
         output.say(
             f"{folder / 'evaluation.json'}: all numbers; those of every example in values.csv"
         )
 
-    def _run_seed(self, seed: int) -> tuple[dict[str, evaluation.Report], dict[str, Any]]:
+    def _run_seed(
+        self, seed: int, world: evaluation.World
+    ) -> tuple[dict[str, evaluation.Report], dict[str, Any]]:
         """Evaluates with one seed and writes the results to a folder.
 
         Returns:
-            The reports on images and on mosaics, each only if there are metrics for it; and the
-            accuracy and the numbers of parameters of each model.
+            The reports on images and on mosaics, each only if there are metrics for it; and what
+            each model is.
         """
         data, device = self.args.dataset.load(seed), self.args.device
         folder = self.args.output / (f"seed-{seed}" if self.args.seeds > 1 else "")
-        self.world.first_does(lambda: self._make_weights(folder, data, seed))
-        trained = {n: models.load_model(folder / f, device=device) for n, f in self.files.items()}
+        world.first_does(lambda: self._make_weights(folder, data, seed))
+        trained = {
+            name: models.load_weights(self._untrained(name, seed), folder / _file(name))
+            for name in self.models
+        }
+        for model in trained.values():
+            model.to(device).eval()
         methods = {
             name: method.make(trained[method.model], trained[method.model].backbone)
             for name, method in self.methods.items()
@@ -188,46 +228,52 @@ class _Evaluation(NamedTuple):
             metrics = {n: m for n, m in self.metrics.items() if needs_masks(m) == masked}
             if metrics:
                 samples = (s.split(self.args.batch_size) for s in self._samples(masked, data, seed))
-                batches = list(zip(*samples, strict=True))
-                reports[part] = compare(methods, batches, metrics, output=folder / part, seed=seed)
-        tested = {
-            name: {
-                "accuracy": training.accuracy(model, data[2], data[3]),
-                "n_parameters": sum(p.numel() for p in model.parameters()),
-                "n_parameters_of_the_circuit": sum(p.numel() for p in model.vqc.parameters()),
-            }
-            for name, model in trained.items()
-        }
-        if self.world.rank == 0:
+                reports[part] = compare(
+                    methods,
+                    list(zip(*samples, strict=True)),
+                    {name: _with_baseline(metric, data[0]) for name, metric in metrics.items()},
+                    nulls=self.nulls if any(map(_measures_nulls, metrics.values())) else (),
+                    output=folder / part,
+                    seed=seed,
+                )
+        described: dict[str, Any] = {}
+        if world.rank == 0:
+            for name, model in trained.items():
+                described[name] = tested.describe(model, data, self.args.training, seed)
             for part, report in reports.items():
                 report.save(folder / part)
             content = {
                 "dataset": self.args.dataset.name,
                 "seed": seed,
                 "methods": {name: method.description for name, method in self.methods.items()},
-                "models": tested,
+                "models": described,
                 "reports": {part: report.to_dict() for part, report in reports.items()},
             }
             tables = [f"## On {part}\n\n{report.markdown()}" for part, report in reports.items()]
-            figure = visualization.plot_comparison([*reports.values()])
-            self._write(folder, content, "\n".join([_accuracies([tested]), "", *tables]), figure)
-        return reports, tested
+            text = "\n".join([_about([described]), "", *tables])
+            self._write(folder, content, text, [*reports.values()])
+        return reports, described
+
+    def _untrained(self, name: str, seed: int) -> models.HybridClassifier:
+        """A model with initial weights, of the configuration of the one that is given."""
+        config = (self.given.config if self.given else None) or {}
+        make = functools.partial(self.args.dataset.model, **config)
+        return self.models[name].make(make, seed)
 
     def _make_weights(self, folder: Path, data: Sequence[Tensor], seed: int) -> None:
-        """Trains the hybrid model and its twin in the same way, unless the folder has weights."""
+        """Trains all models in the same way, unless the folder has weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        config = (self.given.config if self.given else None) or {}
-        for name, file in self.files.items():
-            if (folder / file).exists():
+        for name in self.models:
+            path = folder / _file(name)
+            if path.exists():
                 continue
             if name == "hybrid" and self.given is not None:
                 model = self.given
             else:
-                model = self.args.dataset.model(**config, seed=seed)
-                if name == "twin":
-                    model = models.classical_twin(model, seed=seed)
+                model = self._untrained(name, seed)
                 demo.train(model, data, self.args, seed)
-            models.save_model(model, folder / file)
+            save = models.save_weights if model.config is None else models.save_model
+            save(model, path)
 
     def _samples(self, masked: bool, data: Sequence[Tensor], seed: int) -> tuple[Tensor, ...]:
         """Returns inputs and labels of the test set, or as many mosaics, labels and masks.
@@ -242,17 +288,40 @@ class _Evaluation(NamedTuple):
         chosen = rows % len(cells)
         return mosaics.images, mosaics.labels[rows, chosen], cells[chosen]
 
-    def _write(self, folder: Path, content: dict[str, Any], text: str, figure: Any) -> None:
+    def _write(self, folder: Path, content: dict[str, Any], text: str, report: Any) -> None:
+        """Writes numbers, tables and figures of one report over seeds, or of a list of reports."""
         content = {**content, **output.environment(self.args.device)}
         _files.replace(folder / "evaluation.json", _files.to_json(content))
         _files.replace(folder / "evaluation.md", text)
+        several = isinstance(report, evaluation.SeedReport)
+        figure = report.figure() if several else visualization.plot_comparison(report)
         _files.replace(folder / "evaluation.png", visualization.png(figure))
+        for part in [report] if several else []:
+            if part.wins:
+                wins = visualization.png(visualization.plot_wins(part))
+                _files.replace(folder / "wins.png", wins)
 
 
-def _accuracies(tested: Sequence[dict[str, Any]]) -> str:
-    """Formats the accuracy of each model on the test set, seed by seed."""
+def _file(name: str) -> str:
+    """The name of a model's weights file."""
+    return output.WEIGHTS if name == "hybrid" else f"{name}.safetensors"
+
+
+def _measures_nulls(metric: Callable[..., Any]) -> bool:
+    return measures_nulls(read_metric("", metric, argument="--metrics"))
+
+
+def _with_baseline(metric: Callable[..., Any], images: Tensor) -> Callable[..., Any]:
+    """Gives `insertion_deletion` its baseline: the mean image of the training set."""
+    if metric is not insertion_deletion:
+        return metric
+    return functools.partial(metric, baseline=images.mean(dim=0))
+
+
+def _about(described: Sequence[dict[str, Any]]) -> str:
+    """What the models are: the accuracy of each, seed by seed, and a table."""
     shares = [
-        f"{name} {', '.join(output.percent(models[name]['accuracy']) for models in tested)}"
-        for name in tested[0]
+        f"{name} {', '.join(output.percent(models[name]['accuracy']) for models in described)}"
+        for name in described[0]
     ]
-    return f"Test accuracy: {'; '.join(shares)}."
+    return f"Test accuracy: {'; '.join(shares)}.\n\n{tested.table(described)}"

@@ -15,10 +15,8 @@ from captum_quantum._versions import show_versions
 from captum_quantum.datasets import named_datasets
 from captum_quantum.evaluation import named_methods
 
-DEFAULT_METRICS = (
-    "average_drop,average_gain,average_increase,insertion,deletion,infidelity,sensitivity_max,"
-    "grid_pointing_game"
-)
+DEFAULT_METRICS = "grid_pointing_game,insertion_deletion,road"
+DEFAULT_NULLS = "area-noise,other-image,rival-class"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--methods", default="qgradcam,gradcam,twin-gradcam", help=text)
     text = f"names separated by commas (default: {DEFAULT_METRICS}, as far as the data set allows)"
     evaluate.add_argument("--metrics", help=text)
+    text = "null maps that each method should beat, separated by commas, or none (default: "
+    evaluate.add_argument("--nulls", default=DEFAULT_NULLS, help=f"{text}%(default)s)")
     text = "weights file of the demo, made with the same --seed, which also determines the test set"
     evaluate.add_argument("--weights", type=Path, help=f"{text} (default: train a model)")
     number = functools.partial(evaluate.add_argument, type=int)

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +27,8 @@ class NamedMethod:
         description (str): What the method is, in a few words.
         make (Callable): ``(model, layer)`` to what `compare` takes as a method. ``layer`` is the
             module whose activations are explained, for example the last convolution.
-        model (str): Which model it explains: ``"hybrid"``, or ``"twin"``, its classical twin.
+        model (str): Which model it explains, by its name in `captum_quantum.models.named_models`:
+            ``"hybrid"``, ``"twin"``, ``"ring"``, ...
         uses_model (bool): Whether the maps depend on the model. Maps that do not cannot be tested
             by randomizing the model.
     """
@@ -35,7 +36,7 @@ class NamedMethod:
     name: str
     description: str
     make: Make
-    model: Literal["hybrid", "twin"]
+    model: str
     uses_model: bool
 
 
@@ -46,7 +47,7 @@ def register_method(
     name: str,
     description: str,
     *,
-    model: Literal["hybrid", "twin"] = "hybrid",
+    model: str = "hybrid",
     uses_model: bool = True,
 ) -> Callable[[Make], Make]:
     """Adds an attribution method to the table; a decorator of the function that makes it.
@@ -54,7 +55,8 @@ def register_method(
     Args:
         name (str): A new name, without commas, quotes and line breaks.
         description (str): What the method is, in a few words.
-        model (str): Which model it explains: ``"hybrid"``, or ``"twin"``, its classical twin.
+        model (str): Which model it explains, by its name in `captum_quantum.models.named_models`:
+            ``"hybrid"``, ``"twin"``, ``"ring"``, ... An unknown one is an error where it is used.
         uses_model (bool): Whether the maps depend on the model. Maps that do not cannot be tested
             by randomizing the model.
 
@@ -63,7 +65,8 @@ def register_method(
         takes as a method, and returns that function unchanged.
 
     Raises:
-        ValueError: If the name is taken or cannot be one, or the model is not one of the two.
+        TypeError: If the model is no string.
+        ValueError: If the name is taken or cannot be one.
 
     Examples:
         >>> from captum.attr import LayerActivation
@@ -75,10 +78,11 @@ def register_method(
         "the layer's activations"
     """
     is_name = name.strip() and not re.search(r'[,"\r\n]', name)
-    if not is_name or name in _METHODS or model not in ("hybrid", "twin"):
+    if not is_name or name in _METHODS or not isinstance(model, str):
         from captum_quantum import _checks  # imports PyTorch
 
-        _checks.check_choice("model", model, ("hybrid", "twin"))
+        if not isinstance(model, str):
+            _checks.wrong_type("model", "the name of a model", model)
         must = "a new name" if is_name else "a name without commas, quotes and line breaks"
         _checks.wrong_value("name", must, name)
 
@@ -112,14 +116,27 @@ register_method(
 )(functools.partial(_qgradcam, path_steps=PATH_STEPS))
 
 
-@register_method(
-    "twin-gradcam", "Captum's LayerGradCam on its classical twin, trained alike", model="twin"
-)
-@register_method("gradcam", "Captum's LayerGradCam on the hybrid model")
 def _gradcam(model: "nn.Module", layer: "nn.Module") -> Any:
     from captum.attr import LayerGradCam
 
     return LayerGradCam(model, layer)
+
+
+register_method("gradcam", "Captum's LayerGradCam on the hybrid model")(_gradcam)
+for _model, _what in {
+    "twin": "its classical twin",
+    "entangled": "a circuit that starts entangled",
+    "ring": "rotations and a ring of CNOTs, read in Z",
+    "ring-zx": "the ring, read in Z and X",
+    "twin-identity": "the twin, started near the identity",
+    "twin-16": "a twin with two outputs for each qubit",
+    "twin-16-identity": "that one, started near the identity",
+    "linear": "a model without a circuit",
+}.items():
+    # Exact simulators: QGrad-CAM and LayerGradCam are the same on them.
+    register_method(
+        f"{_model}-gradcam", f"Captum's LayerGradCam on {_what}, trained alike", model=_model
+    )(_gradcam)
 
 
 @register_method("random", "noise, for comparison", uses_model=False)

@@ -163,15 +163,15 @@ def _twin_identity(model: Untrained, seed: int) -> HybridClassifier:
     return classical_twin(model(seed=seed), near_identity=True, seed=seed)
 
 
-@register_model("twin-16", "a classical twin that reads as if in Z and X: twice the outputs")
-def _twin_16(model: Untrained, seed: int, near_identity: bool = False) -> HybridClassifier:
-    hybrid = model(seed=seed, observables="ZX")
-    return classical_twin(hybrid, near_identity=near_identity, seed=seed)
+@register_model("twin-16", "a classical twin with two outputs for each qubit")
+def _twin_16(model: Untrained, seed: int) -> HybridClassifier:
+    return classical_twin(model(seed=seed, observables="ZX"), seed=seed)
 
 
 @register_model("twin-16-identity", "the same, started near the identity")
 def _twin_16_identity(model: Untrained, seed: int) -> HybridClassifier:
-    return _twin_16(model, seed, near_identity=True)
+    hybrid = model(seed=seed, observables="ZX")
+    return classical_twin(hybrid, near_identity=True, seed=seed)
 
 
 @register_model("linear", "no circuit: reduction, tanh, linear layer")

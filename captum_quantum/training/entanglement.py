@@ -1,4 +1,4 @@
-"""Does a trained model need its circuit's entangling gates? They are taken away, and it is tested."""
+"""Does a trained model need its circuit's entangling gates? Tests what is left without them."""
 
 import copy
 import dataclasses
@@ -67,9 +67,12 @@ def without_entangling_gates(layer: VQCLayer) -> VQCLayer:
         if len(gate.wires) == 1 or any(angle.source == "input" for angle in gate.angles)
     )
     weights = layer.weights.detach().clone()
-    options = {"simulator": layer.simulator, "gradient": layer.gradient}
-    kept = dataclasses.replace(circuit, gates=gates)
-    return VQCLayer.from_circuit(kept, weights if circuit.n_weights else None, **options)
+    return VQCLayer.from_circuit(
+        dataclasses.replace(circuit, gates=gates),
+        weights if circuit.n_weights else None,
+        simulator=layer.simulator,
+        gradient=layer.gradient,
+    )
 
 
 def entanglement_test(
