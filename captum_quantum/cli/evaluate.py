@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from captum_quantum import _checks, _files, datasets, evaluation, models, training, visualization
+from captum_quantum import _checks, _files, datasets, evaluation, models, visualization
 from captum_quantum.cli import demo, options, output, parser, tested
 from captum_quantum.evaluation import compare, fingerprint, storage
 from captum_quantum.evaluation.nulls import NULLS, measures_nulls

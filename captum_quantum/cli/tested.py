@@ -16,8 +16,8 @@ _ROWS = {
     "accuracy": "test examples recognized, %",
     "n_parameters_of_the_circuit": "parameters of the circuit or its stand-in",
     "single_angle_share": "variance of the scores in single angles, %",
-    "accuracy_without_entangling_gates": "recognized without the ansatz's gates on several wires, %",
-    "accuracy_with_a_new_head": "the same, the linear layer trained anew, %",
+    "accuracy_without_entangling_gates": "recognized without entangling gates, %",
+    "accuracy_with_a_new_head": "the same, with the linear layer trained anew, %",
 }
 
 
