@@ -208,9 +208,8 @@ def _summary(args: argparse.Namespace, results: dict[str, Any]) -> str:
 {output.percent(results["accuracy"]):>9}  of the {n_test} test examples recognized
 {output.percent(results["non_empty_share"]):>9}  of the QGrad-CAM maps show evidence for the class
            that the model chose (the others are empty){mosaics}
-{output.percent(results["single_angle_share"]):>9}  of the variance of the scores is in single angles of
-           the circuit: so far can a map, made of local gradients, stand
-           for the score
+{output.percent(results["single_angle_share"]):>9}  of the scores' variance is in single angles: so
+           far can a map, which is made of local gradients, stand for them
 {agreement["captum"]:>9.1g}  is the largest difference from Captum's LayerGradCam, and
 {agreement["parameter_shift"]:>9.1g}  that from the parameter-shift rule, which quantum hardware can
            run, in maps of values up to {agreement["largest_value"]:.2f}

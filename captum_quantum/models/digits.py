@@ -120,6 +120,7 @@ def digits_model(
     for name, value in names.items():
         if not isinstance(value, str):
             _checks.wrong_type(name, "a name", value)
+    _checks.check_int("n_qubits", n_qubits, 1, 24)
     _checks.check_int("n_layers", n_layers, 1, 100)
     _checks.check_int("n_classes", n_classes, 2, 100_000)
     channels = _check_channels(channels)

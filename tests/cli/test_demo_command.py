@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from PIL import Image
 
 from captum_quantum.cli import main
@@ -84,8 +85,22 @@ def test_demo_summary_and_progress(tmp_path, capsys):
     results = json.loads((tmp_path / "demo.json").read_text())
     assert results["seed"] == 4
     *_, images, labels = load_digits(4)
-    probabilities = predict(load_model(tmp_path / "weights.safetensors"), images)
-    assert _choose_rows(probabilities, labels) == results["figure_rows"]
+    model = load_model(tmp_path / "weights.safetensors")
+    probabilities = predict(model, images)
+    predicted = probabilities.argmax(dim=1)
+    peaks = torch.stack(
+        [
+            LayerGradCam(model, model.backbone).attribute(images, c).amax((1, 2, 3))
+            for c in range(10)
+        ]
+    )
+    strongest = peaks.argmax(dim=0) == predicted
+    assert strongest.float().mean() == pytest.approx(results["strongest_share"])
+    assert _choose_rows(probabilities, labels, strongest) == results["figure_rows"]
+    assert strongest[results["figure_rows"][0]]
+    share = model.vqc.interactions(model.encode(images).detach(), model.head).single
+    assert results["single_angle_share"] == pytest.approx(share, rel=1e-4)
+    assert f"{100 * share:.1f} %  of the scores' variance is in single angles" in out
     assert f"{100 * results['accuracy']:.1f} %" in out
     assert f"{100 * results['mosaics']['share_on_own_digit']:.1f} %" in out
     for name in ("qgradcam.png", "demo.json", "weights.safetensors"):
@@ -147,9 +162,14 @@ def test_rows_of_the_figure():
     )
     # Hits by sureness: 2 (0.6), 1 (0.8), 0 (0.9); misses: 3 (0.5), 4 (0.9).
     labels = torch.tensor([0, 1, 2, 1, 0])
-    assert _choose_rows(probabilities, labels) == [1, 2, 4]  # 3 is of a class that is shown
+    strongest = torch.ones(5, dtype=torch.bool)
+    # 3 is of a class that is shown.
+    assert _choose_rows(probabilities, labels, strongest) == [1, 2, 4]
+    only_0 = torch.tensor([True, False, False, True, True])
+    assert _choose_rows(probabilities, labels, only_0) == [0, 2, 3]
+    assert _choose_rows(probabilities, labels, ~strongest)[0] == 3  # the least certain of all
     all_right = probabilities.argmax(dim=1)
-    assert len(set(_choose_rows(probabilities, all_right))) == 3
+    assert len(set(_choose_rows(probabilities, all_right, strongest))) == 3
     all_wrong = (all_right + 1) % 3
-    assert len(set(_choose_rows(probabilities, all_wrong))) == 3
-    assert _choose_rows(probabilities[:1], labels[:1]) == [0]
+    assert len(set(_choose_rows(probabilities, all_wrong, strongest))) == 3
+    assert _choose_rows(probabilities[:1], labels[:1], strongest[:1]) == [0]

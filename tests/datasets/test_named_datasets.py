@@ -24,6 +24,9 @@ def test_the_digits():
     assert list(digits.classes) == list("0123456789")
     assert (digits.classes["7"], digits.classes["8"]) == ("a 7", "an 8")
     assert digits.training == {"epochs": 40, "batch_size": 64, "lr": 5e-3}
+    circuit = digits.model().config
+    assert [circuit[key] for key in ("n_qubits", "n_layers", "ansatz")] == [8, 1, "u3cu3"]
+    assert [circuit[key] for key in ("observables", "weight_std")] == ["X", 0.1]
     expected = digits_model(n_qubits=3, seed=5)
     found = digits.model(**expected.config, seed=5)
     assert found.config == expected.config
@@ -36,7 +39,7 @@ def test_registration(monkeypatch):
     digits = named_datasets()["digits"]
     other = dataclasses.replace(digits, name="other")
     assert register_dataset(other) is other
-    assert list(named_datasets()) == ["digits", "other"]
+    assert list(named_datasets()) == ["digits", "mnist", "other"]
     with pytest.raises(ValueError, match="dataset.name must be a new name; got 'other'"):
         register_dataset(other)
     with pytest.raises(TypeError, match="dataset must be a Dataset; got 'other'"):
@@ -51,4 +54,4 @@ def test_the_table_is_read_without_pytorch():
         "print(sorted({'torch', 'numpy', 'PIL', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["digits", "[]"]
+    assert done.stdout.splitlines() == ["digits mnist", "[]"]

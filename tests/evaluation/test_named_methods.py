@@ -12,7 +12,7 @@ from torch import nn
 
 from captum_quantum import QuantumLayerGradCam, VQCLayer, compare
 from captum_quantum.evaluation import methods, named_methods, register_method
-from captum_quantum.models import HybridClassifier
+from captum_quantum.models import HybridClassifier, named_models
 
 
 @pytest.fixture
@@ -30,16 +30,20 @@ def table(monkeypatch):
 
 def test_built_in_methods(hybrid):
     table = named_methods()
-    assert list(table) == ["qgradcam", "qgradcam-path", "gradcam", "twin-gradcam", "random"]
-    assert [name for name, method in table.items() if method.model == "twin"] == ["twin-gradcam"]
+    models = [name for name in named_models() if name != "hybrid"]
+    gradcams = [f"{name}-gradcam" for name in models]
+    own = ["qgradcam", "qgradcam-path", "gradcam"]
+    assert sorted(table) == sorted([*own, *gradcams, "random"])
+    assert [table[name].model for name in gradcams] == models
+    assert [table[name].model for name in own] == ["hybrid"] * 3
     assert [name for name, method in table.items() if not method.uses_model] == ["random"]
     assert all(name == method.name and method.description for name, method in table.items())
     made = {name: method.make(hybrid, hybrid.backbone) for name, method in table.items()}
-    kinds = [type(made[name]) for name in ("qgradcam", "qgradcam-path", "gradcam", "twin-gradcam")]
-    assert kinds == [QuantumLayerGradCam, QuantumLayerGradCam, LayerGradCam, LayerGradCam]
+    kinds = [type(made[name]) for name in (*own, *gradcams)]
+    assert kinds == [QuantumLayerGradCam] * 2 + [LayerGradCam] * (1 + len(gradcams))
     assert made["qgradcam"].path_steps is None
     assert made["qgradcam-path"].path_steps == 16
-    assert all(made[name].layer is hybrid.backbone for name in list(table)[:4])
+    assert all(made[name].layer is hybrid.backbone for name in (*own, *gradcams))
     report = compare(made, batches(6), {"energy": energy}, progress=False)
     assert report.methods == tuple(table)
     noise, model = made["random"]
@@ -60,8 +64,8 @@ def test_a_method_of_ones_own(hybrid):
     assert isinstance(method.make(hybrid, hybrid.backbone), LayerActivation)
     with pytest.raises(ValueError, match="name must be a new name; got 'activations'"):
         register_method("activations", "again")
-    with pytest.raises(ValueError, match="model must be one of hybrid, twin; got 'twins'"):
-        register_method("other", "another", model="twins")
+    with pytest.raises(TypeError, match="model must be the name of a model; got 3"):
+        register_method("other", "another", model=3)
     for name in ("a,b", 'a"b', "a\nb", " "):
         with pytest.raises(ValueError, match="name must be a name without commas, quotes and line"):
             register_method(name, "no name")
@@ -73,7 +77,7 @@ def test_the_table_is_read_without_pytorch():
     code = textwrap.dedent("""
         import sys
         from captum_quantum.evaluation import named_methods
-        assert len(named_methods()) == 5
+        assert len(named_methods()) == 12
         print(sorted({"torch", "captum", "numpy", "scipy"} & set(sys.modules)))
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

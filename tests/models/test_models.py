@@ -118,6 +118,12 @@ def test_wrong_arguments(arguments, error, message):
         ({"encoder": nn.Identity()}, TypeError, "encoder must be a name; got a Identity module"),
         ({"encoder": "ryy"}, ValueError, "did you mean 'ry'"),
         ({"ansatz": "ring"}, ValueError, "ansatz must be one of"),
+        ({"observables": "ZZ"}, ValueError, "observables must be different letters among X, Y, Z"),
+        ({"observables": "I"}, ValueError, "observables must be different letters among X, Y, Z"),
+        ({"observables": ""}, ValueError, "observables must be different letters among X, Y, Z"),
+        ({"observables": ["Z0"]}, TypeError, "observables must be letters X, Y, Z"),
+        ({"weight_std": -0.1}, ValueError, "weight_std must be a number of radians >= 0, or None"),
+        ({"weight_std": "0.1"}, TypeError, "weight_std must be a number of radians >= 0, or None"),
         ({"n_classes": 0}, ValueError, "n_classes must be an integer in"),
         ({"seed": -1}, ValueError, "seed must be an integer >= 0; got -1"),
     ],
@@ -125,6 +131,33 @@ def test_wrong_arguments(arguments, error, message):
 def test_wrong_arguments_of_digits_model(arguments, error, message):
     with pytest.raises(error, match=message):
         digits_model(**arguments)
+
+
+def test_observables_and_start_of_the_digits_model():
+    model = digits_model(2, 1, ansatz="u3cu3", observables="ZX", weight_std=0.1, seed=1)
+    read = [observable.label for observable in model.vqc.circuit.observables]
+    assert read == ["Z0", "Z1", "X0", "X1"]
+    assert (model.config["observables"], model.config["weight_std"]) == ("ZX", 0.1)
+    large = digits_model(8, 4, ansatz="u3cu3", weight_std=0.1).vqc.weights.detach()
+    assert len(large) == 192
+    assert float(large.mean()) == pytest.approx(0, abs=0.03)
+    assert float(large.std()) == pytest.approx(0.1, abs=0.02)
+    assert digits_model(2, weight_std=0).vqc.weights.abs().max() == 0
+
+
+def test_weights_files_of_0_1_0_say_nothing_of_observables(weights):
+    with safe_open(weights, framework="pt") as file:
+        description = json.loads(file.metadata()["captum_quantum"])
+    for key in ("observables", "weight_std"):
+        del description["config"][key]
+    rewrite(weights, captum_quantum=json.dumps(description))
+    old = load_model(weights)
+    assert (old.config["observables"], old.config["weight_std"]) == ("Z", None)
+
+
+def test_angles_are_what_the_circuit_encodes(model):
+    images = torch.rand(3, 1, 32, 32)
+    torch.testing.assert_close(model.head(model.vqc(model.encode(images))), model(images))
 
 
 def test_small_cnn_sees_most_of_a_digit():

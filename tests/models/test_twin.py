@@ -180,6 +180,37 @@ def test_a_twin_of_a_foreign_circuit_and_of_another_dtype():
     assert n_parameters(twin.vqc) == 2 + 3  # the least that connects everything
 
 
+@pytest.mark.parametrize(("n_inputs", "n_outputs"), [(8, 8), (8, 16), (6, 3), (5, 3)])
+def test_a_block_near_the_identity(n_inputs, n_outputs):
+    size = n_outputs + 2 * max(n_inputs, n_outputs)
+    layer = ClassicalLayer(n_inputs, n_outputs, size, near_identity=True, seed=3)
+    (block,) = layer.blocks
+    bias = torch.atanh(block(torch.zeros(1, n_inputs)))
+    matrix = torch.atanh(block(torch.eye(n_inputs) / 4)) - bias
+    smaller = min(n_inputs, n_outputs)
+    expected = torch.tensor(
+        [
+            [column % smaller == row % smaller for row in range(n_outputs)]
+            for column in range(n_inputs)
+        ]
+    )
+    noise = torch.cat([4 * matrix - expected.float(), bias])
+    entries = noise[noise.abs() > 1e-6]
+    assert len(entries) == size
+    assert 0.05 < float(entries.std()) < 0.15
+    assert abs(float(entries.mean())) < 0.06
+
+
+def test_a_twin_near_the_identity(model):
+    twin = classical_twin(model, near_identity=True, seed=2)
+    x = torch.rand(4, 3)
+    torch.testing.assert_close(twin.vqc(x), torch.tanh(x), atol=0.4, rtol=0)
+    other = classical_twin(model, near_identity=True, seed=2)
+    assert all(map(torch.equal, twin.parameters(), other.parameters()))
+    with pytest.raises(TypeError, match="near_identity must be True or False; got 1"):
+        classical_twin(model, near_identity=1)
+
+
 def test_a_twin_survives_a_file(model, tmp_path):
     twin = classical_twin(model, seed=9).eval()
     save_model(twin, tmp_path / "twin.safetensors")

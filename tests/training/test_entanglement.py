@@ -1,0 +1,120 @@
+"""What a model recognizes without its circuit's entangling gates."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from captum_quantum import VQCLayer
+from captum_quantum.models import HybridClassifier, classical_twin, digits_model
+from captum_quantum.training import (
+    accuracy,
+    entanglement_test,
+    fit,
+    without_entangling_gates,
+)
+
+
+def test_gates_on_one_wire_stay():
+    torch.manual_seed(0)
+    layer = VQCLayer(3, n_layers=2, observables=["Z0", "X1 Z2"])
+    found = without_entangling_gates(layer)
+    x, w = torch.rand(5, 3).double(), layer.weights.detach().double().reshape(2, 3, 3)
+    # Each qubit by itself: products of 2 x 2 matrices.
+    paulis = {
+        "x": torch.tensor([[0, 1], [1, 0]], dtype=torch.complex128),
+        "y": torch.tensor([[0, -1j], [1j, 0]], dtype=torch.complex128),
+        "z": torch.diag(torch.tensor([1, -1], dtype=torch.complex128)),
+    }
+
+    def rotate(axis, angle):
+        return torch.matrix_exp(-0.5j * angle * paulis[axis])
+
+    def value(sample, qubit, axis):
+        state = torch.tensor([1, 0], dtype=torch.complex128)
+        state = rotate("y", x[sample, qubit]) @ state
+        for layer_weights in w:
+            for name, angle in zip("xyz", layer_weights[qubit], strict=True):
+                state = rotate(name, angle) @ state
+        return (state.conj() @ paulis[axis] @ state).real
+
+    expected = torch.stack(
+        [torch.stack([value(s, 0, "z"), value(s, 1, "x") * value(s, 2, "z")]) for s in range(5)]
+    )
+    torch.testing.assert_close(found(x), expected)
+    assert not torch.allclose(layer(x), expected, atol=1e-2)
+
+
+def test_gates_that_take_inputs_stay():
+    layer = VQCLayer(2, 1, encoder="zz_feature_map")
+    names = [gate.name for gate in without_entangling_gates(layer).circuit.gates]
+    before = [gate.name for gate in layer.circuit.gates]
+    assert [name for name in before if name not in ("cnot",)] == [n for n in names if n != "cnot"]
+
+
+def test_layer_is_not_changed_and_follows_its_options():
+    layer = VQCLayer(2, simulator="torchquantum", gradient="parameter-shift")
+    before = copy.deepcopy(layer.state_dict())
+    found = without_entangling_gates(layer)
+    assert (found.simulator, found.gradient) == ("torchquantum", "parameter-shift")
+    with torch.no_grad():
+        next(found.parameters()).zero_()
+    assert all(
+        torch.equal(value, before[name])
+        for name, value in layer.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    )
+
+
+@pytest.fixture(scope="module")
+def task():
+    """Classes that a linear layer on the angles can tell."""
+    torch.manual_seed(1)
+    labels = torch.arange(120) % 3
+    inputs = torch.randn(120, 4) / 3
+    inputs[torch.arange(120), labels] += 1.5
+    return (inputs[:80], labels[:80]), (inputs[80:], labels[80:])
+
+
+def make(ansatz):
+    torch.manual_seed(3)
+    return HybridClassifier(nn.Identity(), VQCLayer(4, 1, ansatz=ansatz), 4, 3)
+
+
+def test_shares_by_hand(task):
+    train, test = task
+    model = make("rx_ry_rz_ring")
+    fit(model, *train, epochs=15, batch_size=16, lr=0.05)
+    before = copy.deepcopy(model.state_dict())
+    found = entanglement_test(model, train, test, epochs=15, batch_size=16, lr=0.05, seed=2)
+    product = copy.deepcopy(model)
+    product.vqc = without_entangling_gates(model.vqc)
+    assert found.accuracy == accuracy(model, *test)
+    assert found.removed == accuracy(product, *test)
+    assert found.removed < found.accuracy  # the ring's gates matter to what was trained with them
+    with torch.no_grad():
+        values = product.vqc(product.encode(train[0]))
+    fit(product.head, values, train[1], epochs=15, batch_size=16, lr=0.05, seed=2)
+    assert found.refitted == accuracy(product, *test)
+    assert found.refitted > found.removed
+    after = model.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items() if isinstance(v, torch.Tensor))
+    assert model.training
+
+
+def test_a_circuit_without_entangling_gates_loses_nothing(task):
+    train, test = task
+    model = make([])
+    fit(model, *train, epochs=3)
+    found = entanglement_test(model, train, test, epochs=1)
+    assert found.removed == found.accuracy
+
+
+def test_wrong_arguments(task):
+    with pytest.raises(TypeError, match="layer must be a VQCLayer; got a Linear"):
+        without_entangling_gates(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="model must be a HybridClassifier; got a VQCLayer"):
+        entanglement_test(VQCLayer(2), *task)
+    with pytest.raises(TypeError, match="model.vqc must be a VQCLayer; got a ClassicalLayer"):
+        entanglement_test(classical_twin(digits_model(2)), *task)
