@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torchquantum as tq
 from torch import nn
 
 from captum_quantum import VQCLayer
@@ -47,10 +48,19 @@ def test_gates_on_one_wire_stay():
 
 
 def test_gates_that_take_inputs_stay():
-    layer = VQCLayer(2, 1, encoder="zz_feature_map")
+    encoder = [
+        {"input_idx": [0], "func": "ry", "wires": [0]},
+        {"input_idx": [1], "func": "crx", "wires": [0, 1]},
+    ]
+    layer = VQCLayer(2, 1, encoder=encoder)
     names = [gate.name for gate in without_entangling_gates(layer).circuit.gates]
-    before = [gate.name for gate in layer.circuit.gates]
-    assert [name for name in before if name not in ("cnot",)] == [n for n in names if n != "cnot"]
+    assert names == ["ry", "crx", *["rx", "ry", "rz"] * 2]
+
+
+def test_computed_angles_are_refused():
+    layer = VQCLayer(2, 1, encoder="zz_feature_map")
+    with pytest.raises(ValueError, match="the circuit of layer must be one without angles that"):
+        without_entangling_gates(layer)
 
 
 def test_layer_is_not_changed_and_follows_its_options():
@@ -105,7 +115,7 @@ def test_shares_by_hand(task):
 
 def test_a_circuit_without_entangling_gates_loses_nothing(task):
     train, test = task
-    model = make([])
+    model = make([tq.RX(has_params=True, trainable=True, wires=0)])
     fit(model, *train, epochs=3)
     found = entanglement_test(model, train, test, epochs=1)
     assert found.removed == found.accuracy
