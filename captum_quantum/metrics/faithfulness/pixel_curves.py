@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple, Protocol, overload
 import torch
 from torch import Tensor
 
-from captum_quantum import _checks, _state
-from captum_quantum._targets import Target, of_examples
+from captum_quantum import _checks
+from captum_quantum._targets import Target
 from captum_quantum.metrics import _maps, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model, Probability
 
@@ -73,44 +73,38 @@ def _pixel_curves(
     steps: int,
     max_batch: int,
     probability: Probability | None,
-    insert: bool,
-) -> PixelCurves:
-    """Computes the curves of insertion, or else of deletion."""
+    insert: tuple[bool, ...],
+) -> list[PixelCurves]:
+    """Computes curves: of insertion for each True of ``insert``, of deletion for each False."""
     _maps.check_callable("model", model)
     _scores.check_probability(target, probability)
     _checks.check_int("steps", steps, 1)
     _checks.check_int("max_batch", max_batch, 1)
     inputs = _maps.check_inputs(inputs)
-    maps = _maps.read_maps("attributions", attributions, inputs)
+    rank, defined = _maps.rank_pixels(attributions, inputs)
     hidden = _scores.read_baseline(baseline, inputs)
-    start, end = (hidden, inputs) if insert else (inputs, hidden)
-
-    batch, device = len(inputs), inputs.device
-    # Adding 0 turns -0 into 0; the stable order of equal pixels is row by row.
-    maps = _maps.resize(maps, inputs.shape[2:]) + 0.0
-    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    n_pixels = order.shape[1]
-    rank = order.argsort(dim=1).reshape(batch, 1, *inputs.shape[2:])
+    n_pixels = rank[0].numel()
     steps = min(steps, n_pixels)
-    counts = torch.arange(steps + 1, device=device) * n_pixels // steps
+    counts = torch.arange(steps + 1, device=inputs.device) * n_pixels // steps
+    inserting = torch.tensor(insert, device=inputs.device)
 
-    chunks = []
-    with torch.no_grad(), _state.evaluation_mode(model):
-        scores = _scores.check_scores(model, inputs[:1], target)
-        index = _scores.read_target(target, scores.expand(batch, -1))
-        # All images of all points of the curves, point by point, in chunks of at most max_batch.
-        for rows in torch.arange((steps + 1) * batch, device=device).split(max_batch):
-            point, example = rows // batch, rows % batch
-            replaced = rank[example] < counts[point].reshape(-1, *[1] * (rank.dim() - 1))
-            images = torch.where(replaced, end[example], start[example])
-            scores = _scores.check_scores(model, images, target)
-            chosen = of_examples(index, example)
-            chunks.append(_scores.target_probabilities(scores, chosen, probability).target)
-    probabilities = torch.cat(chunks).reshape(steps + 1, batch).T
+    def replace(variant: Tensor, example: Tensor) -> Tensor:
+        curve, point = variant // (steps + 1), variant % (steps + 1)
+        ranks = rank[example]
+        best = ranks < counts[point].reshape(-1, *[1] * (ranks.dim() - 1))
+        shown = best == inserting[curve].reshape(-1, *[1] * (ranks.dim() - 1))
+        return torch.where(shown, inputs[example], hidden[example])
+
+    probabilities = _scores.perturbed_probabilities(
+        model, inputs, target, probability, replace, len(insert) * (steps + 1), max_batch
+    )
     fractions = counts.to(probabilities.dtype) / n_pixels
-    area = torch.trapezoid(probabilities, fractions)
-    area = torch.where(_maps.is_constant(maps), torch.nan, area)
-    return PixelCurves(area, fractions, probabilities.contiguous())
+    curves = []
+    for values in probabilities.split(steps + 1):
+        area = torch.trapezoid(values.T, fractions)
+        area = torch.where(defined, area, torch.nan)
+        curves.append(PixelCurves(area, fractions, values.T.contiguous()))
+    return curves
 
 
 @_curve_metric
@@ -178,8 +172,8 @@ def insertion(
         >>> curves.probabilities  # the pixel that matters comes last
         tensor([[0.5000, 0.5000, 0.5000, 0.5000, 0.9820]])
     """
-    curves = _pixel_curves(
-        model, inputs, attributions, target, baseline, steps, max_batch, probability, True
+    (curves,) = _pixel_curves(
+        model, inputs, attributions, target, baseline, steps, max_batch, probability, (True,)
     )
     return curves if return_curves else curves.area
 
@@ -246,7 +240,7 @@ def deletion(
         >>> deletion(model, image, image, target=0)
         tensor([0.5603])
     """
-    curves = _pixel_curves(
-        model, inputs, attributions, target, baseline, steps, max_batch, probability, False
+    (curves,) = _pixel_curves(
+        model, inputs, attributions, target, baseline, steps, max_batch, probability, (False,)
     )
     return curves if return_curves else curves.area
