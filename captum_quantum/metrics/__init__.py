@@ -23,7 +23,13 @@ many are undefined, and compare two methods on the examples for which both are d
 from captum_quantum.metrics.complexity import sparseness
 from captum_quantum.metrics.faithfulness.masking import average_drop, average_gain, average_increase
 from captum_quantum.metrics.faithfulness.perturbation import infidelity
-from captum_quantum.metrics.faithfulness.pixel_curves import PixelCurves, deletion, insertion
+from captum_quantum.metrics.faithfulness.pixel_curves import (
+    PixelCurves,
+    deletion,
+    insertion,
+    insertion_deletion,
+)
+from captum_quantum.metrics.faithfulness.road import road
 from captum_quantum.metrics.localization import (
     energy_pointing_game,
     grid_pointing_game,
@@ -42,7 +48,7 @@ from captum_quantum.metrics.similarity import Agreement, agreement
 __all__ = [
     "Agreement", "MapSimilarity", "PixelCurves", "agreement", "average_drop", "average_gain",
     "average_increase", "deletion", "energy_pointing_game", "grid_pointing_game", "infidelity",
-    "insertion", "named_metrics", "parameter_randomization", "pointing_game",
-    "randomization_classical", "randomization_quantum", "register_metric", "sensitivity_max",
-    "sparseness"
+    "insertion", "insertion_deletion", "named_metrics", "parameter_randomization",
+    "pointing_game", "randomization_classical", "randomization_quantum", "register_metric", "road",
+    "sensitivity_max", "sparseness"
 ]  # fmt: skip

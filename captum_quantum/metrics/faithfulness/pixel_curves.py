@@ -244,3 +244,82 @@ def deletion(
         model, inputs, attributions, target, baseline, steps, max_batch, probability, (False,)
     )
     return curves if return_curves else curves.area
+
+
+@registry.register_metric(higher_is_better=True, rounding_scale=1.0)
+def insertion_deletion(
+    model: Model,
+    inputs: Tensor,
+    attributions: Tensor,
+    target: Target,
+    *,
+    baseline: Baseline = "blur",
+    steps: int = 32,
+    max_batch: int = 256,
+    probability: Probability | None = None,
+) -> Tensor:
+    r"""Insertion minus deletion: by how much the best pixels first beat the best pixels last.
+
+    .. math:: \int_0^1 (p(t) - q(t)) \, dt,
+
+    with p(t) the target's probability for the baseline in which the share t of the pixels, those
+    with the largest values of the map, is that of the image, and q(t) that for the image in which
+    the same pixels are those of the baseline (arXiv:1806.07421); trapezoidal rule. Insertion and
+    deletion alone also depend on how sure the model is of the image; in their difference much of
+    that cancels, as both use one baseline.
+
+    The map is summed over its channels and scaled to the size of the image (bilinear). Pixels are
+    ranked by its values: negative values come last, equal values row by row.
+
+    The recommended baseline is the mean image of the training set,
+    ``functools.partial(insertion_deletion, baseline=train_images.mean(0))``: it hides what is
+    special about an image and looks like the data. `compare` stores the checksum of the tensor in
+    the configuration of the report. The mean over a batch would make the value of an image depend
+    on the other images of the batch.
+
+    What it can and cannot tell: with the mean training image it separates maps from noise, and,
+    less clearly, from maps of other images. It judges the order of the pixels only, and the model
+    on images that it was not trained on.
+
+    Args:
+        model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
+            output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
+            mode; the mode of every submodule is restored.
+        inputs (Tensor): The images, shape ``(batch, channels, *spatial)``, 1 to 3 spatial
+            dimensions.
+        attributions (Tensor): The maps of these images as Captum's ``attribute`` returns them:
+            shape ``(batch, channels, *spatial)`` with any number of channels and any spatial size.
+        target (int, Tensor or Callable): The explained class, or one for each example, shape
+            ``(batch,)``; or a function of the model's output that returns one value for each
+            example, ``(batch,)``, which takes the place of the probability.
+        baseline (float, Tensor or "blur"): Replaces hidden pixels: a number, a tensor that
+            broadcasts to the images, or ``"blur"`` for the images blurred by a Gaussian of 11
+            pixels, standard deviation 5, borders repeated (arXiv:1806.07421).
+        steps (int): Number of steps from no pixel to all pixels; at most one step for each pixel.
+        max_batch (int): Largest number of images in one call of the model.
+        probability (Callable, optional): Maps scores to probabilities in [0, 1] of the same shape,
+            for a target that is a class. Default: softmax over the classes.
+
+    Returns:
+        Tensor: Differences of areas, shape ``(batch,)``, in [-1, 1] for a class, on the inputs'
+        device, without gradient; NaN where the map is constant, which ranks no pixel.
+
+    Raises:
+        TypeError, ValueError: If an argument is wrong, or attributions, baseline or scores are not
+            finite.
+
+    Examples:
+        >>> import torch
+        >>> from captum_quantum.metrics import insertion_deletion
+        >>> image = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]]]])
+        >>> model = lambda x: torch.stack([x[:, 0, 0, 0], x[:, 0, 1, 1]], dim=1)
+        >>> mean = torch.zeros(1, 2, 2)  # of the training images
+        >>> insertion_deletion(model, image, image, target=0, baseline=mean)
+        tensor([0.3615])
+        >>> insertion_deletion(model, image, -image, target=0, baseline=mean)
+        tensor([-0.3615])
+    """
+    inserted, deleted = _pixel_curves(
+        model, inputs, attributions, target, baseline, steps, max_batch, probability, (True, False)
+    )
+    return inserted.area - deleted.area
