@@ -131,6 +131,10 @@ def insertion(
     The map is summed over its channels and scaled to the size of the image (bilinear). Pixels are
     ranked by its values: negative values come last, equal values row by row.
 
+    What it can and cannot tell: it judges the order of the pixels only, and also depends on how
+    sure the model is of the image and on the baseline. To compare maps, `insertion_deletion` is the
+    better choice.
+
     Args:
         model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
             output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
@@ -201,6 +205,11 @@ def deletion(
 
     The map is summed over its channels and scaled to the size of the image (bilinear). Pixels are
     ranked by its values: negative values come last, equal values row by row.
+
+    What it can and cannot tell: it judges the order of the pixels only, and also depends on how
+    sure the model is of the image and on the baseline: pixels that make an image look unlike the
+    data have the same effect as pixels that matter. To compare maps, `insertion_deletion` is the
+    better choice.
 
     Args:
         model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
@@ -277,9 +286,10 @@ def insertion_deletion(
     the configuration of the report. The mean over a batch would make the value of an image depend
     on the other images of the batch.
 
-    What it can and cannot tell: with the mean training image it separates maps from noise, and,
-    less clearly, from maps of other images. It judges the order of the pixels only, and the model
-    on images that it was not trained on.
+    What it can and cannot tell: on digits, with the mean training image, the maps of Grad-CAM are
+    better than noise and than maps of the rival class for three of four images, and than maps of
+    other images for three of five. It judges the order of the pixels only, by images that the model
+    was not trained on.
 
     Args:
         model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any

@@ -54,9 +54,10 @@ def road(
     pixels is rounded; at least one is removed and at least one remains. The noise depends on the
     image, the seed and the position only, not on the batch, the process or the device.
 
-    What it can and cannot tell: it separates maps from noise, and, less clearly, from maps of other
-    images. Imputed images look more like the data than images with a constant in the place of
-    pixels, and the shape of the removed region tells less. It judges the order of the pixels only.
+    What it can and cannot tell: on digits the maps of Grad-CAM are better than noise for three of
+    four images, and than maps of other images for three of five. Imputed images look more like the
+    data than images with a constant in the place of pixels. It judges the order of the pixels only,
+    by images that the model was not trained on.
 
     Args:
         model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
