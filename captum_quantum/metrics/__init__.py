@@ -6,14 +6,38 @@ False, or None where neither end is better.
 
 NaN means that the metric is undefined for an example. Maps without information have these values:
 
-- A constant map does not rank the pixels: NaN from `insertion`, `deletion`, `agreement`,
-  `parameter_randomization`, `randomization_quantum` and `randomization_classical`.
+- A constant map does not rank the pixels: NaN from `insertion`, `deletion`, `insertion_deletion`,
+  `road`, `agreement`, `parameter_randomization`, `randomization_quantum` and
+  `randomization_classical`.
 - A map whose positive part is constant, for example zero, prefers no pixel: NaN from
   `average_drop`, `average_gain` and `average_increase`, 0 from `pointing_game`.
 - A map that is nowhere positive has no share on the object: 0 from `energy_pointing_game` and
   `grid_pointing_game`.
 - A map of zeros has no relative change and no distribution: NaN from `sensitivity_max` and
   `sparseness`. It predicts no change of the score: `infidelity` has a value.
+
+What the metrics can and cannot tell was measured on the digits of the demo, with 54 trained models:
+how often Grad-CAM's map has a better value than another map, where 0.5 is chance.
+
+| Grad-CAM's map is better than | `insertion_deletion` | `road` |
+|---|---|---|
+| noise of single pixels | 0.78 | 0.77 |
+| noise of 8 x 8 cells | 0.76 | 0.73 |
+| the map of another image | 0.61 | 0.61 |
+| the map of the rival class | 0.77 | 0.69 |
+
+- Trust `insertion_deletion` with the mean training image as baseline, `road`, and
+  `grid_pointing_game` on mosaics. The first two judge the order of the pixels, the last the place.
+- `insertion` and `deletion` alone also depend on how sure the model is; take their difference.
+- `average_drop` measures mainly how much of the image the mask shows. Grad-CAM shows 22 to 27 % of
+  a digit, uniform noise 50 %, so noise has the lower drop. With noise brought to the same area the
+  order turns: a drop of 82 for the maps, 86 for noise. Another baseline does not cure this.
+- `average_gain` and `average_increase` carried no information there, `infidelity` little.
+- `energy_pointing_game` and `pointing_game` tell whether the map is where the annotation is, which
+  need not be where the model looks.
+- `sensitivity_max` tells whether the map is stable, the randomization metrics whether it depends on
+  the weights; `sparseness` and `agreement` describe maps. None of them tells whether a map is
+  right.
 
 Maps with NaN or infinite values are an error; `compare` counts them as undefined. Means over the
 defined examples favor methods that are undefined for difficult examples. Reports therefore tell how
@@ -23,7 +47,13 @@ many are undefined, and compare two methods on the examples for which both are d
 from captum_quantum.metrics.complexity import sparseness
 from captum_quantum.metrics.faithfulness.masking import average_drop, average_gain, average_increase
 from captum_quantum.metrics.faithfulness.perturbation import infidelity
-from captum_quantum.metrics.faithfulness.pixel_curves import PixelCurves, deletion, insertion
+from captum_quantum.metrics.faithfulness.pixel_curves import (
+    PixelCurves,
+    deletion,
+    insertion,
+    insertion_deletion,
+)
+from captum_quantum.metrics.faithfulness.road import road
 from captum_quantum.metrics.localization import (
     energy_pointing_game,
     grid_pointing_game,
@@ -42,7 +72,7 @@ from captum_quantum.metrics.similarity import Agreement, agreement
 __all__ = [
     "Agreement", "MapSimilarity", "PixelCurves", "agreement", "average_drop", "average_gain",
     "average_increase", "deletion", "energy_pointing_game", "grid_pointing_game", "infidelity",
-    "insertion", "named_metrics", "parameter_randomization", "pointing_game",
-    "randomization_classical", "randomization_quantum", "register_metric", "sensitivity_max",
-    "sparseness"
+    "insertion", "insertion_deletion", "named_metrics", "parameter_randomization",
+    "pointing_game", "randomization_classical", "randomization_quantum", "register_metric", "road",
+    "sensitivity_max", "sparseness"
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What all metrics share: checked inputs and maps; resizing and blurring."""
+"""What all metrics share: checked inputs and maps; resizing, ranking and blurring."""
 
 from typing import Any
 
@@ -110,6 +110,24 @@ def resize(maps: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
         high = (low + 1).clamp_max(old - 1)
         maps = torch.lerp(maps.index_select(dim, low), maps.index_select(dim, high), weight)
     return maps
+
+
+def rank_pixels(attributions: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranks the pixels of images by their maps, scaled to the size of the images.
+
+    Args:
+        attributions (Tensor): Shape ``(batch, channels, *spatial)``.
+        inputs (Tensor): The explained inputs, shape ``(batch, channels, *spatial)``.
+
+    Returns:
+        tuple[Tensor, Tensor]: The rank of each pixel, 0 for the largest value, equal values row by
+        row: int64, shape ``(batch, 1, *spatial)``. And where the map ranks the pixels at all,
+        because it is not constant: bool, shape ``(batch,)``.
+    """
+    # Adding 0 turns -0 into 0; the stable order of equal pixels is row by row.
+    maps = resize(read_maps("attributions", attributions, inputs), inputs.shape[2:]) + 0.0
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    return order.argsort(dim=1).reshape(maps[:, None].shape), ~is_constant(maps)
 
 
 def gaussian_blur(images: Tensor, sigma: float, radius: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What infidelity and sensitivity share: random perturbations that depend on the image alone."""
+"""What infidelity, sensitivity and ROAD share: random numbers that depend on the image alone."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def _hash(bits: Tensor) -> Tensor:
 
 
 class Noise:
-    """Uniform random numbers that depend on the image, the draw and the seed only.
+    """Random numbers that depend on the image, the draw and the seed only.
 
     The numbers of a generator would depend on the batch, the process and the device. These are
     hashes of the bits of the image, the number of the draw and the position.
@@ -52,6 +52,19 @@ class Noise:
         position = torch.arange(1, n + 1, device=self._keys.device)
         bits = _hash(keys[:, None] + _hash(-position)) >> 11 & 2**53 - 1
         return bits.double() * 2.0**-53
+
+    def draw_gaussian(self, n: int) -> Tensor:
+        """Returns the next draw of each image, of the standard normal distribution.
+
+        Args:
+            n (int): Number of numbers in a draw.
+
+        Returns:
+            Tensor: Shape ``(batch, n)``, float64.
+        """
+        uniform = self.draw(len(self._keys), n)
+        normal: Tensor = torch.special.ndtri(uniform.clamp_min(2.0**-54))  # infinite for 0
+        return normal
 
 
 def draws_at_once(max_batch: int, batch: int, n_samples: int) -> int:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from captum_quantum import _checks
-from captum_quantum._targets import TargetFunction, read_classes, target_scores
+from captum_quantum._state import evaluation_mode
+from captum_quantum._targets import TargetFunction, of_examples, read_classes, target_scores
 from captum_quantum.metrics._maps import gaussian_blur
 
 Model = Callable[[Tensor], Tensor]
@@ -113,6 +114,43 @@ def target_probabilities(
         _checks.refuse("probability's result", "in [0, 1] everywhere", got)
     p = result.gather(1, column)[:, 0]
     return Probabilities(p, 1 - p)
+
+
+def perturbed_probabilities(
+    model: Model,
+    inputs: Tensor,
+    target: Any,
+    probability: Probability | None,
+    perturb: Callable[[Tensor, Tensor], Tensor],
+    n_variants: int,
+    max_batch: int,
+) -> Tensor:
+    """Returns the target's probabilities for perturbed images, in chunks of the same size.
+
+    Args:
+        model (Callable): The model.
+        inputs (Tensor): The images, shape ``(batch, channels, *spatial)``.
+        target (Any): The target.
+        probability (Callable, optional): Scores to probabilities. Default: softmax.
+        perturb (Callable): Maps numbers of variants and of examples, each ``(rows,)``, to the
+            perturbed images, shape ``(rows, channels, *spatial)``.
+        n_variants (int): Number of variants of each image.
+        max_batch (int): Largest number of rows.
+
+    Returns:
+        Tensor: Shape ``(n_variants, batch)``.
+    """
+    batch, chunks = len(inputs), []
+    with torch.no_grad(), evaluation_mode(model):
+        scores = check_scores(model, inputs[:1], target)
+        index = read_target(target, scores.expand(batch, -1))
+        # Variant by variant, all images of each.
+        for rows in torch.arange(n_variants * batch, device=inputs.device).split(max_batch):
+            example = rows % batch
+            scores = check_scores(model, perturb(rows // batch, example), target)
+            chosen = of_examples(index, example)
+            chunks.append(target_probabilities(scores, chosen, probability).target)
+    return torch.cat(chunks).reshape(n_variants, batch)
 
 
 def read_baseline(baseline: Any, inputs: Tensor) -> Tensor:

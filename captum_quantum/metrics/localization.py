@@ -74,6 +74,10 @@ def grid_pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     a class should lie on the image of that class, so that no annotation is needed
     (arXiv:2104.00032). With n cells, chance is 1 / n.
 
+    What it can and cannot tell: it tells whether a map finds the image of its class among others,
+    without masking any pixel. It does not tell which pixels within a cell matter, and the model was
+    not trained on mosaics.
+
     Args:
         attributions (Tensor): Maps of the mosaics as Captum's ``attribute`` returns them: shape
             ``(batch, channels, *spatial)`` with any number of channels and any spatial size, scaled

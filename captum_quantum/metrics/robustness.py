@@ -35,6 +35,9 @@ def sensitivity_max(
     the seed, not on the batch, the process or the device. Random numbers that ``attribute`` draws
     from torch are seeded; the global random state is restored.
 
+    What it can and cannot tell: it tells whether a map is stable, not whether it is right. A map
+    that ignores the image has the best value.
+
     Args:
         attribute (Callable): Maps images and a target, classes ``(batch,)`` or the function, to
             maps ``(batch, channels, *spatial)``, as the ``attribute`` of Captum's methods does. The

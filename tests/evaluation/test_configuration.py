@@ -1,10 +1,12 @@
 """Results of another configuration are refused, and stay."""
 
 import functools
+import json
 import os
 import re
 import subprocess
 import sys
+import zlib
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ from torch import nn
 
 from captum_quantum import QuantumLayerGradCam, VQCLayer, compare
 from captum_quantum.evaluation import methods
-from captum_quantum.metrics import average_drop, registry
+from captum_quantum.metrics import average_drop, insertion_deletion, registry
 from captum_quantum.models import HybridClassifier
 from captum_quantum.simulate import FusedSimulator
 
@@ -134,6 +136,27 @@ def test_a_metric_that_computes_something_else_is_another_configuration(one, oth
     compare(methods, batches(), {"m": one}, **arguments)
     with pytest.raises(FileExistsError, match=r"metrics.m = "):
         compare(methods, batches(), {"m": other}, **arguments)
+
+
+def test_the_checksum_of_a_bound_baseline_is_stored(tmp_path):
+    """As of the mean of the training images, which `insertion_deletion` recommends."""
+    mean = torch.arange(36.0).reshape(1, 6, 6) / 36
+    methods = {"s": Saliency(small_model())}
+
+    def metric(baseline):
+        return {"m": functools.partial(insertion_deletion, baseline=baseline, steps=4)}
+
+    report = compare(methods, batches(), metric(mean), output=tmp_path, progress=False)
+    stored = json.loads((tmp_path / "configuration.json").read_text(encoding="utf-8"))["metrics"][
+        "m"
+    ]
+    checksum = f"{zlib.crc32(mean.numpy().tobytes()):08x}"
+    assert f"insertion_deletion(baseline=torch.float32 (1, 6, 6) {checksum}, steps=4)" in stored
+    again = compare(methods, batches(), metric(mean.clone()), output=tmp_path, progress=False)
+    assert again.values["m"]["s"].tolist() == report.values["m"]["s"].tolist()
+    mean[0, 3, 3] += 1e-6
+    with pytest.raises(FileExistsError, match=r"metrics.m = .*insertion_deletion\(baseline="):
+        compare(methods, batches(), metric(mean), output=tmp_path, progress=False)
 
 
 class Plain:
@@ -321,6 +344,7 @@ def test_methods_in_another_order_are_another_configuration(tmp_path):
 
 FUNCTIONS = """
 import functools
+import json
 from captum_quantum.evaluation.fingerprint import describe_function
 def metric(attributions, options): return attributions
 metric.version = "3"

@@ -1,10 +1,12 @@
 """Slow rewrites of metrics from their definitions, and what several tests take as inputs."""
 
+import itertools
 import math
 from fractions import Fraction
 
 import numpy as np
 import scipy.ndimage
+import scipy.sparse.linalg
 import torch
 
 
@@ -106,6 +108,49 @@ def slow_curves(model, inputs, attributions, targets, baseline, steps, inserting
             )
         )
     return [c / n for c in counts], curves, areas
+
+
+def slow_impute(image, removed):
+    """Fills removed pixels of an image ``(channels, *spatial)``: the linear system, by a loop."""
+    size, filled = removed.shape, image.copy()
+    unknown = [tuple(at) for at in np.argwhere(removed)]
+    number = {at: i for i, at in enumerate(unknown)}
+    matrix = scipy.sparse.lil_matrix((len(unknown), len(unknown)))
+    right = np.zeros((len(unknown), len(image)))
+    for at, i in number.items():
+        for step in itertools.product((-1, 0, 1), repeat=len(size)):
+            neighbor = tuple(a + s for a, s in zip(at, step, strict=True))
+            if not any(step) or any(not 0 <= a < n for a, n in zip(neighbor, size, strict=True)):
+                continue
+            weight = 1 / sum(abs(s) for s in step)
+            matrix[i, i] += weight
+            if neighbor in number:
+                matrix[i, number[neighbor]] -= weight
+            else:
+                right[i] += weight * image[(slice(None), *neighbor)]
+    solution = scipy.sparse.linalg.spsolve(matrix.tocsc(), right).reshape(right.shape)
+    for at, i in number.items():
+        filled[(slice(None), *at)] = solution[i]
+    return filled
+
+
+def slow_road(score, inputs, attributions, removed, offsets):
+    """For each example and ``score(image, example)``; offsets are the noise of each image."""
+    for example, (image, single) in enumerate(zip(inputs, attributions, strict=True)):
+        values = slow_resize(single.sum(0), image.shape[1:]).ravel()
+        order = sorted(range(len(values)), key=lambda i: -values[i])
+        differences = []
+        for share in removed:
+            count = min(max(round(share * len(values)), 1), len(values) - 1)
+            pair = []
+            for pixels in (order[len(order) - count :], order[:count]):
+                gone = np.zeros(len(values), dtype=bool)
+                gone[pixels] = True
+                gone = gone.reshape(image.shape[1:])
+                filled = slow_impute(image, gone)
+                pair.append(score(np.where(gone, filled + offsets[example], filled), example))
+            differences.append(pair[0] - pair[1])
+        yield sum(differences) / len(differences)
 
 
 TARGETS = torch.tensor([0, 3, 1, 2, 2, 0])

@@ -59,6 +59,37 @@ def test_curves_equal_the_definition(name, shape, baseline, model, inputs):
     assert alone.tolist() == pytest.approx(areas)
 
 
+@pytest.mark.parametrize("baseline", BASELINES.values(), ids=BASELINES)
+def test_insertion_deletion_is_the_difference_of_both(baseline, model, inputs):
+    maps, options = random_maps(6, 2, 5, 4), {"baseline": baseline, "steps": 8}
+    inserted = metrics.insertion(model, inputs, maps, TARGETS, **options)
+    deleted = metrics.deletion(model, inputs, maps, TARGETS, **options)
+    values = metrics.insertion_deletion(model, inputs, maps, TARGETS, **options)
+    assert values.tolist() == pytest.approx((inserted - deleted).tolist(), abs=1e-12)
+    assert values.abs().max() > 0.01
+    parts = [
+        metrics.insertion_deletion(
+            model, inputs[[i]], maps[[i]], TARGETS[[i]], max_batch=5, **options
+        )
+        for i in range(6)
+    ]
+    assert torch.cat(parts).tolist() == pytest.approx(values.tolist(), abs=1e-12)
+
+
+def test_insertion_deletion_of_a_linear_score_has_a_closed_form():
+    # The k best pixels of n carry the share s_k of the score; both curves are linear in s_k.
+    weights = torch.tensor([5.0, 1.0, 3.0, 1.0], dtype=torch.float64).reshape(1, 1, 2, 2)
+    baseline, image = torch.full((1, 2, 2), 0.25), torch.full((3, 1, 2, 2), 1.25).double()
+    shown = torch.tensor([0, 5, 8, 9, 10.0])  # sums of weights, best first
+    area = torch.trapezoid(shown - (10 - shown), dx=0.25).item()
+    found = metrics.insertion_deletion(
+        lambda x: x, image, weights.expand(3, 1, 2, 2), lambda x: (x * weights).sum((1, 2, 3)),
+        baseline=baseline,
+    )  # fmt: skip
+    assert found.tolist() == pytest.approx([area] * 3)
+    assert area == 3.5
+
+
 @pytest.mark.parametrize("name", ["insertion", "deletion"])
 def test_tied_pixels_go_row_by_row(name, model, inputs):
     maps = (random_maps(6, 1, 9, 7) > 0.5).double()
@@ -83,7 +114,7 @@ def test_signed_maps_score_as_their_positive_part(name, model, inputs):
     )
 
 
-@pytest.mark.parametrize("name", ["average_drop", "average_gain", "insertion", "deletion"])
+@pytest.mark.parametrize("name", ["average_drop", "average_gain", "insertion", "deletion", "road"])
 def test_scale_and_size_of_values_do_not_matter(name, model, inputs):
     maps = random_maps(6, 2, 4, 3)
     metric = getattr(metrics, name)
@@ -94,7 +125,10 @@ def test_scale_and_size_of_values_do_not_matter(name, model, inputs):
         )
 
 
-FAITHFULNESS = ("average_drop", "average_gain", "average_increase", "insertion", "deletion")
+FAITHFULNESS = (
+    "average_drop", "average_gain", "average_increase", "insertion", "deletion",
+    "insertion_deletion", "road"
+)  # fmt: skip
 
 
 def shown_and_hidden():
@@ -168,7 +202,7 @@ def test_a_constant_map_among_others_leaves_them_alone(name, model, inputs):
 
 def test_probability_of_ones_own(model, inputs):
     maps = random_maps(6, 1, 9, 7)
-    for name in ("average_drop", "average_gain", "average_increase", "insertion", "deletion"):
+    for name in FAITHFULNESS:
         metric = getattr(metrics, name)
         sigmoid = metric(model, inputs, maps, TARGETS, probability=torch.sigmoid)
         # The softmax over (score, 0) is the sigmoid of the score.
@@ -191,7 +225,9 @@ def test_probability_of_ones_own(model, inputs):
         metrics.deletion(model, inputs, maps, TARGETS, max_batch=6, probability=lambda s: s[:, 0])
 
 
-@pytest.mark.parametrize("name", ["average_drop", "insertion", "infidelity"])
+@pytest.mark.parametrize(
+    "name", ["average_drop", "insertion", "insertion_deletion", "infidelity", "road"]
+)
 def test_modules_are_asked_in_evaluation_mode_and_restored(name, inputs):
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(126), nn.Dropout(0.5), nn.Linear(126, 4))
     net.double().train()

@@ -2,16 +2,20 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
-from slow_metrics import random_maps
+from slow_metrics import random_maps, slow_road
 from torch import nn
 
 from captum_quantum import QuantumLayerGradCam, VQCLayer, metrics
 
 IMAGES = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 MAPS = random_maps(6, 1, 4, 4)
-FAITHFULNESS = ["average_drop", "average_gain", "average_increase", "insertion", "deletion"]
+FAITHFULNESS = [
+    "average_drop", "average_gain", "average_increase", "insertion", "deletion",
+    "insertion_deletion", "road"
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -62,6 +66,18 @@ def test_curves_of_a_region_by_their_definition(name, segmenter):
     found = getattr(metrics, name)(segmenter, IMAGES, MAPS, region, baseline=0.0, max_batch=5)
     assert found.tolist() == pytest.approx(areas)
     assert min(areas) < 0  # a probability is never
+
+
+def test_road_of_a_region_by_its_definition(segmenter):
+    def score(image, example):
+        return region(segmenter(torch.from_numpy(image)[None])).item()
+
+    expected = slow_road(score, IMAGES.numpy(), MAPS.numpy(), (0.3, 0.6), np.zeros(6))
+    found = metrics.road(
+        segmenter, IMAGES, MAPS, region, removed=(0.3, 0.6), noise=0, tolerance=1e-8, max_batch=5
+    )
+    assert found.tolist() == pytest.approx(list(expected), abs=1e-7)
+    assert found.any()
 
 
 def test_masks_of_a_pixel_by_their_definition(segmenter):

@@ -16,6 +16,8 @@ DIRECTIONS = {
     "average_increase": True,
     "insertion": True,
     "deletion": False,
+    "insertion_deletion": True,
+    "road": True,
     "infidelity": False,
     "sensitivity_max": False,
     "grid_pointing_game": True,
@@ -28,6 +30,8 @@ DIRECTIONS = {
     "agreement": None,
 }
 
+ROUNDING_SCALES = {"average_drop": 100, "average_gain": 100, "insertion_deletion": 1, "road": 1}
+
 
 def test_names_directions_and_parameters():
     functions = [n for n in metrics.__all__ if n[0].islower()]
@@ -36,7 +40,7 @@ def test_names_directions_and_parameters():
     for name, higher_is_better in DIRECTIONS.items():
         metric = getattr(metrics, name)
         assert metric.higher_is_better is higher_is_better
-        assert metric.rounding_scale == (100 if name in ("average_drop", "average_gain") else 0)
+        assert metric.rounding_scale == ROUNDING_SCALES.get(name, 0)
         for parameter in inspect.signature(metric).parameters.values():
             if parameter.name in given:
                 assert parameter.default is inspect.Parameter.empty
@@ -115,7 +119,10 @@ def test_maps_of_another_shape_or_type_are_refused(name):
         call(name, torch.ones(3, 1, 4, 4, dtype=torch.long))
 
 
-NAN_MODEL = {"average_drop", "average_gain", "average_increase", "insertion", "deletion"}
+NAN_MODEL = {
+    "average_drop", "average_gain", "average_increase", "deletion", "insertion",
+    "insertion_deletion", "road"
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted({*NAN_MODEL, "infidelity"}))
@@ -169,6 +176,35 @@ MASK = torch.ones(3, 4, 4, dtype=torch.bool)
         (lambda: metrics.average_gain(score, X, X, 0, baseline=math.nan), ValueError, "baseline m"),
         (lambda: metrics.insertion(score, X, X, 0, steps=0), ValueError, "steps must be"),
         (lambda: metrics.deletion(score, X, X, 0, max_batch=1.0), TypeError, "max_batch must be"),
+        (
+            lambda: metrics.insertion_deletion(score, X, X, 0, steps=0.5),
+            TypeError,
+            "steps must be",
+        ),
+        (
+            lambda: metrics.insertion_deletion(score, X, X, 0, baseline=X[:2]),
+            ValueError,
+            "baseline must be .* broadcasts to",
+        ),
+        (lambda: metrics.road(score, X, X, 0, removed=0.5), TypeError, "removed must be a sequ"),
+        (lambda: metrics.road(score, X, X, 0, removed="0.5"), TypeError, "removed must be a seq"),
+        (lambda: metrics.road(score, X, X, 0, removed=["1"]), TypeError, "removed must be a seq"),
+        (
+            lambda: metrics.road(score, X, X, 0, removed=()),
+            ValueError,
+            "removed must be a sequence",
+        ),
+        (lambda: metrics.road(score, X, X, 0, removed=(0.5, 1)), ValueError, r"\(0, 1\); got 1 "),
+        (lambda: metrics.road(score, X, X, 0, removed=[0.0]), ValueError, r"\(0, 1\); got 0.0 "),
+        (lambda: metrics.road(score, X, X, 0, noise=-1), ValueError, "noise must be a finite num"),
+        (lambda: metrics.road(score, X, X, 0, noise=math.inf), ValueError, "noise must be a fini"),
+        (lambda: metrics.road(score, X, X, 0, noise=None), TypeError, "noise must be a finite num"),
+        (lambda: metrics.road(score, X, X, 0, seed=-1), ValueError, "seed must be"),
+        (lambda: metrics.road(score, X, X, 0, tolerance=0), ValueError, "tolerance must be a rel"),
+        (lambda: metrics.road(score, X, X, 0, tolerance=1), ValueError, "tolerance must be a rel"),
+        (lambda: metrics.road(score, X, X, 0, tolerance="1"), TypeError, "tolerance must be a rel"),
+        (lambda: metrics.road(score, X, X, 0, max_batch=0), ValueError, "max_batch must be"),
+        (lambda: metrics.road(score, X / 0, X, 0), ValueError, "inputs must be finite everywhere"),
         (lambda: metrics.energy_pointing_game(X, MASK.float()), TypeError, "masks must be a bool"),
         (lambda: metrics.energy_pointing_game(X, MASK[:2]), ValueError, "masks must be a bool"),
         (lambda: metrics.energy_pointing_game(X, MASK[:, 0]), ValueError, "masks must be a bool"),

@@ -1,9 +1,11 @@
-"""Against Quantus 0.6 and scikit-image: pip install '.[metrics-test]', then `make test-all`.
+"""Against Quantus 0.6, pytorch-grad-cam and scikit-image: '.[metrics-test]', `make test-all`.
 
 Where Quantus means something else, the test says what: `pixel flipping` has no point for the whole
 image, `PointingGame` counts a map of zeros as a hit, `MaxSensitivity` is compared for a fixed
 perturbation. Its `Infidelity` goes on perturbing what it has perturbed before, patch after patch,
 and has no fitted scale; its `MPRT` has layers in the order of their definition and no quantum part.
+Of its `ROAD`, which is the accuracy without the most relevant pixels, the imputation is compared,
+and pytorch-grad-cam's, which draws the noise anew for each image; `ROADCombined` has a factor 1/2.
 """
 
 import numpy as np
@@ -13,6 +15,7 @@ from slow_metrics import random_maps, random_masks
 from torch import nn
 
 from captum_quantum import metrics
+from captum_quantum.metrics.faithfulness.road import impute
 from captum_quantum.metrics.similarity import rank_correlation, structural_similarity
 
 quantus = pytest.importorskip("quantus", reason="quantus is part of the extra metrics-test")
@@ -66,6 +69,38 @@ def test_insertion_is_pixel_flipping_of_the_rest(model, inputs, maps):
     flipping = quantus.PixelFlipping(features_in_step=4, perturb_baseline=0.0, **RAW)
     expected = run(flipping, model, inputs, -maps, softmax=True)[:, ::-1]
     assert curves.probabilities[:, :-1].numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_imputation_is_quantus_and_grad_cams():
+    of_grad_cam = pytest.importorskip("pytorch_grad_cam.metrics.road")
+    images, removed = random_maps(4, 3, 9, 7), random_masks(4, 1, 9, 7, share=0.6)
+    removed[0, 0, 0] = True  # a border
+    filled = impute(images, removed, 1e-8)
+    for one, image, gone in zip(filled.numpy(), images, removed[:, 0], strict=True):
+        expected = quantus.functions.perturb_func.noisy_linear_imputation(
+            image.numpy(), np.flatnonzero(gone), noise=0
+        )
+        assert one == pytest.approx(expected, abs=1e-6)
+        expected = of_grad_cam.NoisyLinearImputer(noise=0)(image.float(), (~gone).float())
+        assert one == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_road_is_twice_grad_cams(model, inputs, maps, monkeypatch):
+    module = pytest.importorskip("pytorch_grad_cam.metrics.road")
+
+    class WithoutNoise(module.NoisyLinearImputer):
+        def __init__(self):
+            super().__init__(noise=0)
+
+    monkeypatch.setattr(module, "NoisyLinearImputer", WithoutNoise)
+    percentiles = [20, 60, 90]
+    targets = [lambda scores, t=t: scores.softmax(0)[t] for t in TARGETS.tolist()]
+    expected = module.ROADCombined(percentiles)(inputs, maps[:, 0].numpy(), targets, model)
+    # NumPy's percentile lies between two pixels, of which the upper one is removed.
+    removed = [(63 - int(0.63 * p)) / 64 for p in percentiles]
+    found = metrics.road(model, inputs, maps, TARGETS, removed=removed, noise=0, tolerance=1e-8)
+    assert found.numpy() == pytest.approx(2 * expected, abs=1e-5)
+    assert found.abs().max() > 0.04
 
 
 def test_sparseness(model, inputs, maps):

@@ -77,6 +77,10 @@ def average_drop(
     the baseline b, the masked image is :math:`b + m (x - b)`. A signed map and its positive part
     have the same value.
 
+    What it can and cannot tell: it measures mainly how much of the image the mask shows. On digits,
+    uniform noise shows 50 % of the image, Grad-CAM 22 to 27 %, and noise has the lower drop, with
+    other baselines too. Compare maps that show about the same area, or take `insertion_deletion`.
+
     Args:
         model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
             output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
@@ -145,6 +149,10 @@ def average_gain(
     the baseline b, the masked image is :math:`b + m (x - b)`. A signed map and its positive part
     have the same value.
 
+    What it can and cannot tell: a gain says that the mask hides what speaks for other classes. Like
+    average drop it depends on how much the mask shows; on digits it did not separate the maps of
+    Grad-CAM from noise.
+
     Args:
         model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
             output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
@@ -212,6 +220,9 @@ def average_increase(
     (bilinear) and from its minimum and maximum to 0 and 1 (arXiv:2301.07002). With this map m and
     the baseline b, the masked image is :math:`b + m (x - b)`. A signed map and its positive part
     have the same value.
+
+    What it can and cannot tell: it keeps only the sign of a change. Like average drop it depends on
+    how much the mask shows; on digits it did not separate the maps of Grad-CAM from noise.
 
     Args:
         model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any

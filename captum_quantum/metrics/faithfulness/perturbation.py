@@ -41,6 +41,10 @@ def infidelity(
     activation map has no meaning. A map of zeros then predicts no change; its value is the mean
     square of the changes. Without, :math:`\beta = 1`.
 
+    What it can and cannot tell: it asks for the size of every change of the score, which class
+    activation maps do not claim to predict. On digits it hardly separated the maps of Grad-CAM from
+    noise.
+
     Args:
         model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
             output ``(batch, ...)`` for a target that is a function. A module runs in evaluation
