@@ -158,5 +158,5 @@ def _ratio(parts: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         total (Tensor): Shape ``(n_samples, 1)``.
     """
     ratio = parts.mean(0) / total.mean()
-    residuals = (parts - ratio * total) / total.mean()
-    return ratio, residuals.std(0) / math.sqrt(len(parts))
+    residuals = (parts - ratio * total) / total.mean()  # of mean 0
+    return ratio, (residuals.square().mean(0) / (len(parts) - 1)).sqrt()
