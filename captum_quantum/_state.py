@@ -142,7 +142,8 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
     finally:
         if not torch.is_grad_enabled():
             for buffer, version, value in before:
-                if buffer._version != version:
+                # BatchNorm changes its statistics without a new version.
+                if buffer._version != version or not torch.equal(buffer, value):
                     buffer.copy_(value)
 
 

@@ -16,7 +16,8 @@ PACKAGE = "captum_quantum"
 _FLOOR = ["_checks", "_compat", "_files", "_state", "_targets", "_versions"]
 _CIRCUITS = [*_FLOOR, "circuit"]
 _LAYERS = [
-    *_CIRCUITS, "circuit_module", "gradients", "layer", "quantum_layer", "simulate", "tq"
+    *_CIRCUITS, "circuit_module", "gradients", "interactions", "layer", "quantum_layer",
+    "simulate", "tq"
 ]  # fmt: skip
 _EXPLAINED = [*_CIRCUITS, "attr", "gradients", "metrics", "quantum_layer"]
 _ABOVE = [*_LAYERS, *_EXPLAINED, "datasets", "evaluation", "interop", "models", "training"]
@@ -32,7 +33,8 @@ MAY_IMPORT = {
     "tq": _CIRCUITS,
     "simulate": [*_CIRCUITS, "tq"],
     "quantum_layer": _CIRCUITS,
-    "circuit_module": [*_CIRCUITS, "simulate", "tq"],
+    "interactions": _CIRCUITS,  # functions and circuits, never a layer
+    "circuit_module": [*_CIRCUITS, "interactions", "simulate", "tq"],
     "gradients": [*_CIRCUITS, "quantum_layer", "simulate"],
     "layer": [room for room in _LAYERS if room != "layer"],
     "interop": _LAYERS,
