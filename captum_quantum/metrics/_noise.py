@@ -1,4 +1,4 @@
-"""What infidelity and sensitivity share: random perturbations that depend on the image alone."""
+"""Random numbers that depend on the image alone, for infidelity, sensitivity and null maps."""
 
 from typing import Any
 
