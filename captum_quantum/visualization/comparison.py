@@ -153,10 +153,11 @@ def plot_wins(report: "Report | SeedReport", *, title: str = "", caption: str = 
     for wins in report.wins:
         metrics.setdefault(wins.metric, []).append(wins)
     descriptions = (f"{null}: {NULLS[null].description}." for null in report.nulls)
+    level = f"{100 * report.confidence:g} %"
     caption = caption or "\n".join(
         [
-            "Points: share of the samples on which the method's map is better by the metric than the "
-            f"null map, with {100 * report.confidence:g} % confidence intervals (bootstrap).",
+            "Points: share of the samples on which the method's map is better than the null map, "
+            f"by the metric, with {level} confidence intervals (bootstrap).",
             "Dashed line: chance, a method no better than its null map. Ties count half.",
             *descriptions,
         ]
