@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from captum_quantum.evaluation.fingerprint import versions
     from captum_quantum.evaluation.methods import NamedMethod, named_methods, register_method
     from captum_quantum.evaluation.processes import World
-    from captum_quantum.evaluation.report import Difference, Report, Score
+    from captum_quantum.evaluation.report import Difference, Report, Score, Wins
     from captum_quantum.evaluation.seeds import SeedDifference, SeedReport, Spread
 
 __all__ = [
     "Difference", "NamedMethod", "Report", "Score", "SeedDifference", "SeedReport", "Spread",
-    "World", "compare", "named_methods", "register_method", "versions"
+    "Wins", "World", "compare", "named_methods", "register_method", "versions"
 ]  # fmt: skip
 
 _MODULES = {
@@ -24,7 +24,7 @@ _MODULES = {
     "fingerprint": ("versions",),
     "methods": ("NamedMethod", "named_methods", "register_method"),
     "processes": ("World",),
-    "report": ("Difference", "Report", "Score"),
+    "report": ("Difference", "Report", "Score", "Wins"),
     "seeds": ("SeedDifference", "SeedReport", "Spread"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

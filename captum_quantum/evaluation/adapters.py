@@ -88,6 +88,25 @@ class Method:
             _checks.wrong_value(argument, f"a tensor of {len(inputs)} maps", maps)
         return _checks.check_real(argument, maps).detach().to(inputs.device)
 
+    def scores(self, inputs: Tensor) -> Tensor:
+        """Computes the model's scores of all classes.
+
+        Args:
+            inputs (Tensor): Shape ``(batch, ...)``.
+
+        Returns:
+            Tensor: Shape ``(batch, n_classes)``, without a graph.
+
+        Raises:
+            ValueError: If the model returns something else.
+        """
+        with torch.no_grad():
+            scores = self.model(inputs)
+        if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(inputs):
+            argument = f"the output of the model of {self.name!r}"
+            _checks.wrong_value(argument, "(batch, n_classes)", scores)
+        return scores
+
     def describe(self, device: torch.device | None) -> dict[str, Any]:
         """Describes what the attributions depend on.
 

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeGuard
 
 from torch import Tensor
@@ -28,6 +28,8 @@ class Batch:
         inputs (Tensor): Shape ``(batch, ...)``.
         labels (Tensor): Shape ``(batch,)``, int64.
         masks (Tensor or None): Shape ``(batch, ...)``.
+        following (Batch or None): The sample after the last one, without mask, as a batch of its
+            own; after the data set's last sample its first one. None where it is not needed.
     """
 
     number: int
@@ -35,6 +37,7 @@ class Batch:
     inputs: Tensor
     labels: Tensor
     masks: Tensor | None
+    following: "Batch | None" = None
 
     @classmethod
     def read(cls, number: int, start: int, raw: Any) -> "Batch":
@@ -80,16 +83,28 @@ class Batch:
             change (Callable): The function, for example one that selects samples.
 
         Returns:
-            Batch: A batch with the same number and start.
+            Batch: A batch with the same number, start and following sample.
         """
         masks = None if self.masks is None else change(self.masks)
-        return Batch(self.number, self.start, change(self.inputs), change(self.labels), masks)
+        return replace(self, inputs=change(self.inputs), labels=change(self.labels), masks=masks)
+
+    def followed_by(self, other: "Batch") -> "Batch":
+        """Returns this batch with a copy of another one's first sample as the following one.
+
+        Args:
+            other (Batch): The next batch; after the last one, the first.
+        """
+        inputs, labels = other.inputs[:1].clone(), other.labels[:1].clone()
+        return replace(self, following=Batch(other.number, other.start, inputs, labels, None))
 
     @property
     def checksum(self) -> str:
-        """Checksum of inputs, labels and masks: eight hexadecimal digits."""
+        """Checksum of inputs, labels, masks and the following sample: eight hexadecimal digits."""
         value = 0
-        for tensor in (self.inputs, self.labels, self.masks):
+        tensors = [self.inputs, self.labels, self.masks]
+        if self.following is not None:
+            tensors += [self.following.inputs, self.following.labels]
+        for tensor in tensors:
             if tensor is not None:
                 value = zlib.crc32(str((tensor.dtype, tuple(tensor.shape))).encode(), value)
                 value = checksum_tensor(tensor, value)
@@ -129,31 +144,42 @@ def check_order(loader: Any, repeated: bool) -> None:
             _checks.refuse("loader", must, got)
 
 
-def peek(loader: Iterable[Any]) -> tuple[Batch, Iterable[Any]]:
+def peek(loader: Iterable[Any], look_ahead: bool = False) -> tuple[Batch, Iterable[Any]]:
     """Reads the first batch.
 
     Args:
         loader (Iterable): The loader, which may be an iterator.
+        look_ahead (bool): Whether each sample needs another one that follows it.
 
     Returns:
         tuple[Batch, Iterable]: The first batch, and an iterable of all batches, this one included.
 
     Raises:
-        TypeError, ValueError: If there is no batch, or the first one is wrong.
+        TypeError, ValueError: If there is no batch, or the first one is wrong, or there is one
+            sample only and it needs another one.
     """
     if _is_indexable(loader):
-        raw = next(iter(_subset(loader, list(loader.batch_sampler or ())[:1])), None)
+        indices = list(loader.batch_sampler or ())
+        seen, n_seen = list(_subset(loader, indices[:1])), len(indices)
     else:
         iterator = iter(loader)
-        raw = next(iterator, None)
-        loader = itertools.chain([raw], iterator)
-    if raw is None:
+        seen = list(itertools.islice(iterator, 2 if look_ahead else 1))
+        n_seen = len(seen)
+        loader = itertools.chain(seen, iterator)
+    if not seen:
         _checks.wrong_value("loader", "at least one batch", "none")
-    return Batch.read(0, 0, raw), loader
+    first = Batch.read(0, 0, seen[0])
+    if look_ahead and n_seen == len(first) == 1:
+        must = "at least two samples, for the null 'other-image'"
+        _checks.refuse("loader", must, "a single one")
+    return first, loader
 
 
 def remaining(
-    loader: Iterable[Any], world: World, results: Mapping[int, BatchResult]
+    loader: Iterable[Any],
+    world: World,
+    results: Mapping[int, BatchResult],
+    look_ahead: bool = False,
 ) -> Iterator[Batch]:
     """Yields the batches of this process, those whose number modulo the size is its rank.
 
@@ -165,31 +191,70 @@ def remaining(
         world (World): The processes.
         results (Mapping[int, BatchResult]): The results by batch number. Results of the yielded
             batches may be added during the iteration.
+        look_ahead (bool): Whether batches get their following sample. A DataLoader in sequential
+            order loads just that sample; any other loader is one batch ahead.
 
     Raises:
         TypeError, ValueError: If a batch is wrong or is not the one of its result, or fewer batches
             exist than results.
     """
     if _is_indexable(loader):
-        indices = list(loader.batch_sampler or ())
-        starts = [0, *itertools.accumulate(map(len, indices))]
-        numbers = [n for n in range(world.rank, len(indices), world.size) if n not in results]
-        if numbers:
-            loaded = _subset(loader, [indices[number] for number in numbers])
-            for number, raw in zip(numbers, loaded, strict=True):
-                yield Batch.read(number, starts[number], raw)
+        yield from _load(loader, world, results, look_ahead)
         return
-    start, number = 0, -1
-    for number, raw in enumerate(loader):
-        batch = Batch.read(number, start, raw)
+    number = -1
+    for batch in _iterate(loader, look_ahead):
+        number = batch.number
         if number % world.size == world.rank:
             if number not in results:
                 yield batch
             elif results[number].checksum != batch.checksum:
                 _refuse_resuming(f"another batch {number}")
-        start += len(batch)
     if (last := max(results, default=-1)) > number:
         _refuse_resuming(f"{number + 1} batches, and results of batch {last}")
+
+
+def _load(
+    loader: "data.DataLoader[Any]",
+    world: World,
+    results: Mapping[int, BatchResult],
+    look_ahead: bool,
+) -> Iterator[Batch]:
+    """Loads the batches of this process that have no result."""
+    indices = list(loader.batch_sampler or ())
+    starts = [0, *itertools.accumulate(map(len, indices))]
+    numbers = [n for n in range(world.rank, len(indices), world.size) if n not in results]
+    wanted = [(number, indices[number]) for number in numbers]
+    if look_ahead:
+        after = [(number + 1) % len(indices) for number in numbers]
+        ahead = [(number, indices[number][:1]) for number in after]
+        wanted = list(itertools.chain(*zip(wanted, ahead, strict=True)))
+    if not wanted:
+        return
+    raws = iter(_subset(loader, [samples for _, samples in wanted]))
+    loaded = (
+        Batch.read(number, starts[number], raw)
+        for (number, _), raw in zip(wanted, raws, strict=True)
+    )
+    for batch in loaded:
+        yield batch.followed_by(next(loaded)) if look_ahead else batch
+
+
+def _iterate(loader: Iterable[Any], look_ahead: bool) -> Iterator[Batch]:
+    """Reads all batches."""
+    start, first, before = 0, None, None
+    for number, raw in enumerate(loader):
+        batch = Batch.read(number, start, raw)
+        start += len(batch)
+        if not look_ahead:
+            yield batch
+            continue
+        if before is None:
+            first = batch.followed_by(batch).following  # a copy of the first sample
+        else:
+            yield before.followed_by(batch)
+        before = batch
+    if before is not None and first is not None:
+        yield before.followed_by(first)
 
 
 def _is_indexable(loader: Any) -> "TypeGuard[data.DataLoader[Any]]":

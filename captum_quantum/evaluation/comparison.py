@@ -1,32 +1,24 @@
 """Methods x metrics over a data set: `compare`."""
 
-import gc
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from captum_quantum import _checks, _files, _state
-from captum_quantum._targets import TargetFunction, of_examples
+from captum_quantum._targets import TargetFunction
 from captum_quantum.evaluation import batches, fingerprint, storage
-from captum_quantum.evaluation.adapters import Method, read_methods, read_metrics
-from captum_quantum.evaluation.batches import Batch
+from captum_quantum.evaluation.adapters import read_methods, read_metrics
+from captum_quantum.evaluation.evaluator import Evaluator
+from captum_quantum.evaluation.nulls import NULLS, check_inputs, measures_nulls, read_nulls
 from captum_quantum.evaluation.processes import World, read_device
 from captum_quantum.evaluation.report import Report
-from captum_quantum.metrics.registry import Metric, needs_masks
-
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE
-)
+from captum_quantum.metrics.registry import needs_masks
 
 
 def compare(
@@ -38,6 +30,7 @@ def compare(
     output: str | PathLike[str] | None = None,
     seed: int = 0,
     target: str | TargetFunction = "label",
+    nulls: Sequence[str] = (),
     confidence: float = 0.95,
     progress: bool = True,
 ) -> Report:
@@ -61,6 +54,9 @@ def compare(
     same call resumes a run that was killed. Under ``torchrun``, or in any initialized
     ``torch.distributed``, each of n processes evaluates every n-th batch and returns the complete
     report, with the numbers of a single process. All processes need the same ``output``.
+
+    With ``nulls``, the same metrics also measure uninformative maps of the same samples, for the
+    same model and target, and the report tells how often a method beats them (`Report.wins`).
 
     Args:
         methods (Mapping[str, Any]): The attribution methods by name. Each is one of:
@@ -100,6 +96,21 @@ def compare(
             function of a model's output ``(batch, ...)`` that returns one value for each example,
             ``(batch,)``, differentiable: a margin, a log-probability, a region. A row's value
             depends on that row alone. The labels are then recorded only.
+        nulls (Sequence[str]): The null maps to compare each method with, of each sample:
+
+            - ``"area-noise"``: uniform noise in [0, 1] of the input's spatial size, raised to the
+              power that gives the mask of `captum_quantum.metrics.average_drop` the same mean as
+              the method's map does; to 1 where the method's mask is undefined. It depends on the
+              image and the seed only.
+            - ``"other-image"``: the method's map of the next sample in the loader, for that
+              sample's own target; the last sample gets the map of the first. A map of another
+              spatial size, from inputs of another size, is resized linearly.
+            - ``"rival-class"``: the method's map of the class with the highest score by the
+              method's model, the target left out.
+
+            They are measured by the metrics that take ``attributions``, do not take ``attribute``
+            and have a direction. Each costs as much as these metrics do; ``"rival-class"`` also as
+            the maps.
         confidence (float): Confidence level of the report's intervals, in (0, 1).
         progress (bool): Whether to show a progress bar on stderr.
 
@@ -127,6 +138,12 @@ def compare(
         ... )
         >>> report.values["top"]["saliency"].shape
         (10,)
+        >>> nulls = ("area-noise", "other-image")
+        >>> report = compare(
+        ...     {"saliency": Saliency(model)}, batches, ["deletion"], nulls=nulls, progress=False
+        ... )
+        >>> [(w.metric, w.null, 0 <= w.rate <= 1) for w in report.wins]
+        [('deletion', 'area-noise', True), ('deletion', 'other-image', True)]
     """
     world = World()
     with world.failing_together():
@@ -139,6 +156,8 @@ def compare(
             _checks.wrong_value("confidence", "a number in (0, 1)", confidence)
         method_list = read_methods(methods)
         metric_list = read_metrics(metrics)
+        null_names = read_nulls(nulls, target, method_list, metric_list)
+        look_ahead = any(NULLS[name].looks_ahead for name in null_names)
         moved_to = read_device(device)
         batches.check_order(loader, output is not None or world.size > 1)
         n_batches = batches.length(loader)
@@ -151,19 +170,23 @@ def compare(
             "seed": seed,
             "n_batches": n_batches,
         }
+        if null_names:
+            configuration["nulls"] = list(null_names)
         for argument in () if output is None else ("methods", "metrics"):
             for name, description in configuration[argument].items():
                 fingerprint.check_versions(f"{argument}[{name!r}]", description)
         if output is not None and callable(target):
             fingerprint.check_versions("target", configuration["target"])
-        first, loader = batches.peek(loader)
+        first, loader = batches.peek(loader, look_ahead)
+        check_inputs(null_names, first.inputs)
         configuration["first_batch"] = first.checksum
         for metric in metric_list:
             if needs_masks(metric.function) and first.masks is None:
                 must = f"one of batches (inputs, labels, masks), for {metric.name}"
                 _checks.wrong_value("loader", must, "no masks")
     folder = None if output is None else Path(output)
-    table = storage.Table([m.name for m in method_list], [m.name for m in metric_list])
+    names = [m.name for m in method_list], [m.name for m in metric_list]
+    table = storage.Table(*names, null_names)
     results: dict[int, storage.BatchResult] = {}
     with ExitStack() as stack:
         if moved_to is not None and moved_to.type == "cuda":
@@ -187,7 +210,7 @@ def compare(
             stack.enter_context(_prepared(modules, moved_to))
             for method in method_list:
                 stack.enter_context(method.prepare())
-            evaluate = _Evaluator(method_list, metric_list, target, seed)
+            evaluate = Evaluator(method_list, metric_list, null_names, target, seed)
             bar = tqdm(
                 total=None if n_batches is None else len(range(world.rank, n_batches, world.size)),
                 initial=sum(number % world.size == world.rank for number in results),
@@ -196,7 +219,7 @@ def compare(
                 disable=not progress or world.rank != 0,
             )
             stack.enter_context(bar)
-            for batch in batches.remaining(loader, world, results):
+            for batch in batches.remaining(loader, world, results, look_ahead):
                 results[batch.number] = evaluate(batch)
                 if part is not None:
                     part.append(results[batch.number])
@@ -207,8 +230,17 @@ def compare(
             world.first_does(lambda: storage.merge(folder, table, results.values()))
     directions = {m.name: m.higher_is_better for m in metric_list}
     scales = {m.name: m.rounding_scale for m in metric_list}
-    given = table.methods, directions, results.values(), configuration
-    return Report(*given, confidence=confidence, seed=seed, rounding_scales=scales)
+    return Report(
+        table.methods,
+        directions,
+        results.values(),
+        configuration,
+        confidence=confidence,
+        seed=seed,
+        rounding_scales=scales,
+        nulls=null_names,
+        null_metrics=[m.name for m in metric_list if measures_nulls(m)],
+    )
 
 
 @contextmanager
@@ -251,158 +283,3 @@ def _prepared(modules: Sequence[nn.Module], device: torch.device | None) -> Iter
                 parameter.data = data
             for module, name, buffer in buffers:
                 setattr(module, name, buffer)
-
-
-@dataclass
-class _Evaluator:
-    """Computes the values of all methods and metrics on one batch after the other.
-
-    Attributes:
-        methods (Sequence[Method]): The methods.
-        metrics (Sequence[Metric]): The metrics.
-        target (str or Callable): ``"label"``, ``"predicted"``, the most probable class of the first
-            method's model, or a function of the output.
-        seed (int): Fixes the random numbers that methods and metrics draw.
-    """
-
-    methods: Sequence[Method]
-    metrics: Sequence[Metric]
-    target: str | TargetFunction
-    seed: int
-    _sizes: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
-
-    def __call__(self, batch: Batch) -> storage.BatchResult:
-        """Evaluates a batch.
-
-        Args:
-            batch (Batch): The batch.
-
-        Returns:
-            BatchResult: Labels, targets, and values ``(n_methods, batch, n_metrics)``.
-
-        Raises:
-            TypeError, ValueError: If a method, metric or model returns something wrong.
-            MemoryError: If a single sample does not fit in memory.
-        """
-        classes = batch.labels
-        if callable(self.target):
-            classes = torch.full_like(batch.labels, storage.FUNCTION, dtype=torch.int64)
-        elif self.target == "predicted":
-            classes = self._predict(self.methods[0], batch)
-        target = self.target if callable(self.target) else classes
-        values = np.stack([self._evaluate(method, batch, target) for method in self.methods])
-        # Copies: the loader's small tensors would otherwise stay allocated between its large ones,
-        # and C's allocator could not reuse the memory of those that were freed.
-        labels, targets = (tensor.cpu().numpy().copy() for tensor in (batch.labels, classes))
-        start = batch.start
-        return storage.BatchResult(batch.number, batch.checksum, start, labels, targets, values)
-
-    def _predict(self, method: Method, batch: Batch) -> Tensor:
-        """The most probable classes by a method's model."""
-        batch = batch.map(lambda tensor: tensor.to(method.device))
-        argument = f"the output of the model of {method.name!r}"
-
-        def predict(rows: slice) -> Tensor:
-            inputs = batch.inputs[rows]
-            with torch.no_grad():
-                scores = method.model(inputs)
-            if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(inputs):
-                _checks.wrong_value(argument, "(batch, n_classes)", scores)
-            return scores.argmax(dim=1)
-
-        return self._in_pieces(argument, batch, predict)
-
-    def _evaluate(
-        self, method: Method, batch: Batch, target: Tensor | TargetFunction
-    ) -> npt.NDArray[np.float64]:
-        """A method's values by all metrics, ``(batch, n_metrics)``; NaN where undefined."""
-        device = method.device
-        batch = batch.map(lambda tensor: tensor.to(device))
-        target = target.to(device) if isinstance(target, Tensor) else target
-
-        def attribute(rows: slice) -> Tensor:
-            return method.attribute(batch.inputs[rows], of_examples(target, rows))
-
-        maps = self._in_pieces(f"method {method.name!r}", batch, attribute)
-        values = np.full((len(batch), len(self.metrics)), np.nan)
-        rows = maps.reshape(len(maps), -1).isfinite().all(dim=1).nonzero()[:, 0]
-        if len(rows) < len(batch):
-            batch = batch.map(lambda tensor: tensor[rows])
-            maps, target = maps[rows], of_examples(target, rows)
-        if len(rows):
-            finite = rows.cpu().numpy()
-            for column, metric in enumerate(self.metrics):
-                measured = self._measure(metric, method, batch, maps, target)
-                values[finite, column] = measured.numpy()
-        return values
-
-    def _measure(
-        self,
-        metric: Metric,
-        method: Method,
-        batch: Batch,
-        maps: Tensor,
-        target: Tensor | TargetFunction,
-    ) -> Tensor:
-        """A metric's values ``(batch,)``."""
-
-        def measure(rows: slice) -> Tensor:
-            part = batch.map(lambda tensor: tensor[rows])
-            arguments = {
-                "model": method.model,
-                "inputs": part.inputs,
-                "attributions": maps[rows],
-                "target": of_examples(target, rows),
-                "masks": part.masks,
-                "attribute": method.attribute,
-            }
-            values = metric.function(**{name: arguments[name] for name in metric.arguments})
-            n = len(part)
-            if not isinstance(values, Tensor) or values.shape != (n,) or values.is_complex():
-                argument = f"what metric {metric.name!r} returns"
-                _checks.wrong_value(argument, f"{n} numbers, of shape ({n},)", values)
-            return values.detach().cpu().double()
-
-        return self._in_pieces(f"metric {metric.name!r} of method {method.name!r}", batch, measure)
-
-    def _in_pieces(self, what: str, batch: Batch, work: Callable[[slice], Tensor]) -> Tensor:
-        """Works on a batch in pieces, halved until they fit in memory; concatenates the results.
-
-        The size that fits is remembered for batches of the same size only. So a batch is divided in
-        the same way whichever batches came before it, and draws the same random numbers when a run
-        is resumed or shared by processes.
-        """
-        n, start, pieces = len(batch), 0, []
-        while start < n:
-            size = min(self._sizes.get((what, n), n), n - start)
-            sequence = np.random.SeedSequence([self.seed, batch.number, start])
-            seed = int(sequence.generate_state(1, np.uint64)[0])
-            _state.seed_generators(seed, batch.inputs)
-            try:
-                pieces.append(work(slice(start, start + size)))
-                start += size
-                continue
-            # Methods and metrics are the user's: there is no list of what they may raise. Only a
-            # lack of memory is dealt with; anything else is raised again, with a note where it was.
-            except Exception as error:
-                out_of_memory = _is_out_of_memory(error)
-                if not out_of_memory or size == 1:
-                    if hasattr(error, "add_note"):  # from Python 3.11 on
-                        note = f"in {what}, batch of {n} samples from sample {batch.start} on"
-                        error.add_note(note)
-                    if out_of_memory:
-                        text = f"a single sample does not fit in memory: {error}"
-                        raise MemoryError(text) from error
-                    raise
-            # The traceback has been released here, and with it the tensors of the attempt.
-            self._sizes[what, n] = (size + 1) // 2
-            gc.collect()
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
-        return torch.cat(pieces)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
-    )

@@ -14,7 +14,14 @@ from tabulate import tabulate
 
 from captum_quantum import _files
 from captum_quantum.evaluation import storage
-from captum_quantum.evaluation.statistics import Array, bootstrap_mean, find_ties, paired_p_value
+from captum_quantum.evaluation.nulls import NULLS
+from captum_quantum.evaluation.statistics import (
+    Array,
+    bootstrap_mean,
+    count_wins,
+    find_ties,
+    paired_p_value,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,18 +101,53 @@ class Difference:
         return [pair, _interval(self), p_value, str(self.n), str(self.ties)]
 
 
+@dataclass(frozen=True)
+class Wins:
+    """How often a method's map is better by a metric than a null map of the same sample.
+
+    Attributes:
+        metric (str): Name of the metric.
+        method (str): Name of the method.
+        null (str): Name of the null map.
+        rate (float): Share of the samples on which the method wins; ties, equal up to rounding as
+            in `Difference`, count half. Where the method's value is undefined it loses; where only
+            that of the null map is, it wins. A method that is no better than its null map has 0.5.
+        low (float): Lower end of the rate's confidence interval; NaN for fewer than two samples, or
+            two seeds of a `SeedReport`.
+        high (float): Upper end of the rate's confidence interval; NaN for fewer than two samples,
+            or two seeds of a `SeedReport`.
+        n (int): Number of samples.
+    """
+
+    metric: str
+    method: str
+    null: str
+    rate: float
+    low: float
+    high: float
+    n: int
+
+    def cells(self) -> list[str]:
+        """Returns what stands in the table of wins."""
+        rate, low, high = (f"{x:.2f}".removeprefix("0") for x in (self.rate, self.low, self.high))
+        return [rate if math.isnan(self.low) else f"{rate} [{low}, {high}]"]
+
+
 class Tables:
-    """A report that consists of a table of scores and, below it, one of differences.
+    """A report that consists of tables of scores, of differences and, if there are nulls, of wins.
 
     Subclasses set what stands above the tables, and the columns of the table of differences. A
-    score or difference gives its own cells.
+    score, a difference or an entry of wins gives its own cells.
     """
 
     methods: tuple[str, ...]
+    nulls: tuple[str, ...]
+    wins: Any
     scores: Any
     differences: Any
     _caption: str
     _differences_caption: str
+    _wins_caption: str
     _columns: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -115,7 +157,8 @@ class Tables:
         """Formats the tables in Markdown.
 
         Returns:
-            str: Caption, scores and, if there are several methods, their differences.
+            str: Caption, scores and, if there are several methods, their differences; if there are
+            null maps, how often each method beats them.
         """
         return self._format("github", None) + "\n"
 
@@ -128,6 +171,13 @@ class Tables:
         if self.differences:
             rows = [[d.metric, *d.cells()] for d in self.differences]
             tables[self._differences_caption] = [["metric", "difference", *self._columns], *rows]
+        if self.nulls:
+            lines: dict[tuple[str, str], list[str]] = {}
+            for won in self.wins:
+                lines.setdefault((won.metric, won.null), [won.metric, won.null]).extend(won.cells())
+            known = "; ".join(f"{null}: {NULLS[null].description}" for null in self.nulls)
+            caption = f"{self._wins_caption} Ties count half; .5 is chance. Null maps: {known}."
+            tables[caption] = [["metric", "null map", *self.methods], *lines.values()]
         texts = (
             tabulate(rows, "firstrow", style, stralign=align, disable_numparse=True)
             for rows in tables.values()
@@ -135,10 +185,9 @@ class Tables:
         return "\n\n".join(itertools.chain(*zip(tables, texts, strict=True)))
 
     def _entries(self) -> dict[str, Any]:
-        """Scores and differences as plain data."""
-        return {
-            name: [asdict(e) for e in getattr(self, name)] for name in ("scores", "differences")
-        }
+        """Scores, differences and, if there are null maps, wins as plain data."""
+        names = ("scores", "differences", "wins") if self.nulls else ("scores", "differences")
+        return {name: [asdict(e) for e in getattr(self, name)] for name in names}
 
 
 class Report(Tables):
@@ -156,6 +205,10 @@ class Report(Tables):
         rounding_scales (Mapping[str, float], optional): The size of the numbers whose difference a
             metric is, by the metric's name, see `captum_quantum.metrics.register_metric`. Default:
             the size of the values.
+        nulls (Sequence[str]): Names of the null maps. The values of each batch have a row for each
+            method, followed by one for each of its null maps.
+        null_metrics (Sequence[str], optional): Names of the metrics, with a direction, that have
+            measured the null maps. Default: all with a direction.
 
     Attributes:
         methods (tuple[str, ...]): Names of the methods.
@@ -168,6 +221,12 @@ class Report(Tables):
             float64, NaN where undefined.
         scores (list[Score]): Mean and confidence interval for each metric and method.
         differences (list[Difference]): Paired difference for each metric and pair of methods.
+        nulls (tuple[str, ...]): Names of the null maps.
+        null_values (dict[str, dict]): ``null_values[metric][method][null]`` has shape ``(n,)``,
+            float64, NaN where undefined, for the metrics that have measured null maps.
+        wins (list[Wins]): How often the method beats the null map, with a confidence interval by
+            the bootstrap over the samples (BCa), for each metric that has measured null maps, each
+            null map and each method.
         configuration (dict[str, Any]): What the values depend on.
         confidence (float): Confidence level of the intervals.
 
@@ -209,6 +268,8 @@ class Report(Tables):
         confidence: float = 0.95,
         seed: int = 0,
         rounding_scales: Mapping[str, float] | None = None,
+        nulls: Sequence[str] = (),
+        null_metrics: Sequence[str] | None = None,
     ) -> None:
         self.methods = tuple(methods)
         self.metrics = dict(metrics)
@@ -220,14 +281,28 @@ class Report(Tables):
         self.index = np.concatenate([b.start + np.arange(len(b.labels)) for b in batches])
         self.labels = np.concatenate([b.labels for b in batches])
         self.targets = np.concatenate([b.targets for b in batches])
+        self.nulls = tuple(nulls)
+        self._table = storage.Table(self.methods, tuple(self.metrics), self.nulls)
         values = np.concatenate([b.values for b in batches], axis=1)
+        values = values.reshape(len(self.methods), 1 + len(self.nulls), *values.shape[1:])
         self.values: dict[str, dict[str, Array]] = {
-            metric: {method: values[i, :, k] for i, method in enumerate(self.methods)}
+            metric: {method: values[i, 0, :, k] for i, method in enumerate(self.methods)}
             for k, metric in enumerate(self.metrics)
         }
-        self._caption = (
-            f"{len(self)} samples. Mean [{100 * confidence:g} % confidence interval, bootstrap]; "
-            "↑ higher is better, ↓ lower is better."
+        measured = self.metrics if null_metrics is None else null_metrics
+        self.null_values: dict[str, dict[str, dict[str, Array]]] = {
+            metric: {
+                method: {null: values[i, j, :, k] for j, null in enumerate(self.nulls, start=1)}
+                for i, method in enumerate(self.methods)
+            }
+            for k, (metric, direction) in enumerate(self.metrics.items())
+            if self.nulls and metric in measured and direction is not None
+        }
+        level = f"[{100 * confidence:g} % confidence interval, bootstrap]"
+        self._caption = f"{len(self)} samples. Mean {level}; ↑ higher is better, ↓ lower is better."
+        self._wins_caption = (
+            "Share of the samples on which the method's map is better than a null map of the same "
+            f"sample {level}."
         )
 
     def __len__(self) -> int:
@@ -254,6 +329,37 @@ class Report(Tables):
             for first, second in itertools.combinations(self.methods, 2)
         ]
 
+    @cached_property
+    def wins(self) -> list[Wins]:
+        """How often each method beats its null maps, for each metric that has measured them."""
+        return [
+            Wins(metric, method, null, *self._mean(outcomes), len(outcomes))
+            for metric in self.null_values
+            for null in self.nulls
+            for method in self.methods
+            for outcomes in [self.outcomes(metric, method, null)]
+        ]
+
+    def outcomes(self, metric: str, method: str, null: str) -> Array:
+        """Tells for each sample whether a method beats its null map.
+
+        Args:
+            metric (str): Name of a metric that has measured null maps.
+            method (str): Name of the method.
+            null (str): Name of the null map.
+
+        Returns:
+            ndarray: Shape ``(n,)``: 1 where the method's value is better, 0.5 where both are equal
+            up to rounding, else 0. An undefined value of the method counts 0; an undefined one of
+            the null map only counts 1.
+        """
+        return count_wins(
+            self.values[metric][method],
+            self.null_values[metric][method][null],
+            bool(self.metrics[metric]),
+            self._rounding_scales.get(metric, 0.0),
+        )
+
     def _difference(self, metric: str, first: str, second: str) -> Difference:
         a, b = self.values[metric][first], self.values[metric][second]
         finite = np.isfinite(a) & np.isfinite(b)
@@ -273,8 +379,8 @@ class Report(Tables):
         """Returns the report as plain data, without the values of the samples.
 
         Returns:
-            dict[str, Any]: Number of samples, confidence level, scores, differences, configuration;
-            undefined numbers are NaN.
+            dict[str, Any]: Number of samples, confidence level, scores, differences, wins if there
+            are null maps, configuration; undefined numbers are NaN.
         """
         return {
             "n": len(self),
@@ -303,8 +409,9 @@ class Report(Tables):
     def save(self, folder: str | PathLike[str]) -> None:
         """Writes ``values.csv``, ``report.json``, ``report.md`` and ``report.png``.
 
-        Existing files are replaced atomically. ``values.csv`` has a line for each sample and
-        method.
+        If there are null maps, also ``wins.png``. Existing files are replaced atomically.
+        ``values.csv`` has a line for each sample and method, and one for each sample and null map,
+        named ``METHOD | NULL``.
 
         Args:
             folder (str or PathLike): The folder, created if it does not exist.
@@ -313,16 +420,17 @@ class Report(Tables):
             FileExistsError: If the folder contains results of `compare` of another configuration.
             OSError: If a file cannot be written.
         """
-        from captum_quantum.visualization import png
+        from captum_quantum.visualization import plot_wins, png
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         storage.refuse_other(folder, self.configuration)
-        table = storage.Table(self.methods, tuple(self.metrics))
-        storage.write_values(folder, table, self._batches)
+        storage.write_values(folder, self._table, self._batches)
         _files.replace(folder / "report.json", _files.to_json(self.to_dict()))
         _files.replace(folder / "report.md", self.markdown())
         _files.replace(folder / "report.png", png(self.figure()))
+        if self.nulls:
+            _files.replace(folder / "wins.png", png(plot_wins(self)))
 
 
 def _interval(entry: Score | Difference) -> str:

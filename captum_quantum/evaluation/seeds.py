@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_quantum.evaluation.report import Difference, Report, Tables, number_text
+from captum_quantum.evaluation.report import Difference, Report, Tables, Wins, number_text
+from captum_quantum.evaluation.statistics import bootstrap_clusters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +72,7 @@ class SeedReport(Tables):
 
     Args:
         reports (Mapping[int, Sequence[Report]]): The reports by seed: for each seed the same number
-            of reports, with the same methods and metrics.
+            of reports, with the same methods, metrics and null maps.
 
     Attributes:
         seeds (list[int]): The seeds.
@@ -79,6 +80,12 @@ class SeedReport(Tables):
         scores (list[Spread]): Mean and deviation for each metric and method.
         differences (list[SeedDifference]): The same of differences, for each metric and pair of
             methods.
+        nulls (tuple[str, ...]): Names of the null maps.
+        wins (list[Wins]): How often a method beats a null map, over all samples of all seeds, for
+            each metric that has measured null maps, each null map and each method. The confidence
+            interval is that of `captum_quantum.evaluation.statistics.bootstrap_clusters`, which
+            resamples the seeds and then the samples of each; NaN for a single seed.
+        confidence (float): Confidence level of these intervals, that of the reports.
     """
 
     _differences_caption = (
@@ -92,6 +99,9 @@ class SeedReport(Tables):
         self.seeds = list(reports)
         parts = list(zip(*reports.values(), strict=True))
         self.methods = parts[0][0].methods
+        self.nulls = tuple(dict.fromkeys(null for part in parts for null in part[0].nulls))
+        self.confidence = parts[0][0].confidence
+        self.wins: list[Wins] = []
         self.scores: list[Spread] = []
         self.differences: list[SeedDifference] = []
         for part in parts:
@@ -100,16 +110,32 @@ class SeedReport(Tables):
                 self.scores.append(Spread(one.metric, one.method, one.higher_is_better, *numbers))
             for pairs in zip(*(report.differences for report in part), strict=True):
                 self.differences.append(_compare(part[0].metrics[pairs[0].metric], pairs))
+            for wins in zip(*(report.wins for report in part), strict=True):
+                self.wins.append(self._pool(part, wins[0]))
         self._caption = (
             f"Mean ± standard deviation over {len(self.seeds)} trainings (seeds "
             f"{', '.join(map(str, self.seeds))}); ↑ higher is better, ↓ lower is better."
         )
 
+        self._wins_caption = (
+            f"Share of the samples of all {len(self.seeds)} trainings on which the method's map is "
+            f"better than a null map of the same sample [{100 * self.confidence:g} % confidence "
+            "interval, bootstrap over trainings and their samples]."
+        )
+
+    def _pool(self, reports: Sequence[Report], one: Wins) -> Wins:
+        """The wins of a method over a null map by a metric in the reports of all seeds."""
+        outcomes = [report.outcomes(one.metric, one.method, one.null) for report in reports]
+        every = np.concatenate(outcomes)
+        ends = bootstrap_clusters(outcomes, self.confidence)
+        return Wins(one.metric, one.method, one.null, float(every.mean()), *ends, len(every))
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain data.
 
         Returns:
-            dict[str, Any]: Seeds, scores, differences; undefined numbers are NaN.
+            dict[str, Any]: Seeds, scores, differences, wins if there are null maps; undefined
+            numbers are NaN.
         """
         return {"seeds": self.seeds, **self._entries()}
 

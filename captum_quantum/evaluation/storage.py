@@ -37,7 +37,8 @@ class BatchResult(NamedTuple):
         labels (ndarray): Shape ``(batch,)``, int64.
         targets (ndarray): The classes that were explained, shape ``(batch,)``, int64; `FUNCTION`
             where a function of the output was.
-        values (ndarray): Shape ``(n_methods, batch, n_metrics)``, float64, NaN where undefined.
+        values (ndarray): Shape ``(n_rows, batch, n_metrics)``, float64, NaN where undefined: a row
+            for each method, followed by one for each of its null maps.
     """
 
     number: int
@@ -54,10 +55,17 @@ class Table(NamedTuple):
     Attributes:
         methods (Sequence[str]): Names of the methods, without commas, quotes and line breaks.
         metrics (Sequence[str]): Names of the metrics, without commas, quotes and line breaks.
+        nulls (Sequence[str]): Names of the null maps of each method.
     """
 
     methods: Sequence[str]
     metrics: Sequence[str]
+    nulls: Sequence[str] = ()
+
+    @property
+    def rows(self) -> list[str]:
+        """The names in the column ``method``: ``METHOD`` and ``METHOD | NULL``."""
+        return [row for m in self.methods for row in (m, *(f"{m} | {null}" for null in self.nulls))]
 
     @property
     def header(self) -> str:
@@ -71,12 +79,12 @@ class Table(NamedTuple):
             batch (BatchResult): The results.
 
         Returns:
-            str: A line for each method and sample, with numbers in full precision.
+            str: A line for each row and sample, with numbers in full precision.
         """
         size = len(batch.labels)
         return _csv(
             (batch.number, size, batch.checksum, batch.start + i, *classes, method, *numbers)
-            for method, values in zip(self.methods, batch.values.tolist(), strict=True)
+            for method, values in zip(self.rows, batch.values.tolist(), strict=True)
             for i, (numbers, *classes) in enumerate(
                 zip(values, batch.labels, batch.targets, strict=True)
             )
@@ -99,7 +107,7 @@ class Table(NamedTuple):
         number, size, checksum, start = rows[0][:4]
         labels, targets = np.array([row[4:6] for row in rows[: int(size)]], dtype=np.int64).T
         values = np.array([row[len(_COLUMNS) :] for row in rows], dtype=np.float64)
-        values = values.reshape(len(self.methods), int(size), len(self.metrics))
+        values = values.reshape(len(self.rows), int(size), len(self.metrics))
         batch = BatchResult(int(number), checksum, int(start), labels, targets, values)
         if self.format(batch) != "\n".join(lines) + "\n":
             raise ValueError("not the next line of its batch")
@@ -234,7 +242,7 @@ def _read(path: Path, table: Table) -> tuple[list[BatchResult], int]:
     while row < len(lines):
         try:
             size = int(lines[row].split(",")[1])
-            next_row = row + max(size, 1) * len(table.methods)
+            next_row = row + max(size, 1) * len(table.rows)
             if next_row > len(lines):
                 if len({tuple(line.split(",")[:3]) for line in lines[row:]}) > 1:
                     raise ValueError("not the next line of its batch")

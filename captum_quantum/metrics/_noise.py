@@ -1,4 +1,4 @@
-"""What infidelity, sensitivity and ROAD share: random numbers that depend on the image alone."""
+"""Random numbers that depend on the image alone: infidelity, sensitivity, ROAD, null maps."""
 
 from typing import Any
 

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from captum_quantum import _checks
+from captum_quantum.evaluation.nulls import NULLS
 
 if TYPE_CHECKING:
-    from captum_quantum.evaluation import Report, Score, SeedReport, Spread
+    from captum_quantum.evaluation import Report, Score, SeedReport, Spread, Wins
 
 METHOD_COLORS = ("#67001f", "#053061", "#4a4a4a", "#e58267", "#6bacd1", "#9b9b9b")
 """Colors of the methods: dark and light red, blue and gray."""
@@ -115,6 +116,65 @@ def plot_seeds(report: "SeedReport", *, title: str = "", caption: str = "") -> F
     return figure
 
 
+def plot_wins(report: "Report | SeedReport", *, title: str = "", caption: str = "") -> Figure:
+    """Draws how often each method beats each null map: a panel for each metric.
+
+    A point is the share of the samples on which the method's map is better than the null map of the
+    same sample, the bar its confidence interval. The line at 0.5 is chance.
+
+    Args:
+        report (Report or SeedReport): A report of methods that were compared with null maps.
+        title (str): Text above the figure.
+        caption (str): Text below the figure. Default: how to read it.
+
+    Returns:
+        matplotlib.figure.Figure: The figure, not known to pyplot.
+
+    Raises:
+        ValueError: If the report has no null maps.
+
+    Examples:
+        >>> import torch
+        >>> from captum.attr import InputXGradient, Saliency
+        >>> from captum_quantum import compare
+        >>> from captum_quantum.visualization import plot_wins
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+        >>> methods = {"saliency": Saliency(model), "input x gradient": InputXGradient(model)}
+        >>> batches = [(torch.rand(5, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1]))]
+        >>> report = compare(
+        ...     methods, batches, ["insertion"], nulls=("area-noise",), progress=False
+        ... )
+        >>> len(plot_wins(report).axes)
+        1
+    """
+    if not report.nulls:
+        _checks.wrong_value("report", "one with null maps", report)
+    metrics: dict[str, list[Wins]] = {}
+    for wins in report.wins:
+        metrics.setdefault(wins.metric, []).append(wins)
+    descriptions = (f"{null}: {NULLS[null].description}." for null in report.nulls)
+    level = f"{100 * report.confidence:g} %"
+    caption = caption or "\n".join(
+        [
+            "Points: share of the samples on which the method's map is better than the null map, "
+            f"by the metric, with {level} confidence intervals (bootstrap).",
+            "Dashed line: chance, a method no better than its null map. Ties count half.",
+            *descriptions,
+        ]
+    )
+    lines = [f"{method} vs {null}" for null in report.nulls for method in report.methods]
+    figure, panels = _panels([(metric, None) for metric in metrics], lines, title, caption)
+    for axes, entries in zip(panels, metrics.values(), strict=True):
+        axes.set(xlim=(-0.02, 1.02), xticks=[0, 0.25, 0.5, 0.75, 1])
+        axes.axvline(0.5, color="0.45", linestyle="--", linewidth=1)
+        for line, wins in enumerate(entries):
+            color = METHOD_COLORS[line % len(report.methods) % len(METHOD_COLORS)]
+            _plot_mean(axes, line, wins.rate, (wins.low, wins.high), color)
+            if line and not line % len(report.methods):
+                axes.axhline(line - 0.5, color="0.85", linewidth=0.8)
+    return figure
+
+
 def _panels(
     metrics: Sequence[tuple[str, bool | None]], methods: Sequence[str], title: str, caption: str
 ) -> tuple[Figure, Iterator[Axes]]:
@@ -149,7 +209,13 @@ def _plot_scores(axes: Axes, scores: "Sequence[Score]", values: dict[str, Any]) 
             continue
         low, high = np.quantile(known, [0.25, 0.75])
         axes.plot([low, high], [line, line], color="0.88", linewidth=9, solid_capstyle="butt")
-        if np.isfinite(score.low):
-            interval = [score.low, score.high]
-            axes.plot(interval, [line, line], color=color, linewidth=2.2, solid_capstyle="butt")
-        axes.plot([score.mean], [line], "o", color=color, markersize=6)
+        _plot_mean(axes, line, score.mean, (score.low, score.high), color)
+
+
+def _plot_mean(
+    axes: Axes, line: int, mean: float, interval: tuple[float, float], color: str
+) -> None:
+    """Draws a point and, if it is known, its confidence interval."""
+    if np.isfinite(interval[0]):
+        axes.plot(interval, [line, line], color=color, linewidth=2.2, solid_capstyle="butt")
+    axes.plot([mean], [line], "o", color=color, markersize=6)

@@ -12,6 +12,25 @@ from captum_quantum.metrics import _maps, _scores, registry
 from captum_quantum.metrics._scores import Baseline, Model, Probabilities, Probability
 
 
+def make_masks(maps: Tensor, size: torch.Size | tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Makes the masks of maps: positive part, scaled to the image, minimum to 0, maximum to 1.
+
+    Args:
+        maps (Tensor): Sums over the channels, shape ``(batch, *spatial)``.
+        size (sequence of int): Spatial size of the images.
+
+    Returns:
+        tuple[Tensor, Tensor]: The masks, shape ``(batch, *size)``, and where they are defined,
+        bool, ``(batch,)``: where the positive part is not constant. An undefined mask is 1.
+    """
+    positive = _maps.resize(maps.clamp_min(0), size)
+    flat = positive.flatten(1)
+    low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
+    mask = (flat - low) / (high - low)
+    defined = ~mask.isnan().any(dim=1)
+    return torch.where(defined[:, None], mask, 1).reshape(positive.shape), defined
+
+
 def _probabilities(
     model: Model,
     inputs: Tensor,
@@ -32,13 +51,8 @@ def _probabilities(
     inputs = _maps.check_inputs(inputs)
     maps = _maps.read_maps("attributions", attributions, inputs)
     hidden = _scores.read_baseline(baseline, inputs)
-    positive = _maps.resize(maps.clamp_min(0), inputs.shape[2:])
-    flat = positive.flatten(1)
-    low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
-    mask = (flat - low) / (high - low)
-    defined = ~mask.isnan().any(dim=1)  # the positive part is not constant
-    mask = torch.where(defined[:, None], mask, 1).reshape(positive[:, None].shape)
-    masked = torch.lerp(hidden, inputs, mask.to(inputs.dtype))
+    mask, defined = make_masks(maps, inputs.shape[2:])
+    masked = torch.lerp(hidden, inputs, mask[:, None].to(inputs.dtype))
     with torch.no_grad(), evaluation_mode(model):
         scores = _scores.check_scores(model, inputs, target)
         index = _scores.read_target(target, scores)
