@@ -36,17 +36,17 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     with ExitStack() as stack:
         device = stack.enter_context(_processes(evaluations[0].args.device))
         world = evaluation.World()
-        for one in evaluations:
-            one.args.device = device
-            world.first_does(lambda one=one: _claim(one, stack))
+        for work in evaluations:
+            work.args.device = device
+            world.first_does(functools.partial(_claim, work, stack))
         rest = stack.pop_all()
 
-    def work() -> None:
+    def run() -> None:
         with rest:
-            for one in evaluations:
-                one.run(world)
+            for work in evaluations:
+                work.run(world)
 
-    return work
+    return run
 
 
 def _read(args: argparse.Namespace) -> "_Evaluation":
@@ -162,7 +162,7 @@ class _Evaluation(NamedTuple):
         methods (Mapping[str, NamedMethod]): The attribution methods by name.
         metrics (Mapping[str, Callable]): The metrics by name.
         nulls (Sequence[str]): The null maps that the methods have to beat.
-        models (Mapping[str, NamedModel]): The models by name; the first is ``"hybrid"``.
+        made (Mapping[str, NamedModel]): The models by name; the first is ``"hybrid"``.
         given (HybridClassifier, optional): The trained hybrid model; None to train one.
         configuration (dict[str, Any]): What a run that resumes must have in common.
     """
@@ -171,7 +171,7 @@ class _Evaluation(NamedTuple):
     methods: Mapping[str, evaluation.NamedMethod]
     metrics: Mapping[str, Callable[..., Any]]
     nulls: Sequence[str]
-    models: Mapping[str, models.NamedModel]
+    made: Mapping[str, models.NamedModel]
     given: models.HybridClassifier | None
     configuration: dict[str, Any]
 
@@ -215,7 +215,7 @@ class _Evaluation(NamedTuple):
         world.first_does(lambda: self._make_weights(folder, data, seed))
         trained = {
             name: models.load_weights(self._untrained(name, seed), folder / _file(name))
-            for name in self.models
+            for name in self.made
         }
         for model in trained.values():
             model.to(device).eval()
@@ -258,12 +258,12 @@ class _Evaluation(NamedTuple):
         """A model with initial weights, of the configuration of the one that is given."""
         config = (self.given.config if self.given else None) or {}
         make = functools.partial(self.args.dataset.model, **config)
-        return self.models[name].make(make, seed)
+        return self.made[name].make(make, seed)
 
     def _make_weights(self, folder: Path, data: Sequence[Tensor], seed: int) -> None:
         """Trains all models in the same way, unless the folder has weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in self.models:
+        for name in self.made:
             path = folder / _file(name)
             if path.exists():
                 continue
