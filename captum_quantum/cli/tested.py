@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from tabulate import tabulate
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_quantum import _state, models, training
 from captum_quantum.interactions import sampled_interactions
@@ -44,9 +44,10 @@ def describe(
         "single_angle_share": single_angle_share(model, data[2]),
     }
     if isinstance(model.vqc, VQCLayer):
-        test = training.entanglement_test(model, data[:2], data[2:], **options, seed=seed)
-        found["accuracy_without_entangling_gates"] = test.removed
-        found["accuracy_with_a_new_head"] = test.refitted
+        train, test = (data[0], data[1]), (data[2], data[3])
+        without = training.entanglement_test(model, train, test, **options, seed=seed)
+        found["accuracy_without_entangling_gates"] = without.removed
+        found["accuracy_with_a_new_head"] = without.refitted
     return found
 
 
@@ -63,7 +64,8 @@ def single_angle_share(model: models.HybridClassifier, inputs: Tensor) -> float:
         angles = torch.cat([model.encode(part.to(device)) for part in inputs.split(256)])
         if isinstance(model.vqc, VQCLayer):
             return model.vqc.interactions(angles, model.head).single
-        return sampled_interactions(lambda rows: model.head(model.vqc(rows)), angles).single
+        scores = nn.Sequential(model.vqc, model.head)
+        return sampled_interactions(scores, angles, n_samples=20_000).single
 
 
 def table(tested: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
@@ -87,5 +89,6 @@ def _cell(values: np.ndarray[Any, np.dtype[np.float64]], key: str) -> str:
         return "-"
     if key.startswith("n_"):
         return f"{values[0]:.0f}"
-    mean = f"{values.mean():.1f}"
-    return f"{mean} ± {values.std(ddof=1):.1f}" if len(values) > 1 else mean
+    decimals = 0 if key == "single_angle_share" else 1  # some are estimates
+    mean = f"{values.mean():.{decimals}f}"
+    return f"{mean} ± {values.std(ddof=1):.{decimals}f}" if len(values) > 1 else mean

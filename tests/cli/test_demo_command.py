@@ -41,6 +41,8 @@ def test_demo_results(demo):
         "quantum_layer",
         "accuracy",
         "non_empty_share",
+        "strongest_share",
+        "single_angle_share",
         "mosaics",
         "agreement",
         "qubit_influence",
@@ -116,7 +118,8 @@ def test_demo_keeps_its_promises(seed, tmp_path):
     results = json.loads((tmp_path / "demo.json").read_text())
     assert results["accuracy"] >= 0.97
     assert results["non_empty_share"] >= 0.99
-    assert results["mosaics"]["share_on_own_digit"] >= 0.35
+    assert results["mosaics"]["share_on_own_digit"] >= 0.5
+    assert results["single_angle_share"] >= 0.9
     assert results["agreement"]["captum"] <= 1e-6
 
 

