@@ -20,6 +20,7 @@ from captum_quantum.cli import main
 from captum_quantum.datasets import load_digits, mosaics
 from captum_quantum.datasets.digits import demo_model
 from captum_quantum.evaluation import named_methods, storage
+from captum_quantum.evaluation.fingerprint import checksum_tensor
 from captum_quantum.metrics import (
     average_drop,
     grid_pointing_game,
@@ -427,7 +428,9 @@ def test_what_the_models_are(tmp_path, capsys, monkeypatch):
     )
     found = read(tmp_path / "images" / "values.csv", "insertion_deletion", "twin-16-gradcam")
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert "tensor" in json.dumps(content["reports"]["images"]["configuration"]["metrics"])
+    configured = content["reports"]["images"]["configuration"]["metrics"]["insertion_deletion"]
+    checksum = checksum_tensor(digits.train_images.mean(dim=0))
+    assert f"(1, 32, 32) {checksum:08x}" in configured
 
 
 def test_several_data_sets(tmp_path, capsys, monkeypatch):
