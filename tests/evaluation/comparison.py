@@ -181,10 +181,13 @@ def noisy(model, inputs):
     return (model(inputs + torch.randn(inputs.shape)) ** 2).sum(dim=1)
 
 energy.version = noisy.version = 1
+energy.higher_is_better = False
+nulls = ()
 
 def run(folder):
     return compare(
         {"gradcam": LayerGradCam(model, model[1]), "saliency": Saliency(model)},
-        batches, {"energy": energy, "noisy": noisy}, output=folder, progress=False,
+        batches, {"energy": energy, "noisy": noisy}, output=folder, progress=False, nulls=nulls,
     )
 """
+NULLS = ("area-noise", "other-image", "rival-class")

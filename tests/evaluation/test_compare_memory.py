@@ -114,7 +114,8 @@ def test_other_runtime_errors_are_not_retried():
         ]
 
 
-def test_batches_are_let_go(tmp_path):
+@pytest.mark.parametrize("nulls", [(), ("other-image",)])
+def test_batches_are_let_go(nulls, tmp_path):
     model, seen, alive = small_model(), [], []
 
     def loader():
@@ -127,12 +128,17 @@ def test_batches_are_let_go(tmp_path):
             alive.append(sum(ref() is not None for ref in seen))
 
     report = compare(
-        two_methods(model), loader(), {"energy": energy}, output=tmp_path, progress=False
+        two_methods(model),
+        loader(),
+        {"energy": energy},
+        output=tmp_path,
+        nulls=nulls,
+        progress=False,
     )
     assert len(report) == 60
     assert len(seen) == 12
-    # The one at hand, and the first, which is looked at before.
-    assert max(alive) <= 2
+    # The one at hand, and the first, which is looked at before; with a next sample, the next one.
+    assert max(alive) <= 2 + len(nulls)
 
 
 MEMORY = """

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam, Saliency
 from comparison import (
+    NULLS,
     Sized,
     batches,
     energy,
@@ -28,8 +29,6 @@ from captum_quantum import compare
 from captum_quantum.evaluation import storage
 from captum_quantum.evaluation.report import Report
 from captum_quantum.metrics._noise import Noise
-
-NULLS = ("area-noise", "other-image", "rival-class")
 
 
 def weighted(attributions):

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from comparison import SETUP, everything, run
+from comparison import NULLS, SETUP, everything, run
 
 from captum_quantum import _files
 
@@ -78,9 +78,9 @@ from pathlib import Path
 def files(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
-pause, folder = 0.0, Path(sys.argv[1])
+pause, folder, nulls = 0.0, Path(sys.argv[1]), sys.argv[3:]
 run(folder / "whole")
-pause = 0.004  # 75 batches of two maps each: at least 0.6 s
+pause = 0.001  # 75 batches of two maps and six null maps each: at least 0.6 s
 moments = random.Random(int(sys.argv[2]))
 kills, sizes = 0, set()
 while kills < 20 or (len(sizes) < 4 and kills < 500):  # a busy machine starts slowly
@@ -107,7 +107,7 @@ print(kills, len(sizes))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
     seed = random.SystemRandom().randrange(10**6)
-    command = [sys.executable, "-c", SETUP + KILL, str(tmp_path), str(seed)]
+    command = [sys.executable, "-c", SETUP + KILL, str(tmp_path), str(seed), *NULLS]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (seed, done.stderr)
     n_kills, n_sizes = map(int, done.stdout.split())
@@ -118,7 +118,8 @@ def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
         assert whole == killed, seed
     with (tmp_path / "killed" / "values.csv").open() as file:
         rows = [(int(r["index"]), r["method"]) for r in csv.DictReader(file)]
-    assert sorted(rows) == [(i, m) for i in range(300) for m in ("gradcam", "saliency")]
+    names = [m + n for m in ("gradcam", "saliency") for n in ("", *(f" | {n}" for n in NULLS))]
+    assert sorted(rows) == [(i, name) for i in range(300) for name in names]
     assert not list((tmp_path / "killed").glob("part-*"))
 
 
@@ -126,7 +127,7 @@ SHARE = """
 import numpy as np
 from torch import distributed
 
-pause, folder, store, size = 0.0, sys.argv[1], sys.argv[2], int(sys.argv[3])
+pause, folder, store, size, nulls = 0.0, sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
 children = []
 for rank in range(size):
     child = os.fork()
@@ -136,14 +137,14 @@ for rank in range(size):
         )
         calls.clear()
         report = run(folder)
-        # 75 batches in turn, the metric once for each of two methods.
-        if len(calls) != 2 * len(range(rank, 75, size)):
+        # 75 batches in turn, the metric once for each of two methods and six null maps.
+        if len(calls) != 8 * len(range(rank, 75, size)):
             os._exit(2)
         lone = run(None)
         same = all(
             np.array_equal(report.values[k][m], lone.values[k][m])
             for k in report.metrics for m in report.methods
-        )
+        ) and report.wins == lone.wins and len(report.wins) == 6
         distributed.barrier()
         os._exit(0 if same and len(report) == 300 else 1)
     children.append(child)
@@ -153,10 +154,10 @@ sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_several_processes_give_the_numbers_of_one(tmp_path):
-    alone = SETUP + "\npause = 0.0\nrun(sys.argv[1])"
+    alone = SETUP + "\npause, nulls = 0.0, sys.argv[2:]\nrun(sys.argv[1])"
     for code, arguments in (
-        (alone, [str(tmp_path / "one")]),
-        (SETUP + SHARE, [str(tmp_path / "many"), str(tmp_path / "store"), "2"]),
+        (alone, [str(tmp_path / "one"), *NULLS]),
+        (SETUP + SHARE, [str(tmp_path / "many"), str(tmp_path / "store"), "2", *NULLS]),
     ):
         command = [sys.executable, "-c", code, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -13,6 +13,8 @@ from comparison import METHODS, METRICS, batch, run
 
 from captum_quantum.evaluation.report import Report
 from captum_quantum.evaluation.seeds import SeedReport
+from captum_quantum.evaluation.statistics import bootstrap_clusters, bootstrap_mean
+from captum_quantum.visualization import plot_wins
 
 
 def test_seeds_that_differ_by_rounding_count_for_neither_method():
@@ -29,6 +31,71 @@ def test_seeds_that_differ_by_rounding_count_for_neither_method():
     assert header.endswith("seeds above 0    below 0    tied")
     assert row.split()[-3:] == ["1", "0", "5"]
     assert found.markdown().rstrip().endswith("| 1 | 0 | 5 |")
+
+
+def with_null(own, null, **options):
+    """A report of one metric, one method and one null map."""
+    values = np.stack([own, null])[:, :, None]
+    return Report(["a"], {"m": True}, [batch(0, values)], nulls=["rival-class"], **options)
+
+
+def test_wins_over_seeds():
+    rng = np.random.default_rng(0)
+    reports, outcomes = {}, []
+    for seed, (n, better) in enumerate([(30, 0.9), (40, 0.2), (50, 0.6)]):
+        own = np.where(rng.random(n) < better, 1.0, -1.0)
+        own[0], own[1] = np.nan, 0.0
+        outcomes.append(np.where(own > 0, 1.0, np.where(own == 0, 0.5, 0.0)))
+        reports[seed] = [with_null(own, np.zeros(n), confidence=0.8)]
+    found = SeedReport(reports)
+    (wins,) = found.wins
+    assert (wins.metric, wins.method, wins.null, wins.n) == ("m", "a", "rival-class", 120)
+    assert wins.rate == np.concatenate(outcomes).mean()
+    assert (wins.low, wins.high) == bootstrap_clusters(outcomes, 0.8)
+    # Seeds differ more than samples: an interval without clusters is much too narrow.
+    low, high = bootstrap_mean(np.concatenate(outcomes), 0.8)
+    assert wins.high - wins.low > 2 * (high - low)
+    assert found.nulls == ("rival-class",)
+    assert found.to_dict()["wins"][0]["rate"] == wins.rate
+    assert "samples of all 3 trainings" in str(found)
+    assert "[80 % confidence interval" in str(found)
+    assert f"| m | rival-class | .{100 * wins.rate:.0f} [." in found.markdown()
+    alone = SeedReport({0: reports[0]})
+    assert np.isnan([alone.wins[0].low, alone.wins[0].high]).all()
+    assert alone.wins[0].rate == reports[0][0].wins[0].rate
+    assert f"rival-class  .{100 * alone.wins[0].rate:.0f}\n" in f"{alone}\n"
+
+
+def test_seeds_without_null_maps_have_no_wins():
+    report = Report(["a"], {"m": None}, [batch(0, np.ones((1, 4, 1)))])
+    found = SeedReport({0: [report], 1: [report]})
+    assert (found.nulls, found.wins) == ((), [])
+    assert "wins" not in found.to_dict()
+    assert "null" not in str(found)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_figure_of_wins(seeds):
+    rng = np.random.default_rng(0)
+    nulls = ["area-noise", "other-image"]
+    values = rng.normal(size=(6, 9, 3))
+    metrics = {"one_metric": True, "other": False, "none": None}
+    report = Report(METHODS, metrics, [batch(0, values)], nulls=nulls)
+    shown = report if seeds == 1 else SeedReport({0: [report], 1: [report]})
+    figure = plot_wins(shown)
+    assert [axes.get_title() for axes in figure.axes] == ["one metric", "other"]
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == [f"{method} vs {null}" for null in nulls for method in METHODS]
+    for axes, metric in zip(figure.axes, ("one_metric", "other"), strict=True):
+        wins = [entry for entry in shown.wins if entry.metric == metric]
+        points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+        assert points == [entry.rate for entry in wins]
+        intervals = [tuple(line.get_xdata()) for line in axes.lines if line.get_linewidth() == 2.2]
+        assert intervals == [(entry.low, entry.high) for entry in wins]
+        assert sum(line.get_linestyle() == "--" for line in axes.lines) == 1
+    assert "other-image: the method's map of the next sample." in figure.get_supxlabel()
+    with pytest.raises(ValueError, match="report must be one with null maps; got <Report: 4 sam"):
+        plot_wins(Report(["a"], {"m": None}, [batch(0, np.ones((1, 4, 1)))]))
 
 
 def test_report_of_known_numbers(tmp_path):

@@ -11,7 +11,11 @@ from torch import nn
 
 from captum_quantum import compare
 from captum_quantum.evaluation.report import Report
-from captum_quantum.evaluation.statistics import bootstrap_mean, paired_p_value
+from captum_quantum.evaluation.statistics import (
+    bootstrap_clusters,
+    bootstrap_mean,
+    paired_p_value,
+)
 from captum_quantum.metrics import named_metrics
 
 
@@ -50,6 +54,46 @@ def test_bootstrap_without_spread_or_samples():
     assert bootstrap_mean(np.full(9, 0.25)) == (0.25, 0.25)
     assert all(math.isnan(end) for end in bootstrap_mean(np.array([1.0])))
     assert all(math.isnan(end) for end in bootstrap_mean(np.array([])))
+
+
+@pytest.mark.parametrize(
+    ("n_clusters", "n_each", "wins"), [(40, 1, 28), (5, 200, 130)], ids=["one each", "all equal"]
+)
+def test_cluster_bootstrap_of_single_or_equal_clusters_is_the_ordinary_one(
+    n_clusters, n_each, wins
+):
+    if n_each == 1:
+        clusters = [np.array([float(number < wins)]) for number in range(n_clusters)]
+        rate = wins / n_clusters
+    else:
+        clusters = [np.arange(n_each) < wins] * n_clusters
+        rate = wins / n_each
+    n = n_clusters * n_each
+    found = bootstrap_clusters(clusters, 0.9, n_resamples=20000)
+    expected = scipy.stats.binom.ppf([0.05, 0.95], n, rate) / n
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1 / n)
+    assert found != bootstrap_clusters(clusters, 0.5, n_resamples=20000)
+
+
+def test_cluster_bootstrap_covers_both_variances():
+    rng = np.random.default_rng(0)
+    clusters = [rng.normal(rng.normal(0, 0.3), 1, size=5) for _ in range(50)]
+    between = np.var([values.mean() for values in clusters])
+    within = np.mean([values.var() for values in clusters])
+    deviation = np.sqrt(between / 50 + within / (50 * 5))
+    mean = np.mean(clusters)
+    found = bootstrap_clusters(clusters, n_resamples=5000)
+    expected = [mean - 1.96 * deviation, mean + 1.96 * deviation]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.15 * deviation)
+
+
+def test_cluster_bootstrap_by_hand():
+    # Both times the first (1/4), the second (1/4), or one of each, by their sizes (1/2).
+    clusters = [np.ones(3), np.zeros(1)]
+    assert bootstrap_clusters(clusters, 0.4) == (0.75, 0.75)
+    assert bootstrap_clusters(clusters, 0.6) == (0.0, 1.0)
+    assert bootstrap_clusters([np.full(3, 0.5)] * 2) == (0.5, 0.5)
+    assert all(math.isnan(end) for end in bootstrap_clusters([np.ones(3)]))
 
 
 def test_p_value_is_that_of_scipy():
