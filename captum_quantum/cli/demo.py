@@ -26,7 +26,12 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
 
 
 def train(
-    model: models.HybridClassifier, data: Sequence[Tensor], args: argparse.Namespace, seed: int
+    model: models.HybridClassifier,
+    data: Sequence[Tensor],
+    args: argparse.Namespace,
+    seed: int,
+    *,
+    progress: bool = True,
 ) -> list[float]:
     """Trains a model on the device and stores seed and epochs in ``model.trained``.
 
@@ -34,7 +39,7 @@ def train(
         list[float]: The mean training loss of each epoch.
     """
     model.to(args.device)
-    losses = training.fit(model, *data[:2], **args.training, seed=seed, progress=True)
+    losses = training.fit(model, *data[:2], **args.training, seed=seed, progress=progress)
     model.trained = {"seed": seed, "epochs": args.training["epochs"]}
     return losses
 

@@ -212,7 +212,9 @@ class _Evaluation(NamedTuple):
         """
         data, device = self.args.dataset.load(seed), self.args.device
         folder = self.args.output / (f"seed-{seed}" if self.args.seeds > 1 else "")
-        world.first_does(lambda: self._make_weights(folder, data, seed))
+        with world.failing_together():
+            self._make_weights(folder, data, seed, world)
+        world.gather({})  # all weights are there
         trained = {
             name: models.load_weights(self._untrained(name, seed), folder / _file(name))
             for name in self.made
@@ -260,10 +262,12 @@ class _Evaluation(NamedTuple):
         make = functools.partial(self.args.dataset.model, **config)
         return self.made[name].make(make, seed)
 
-    def _make_weights(self, folder: Path, data: Sequence[Tensor], seed: int) -> None:
-        """Trains all models in the same way, unless the folder has weights."""
+    def _make_weights(
+        self, folder: Path, data: Sequence[Tensor], seed: int, world: evaluation.World
+    ) -> None:
+        """Trains this process's part of the models, all alike, unless the folder has weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in self.made:
+        for name in [*self.made][world.rank :: world.size]:
             path = folder / _file(name)
             if path.exists():
                 continue
@@ -271,7 +275,7 @@ class _Evaluation(NamedTuple):
                 model = self.given
             else:
                 model = self._untrained(name, seed)
-                demo.train(model, data, self.args, seed)
+                demo.train(model, data, self.args, seed, progress=world.rank == 0)
             save = models.save_weights if model.config is None else models.save_model
             save(model, path)
 
