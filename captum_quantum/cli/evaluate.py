@@ -118,7 +118,7 @@ def _processes(device: torch.device) -> Iterator[torch.device]:
             _checks.refuse("--nproc-per-node", must, got)
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    # The other processes wait while the first one trains, however long that takes.
+    # Processes wait for those that still train, however long that takes.
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=timedelta(days=30))
     try:
