@@ -27,6 +27,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from captum_quantum import compare
 from captum_quantum.evaluation import storage
+from captum_quantum.evaluation.adapters import read_methods
+from captum_quantum.evaluation.batches import Batch
+from captum_quantum.evaluation.nulls import NULLS as KINDS
+from captum_quantum.evaluation.nulls import Explained
 from captum_quantum.evaluation.report import Report
 from captum_quantum.metrics._noise import Noise
 
@@ -277,6 +281,20 @@ def test_maps_with_random_numbers_are_those_of_the_next_batch():
     torch.testing.assert_close(seen["m | other-image"], seen["m"].roll(-1, dims=0), rtol=0, atol=0)
     # Without regard to the class both maps are the same: a tie.
     torch.testing.assert_close(seen["m | rival-class"], seen["m"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("null", NULLS)
+def test_pieces_of_a_batch_have_the_maps_of_the_whole(null):
+    (method,) = read_methods({"s": Saliency(small_model())})
+    images, labels = samples(6)
+    batch = Batch(0, 0, images[:5], labels[:5], None)
+    batch = batch.followed_by(Batch(1, 5, images[5:], labels[5:], None))
+    maps = method.attribute(images, labels)
+    explained = Explained(method, batch, labels[:5], maps[:5], maps[5:], 0)
+    make = KINDS[null].make
+    pieces = [make(explained, slice(k, min(k + 2, 5))) for k in (0, 2, 4)]
+    assert [len(piece) for piece in pieces] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat(pieces), make(explained, slice(0, 5)))
 
 
 def test_values_do_not_depend_on_a_lack_of_memory(monkeypatch):

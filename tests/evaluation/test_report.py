@@ -92,7 +92,8 @@ def test_figure_of_wins(seeds):
         assert points == [entry.rate for entry in wins]
         intervals = [tuple(line.get_xdata()) for line in axes.lines if line.get_linewidth() == 2.2]
         assert intervals == [(entry.low, entry.high) for entry in wins]
-        assert sum(line.get_linestyle() == "--" for line in axes.lines) == 1
+        chance = [line.get_xdata() for line in axes.lines if line.get_linestyle() == "--"]
+        assert chance == [[0.5, 0.5]]
     assert "other-image: the method's map of the next sample." in figure.get_supxlabel()
     with pytest.raises(ValueError, match="report must be one with null maps; got <Report: 4 sam"):
         plot_wins(Report(["a"], {"m": None}, [batch(0, np.ones((1, 4, 1)))]))
