@@ -27,7 +27,7 @@ from qiskit.circuit.library import RealAmplitudes
 from qiskit.quantum_info import Statevector
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torchquantum.layer import ClassicalInOpAll, layer_name_dict
+from torchquantum.layer import ClassicalInOpAll, U3CU3Layer0, layer_name_dict
 
 from captum_quantum import (
     Angle,
@@ -165,6 +165,12 @@ def two_local(n, w):
         yield gates + (rotations[-1] if index == len(rotations) - 2 else [])
 
 
+def u3cu3(n, w):
+    for on_one, on_two in w:
+        gates = [("u3", [i], list(on_one[i])) for i in range(n)]
+        yield gates + [("cu3", [i, (i + 1) % n], list(on_two[i])) for i in range(n)]
+
+
 LITERAL = {
     "rx_ry_rz_ring": ring,
     "strongly_entangling": strongly_entangling,
@@ -174,6 +180,7 @@ LITERAL = {
     "simplified_two_design": simplified_two_design,
     "efficient_su2": efficient_su2,
     "two_local": two_local,
+    "u3cu3": u3cu3,
 }
 SHAPES = {
     "rx_ry_rz_ring": lambda n, layers: (layers, n, 3),
@@ -184,11 +191,13 @@ SHAPES = {
     "simplified_two_design": lambda n, layers: (n + layers * (n - 1) * 2,),
     "efficient_su2": lambda n, layers: (layers + 1, 2, n),
     "two_local": lambda n, layers: ((layers + 1) * n,),
+    "u3cu3": lambda n, layers: (layers, 2, n, 3),
 }
 PENNYLANE = {
     "h": qml.Hadamard, "x": qml.PauliX, "cnot": qml.CNOT, "cz": qml.CZ,
     "rx": qml.RX, "ry": qml.RY, "rz": qml.RZ, "rot": qml.Rot, "crx": qml.CRX, "crz": qml.CRZ,
-    "rxx": qml.IsingXX, "ryy": qml.IsingYY, "rzz": qml.IsingZZ,
+    "rxx": qml.IsingXX, "ryy": qml.IsingYY, "rzz": qml.IsingZZ, "u3": qml.U3,
+    "cu3": lambda *angles, wires: qml.ctrl(qml.U3(*angles, wires=wires[1]), control=wires[0]),
 }  # fmt: skip
 READ = ["Z0", "X1 Y2", {"Z3": 0.5, "X0 Z1": -1.0}, "Z3"]
 TERMS = [
@@ -312,6 +321,24 @@ def test_feature_maps(encoder, reupload, simulator):
     ours = gradients(layer, x, cotangent)
     assert_allclose(ours[0], theirs[0], atol=2e-5)
     assert_allclose(ours[1], theirs[1].flatten(), atol=2e-5)
+
+
+@pytest.mark.parametrize(("n_qubits", "n_layers"), [(1, 2), (2, 1), (4, 2)])
+def test_u3cu3_is_torchquantums(n_qubits, n_layers):
+    layer = make(n_qubits, n_layers, ansatz="u3cu3", observables=["X0", f"Z{n_qubits - 1}"])
+    arch = {"n_wires": n_qubits, "n_blocks": n_layers}
+    theirs = U3CU3Layer0(arch) if n_qubits > 1 else None
+    if theirs is None:  # theirs applies CU3 on the wires [0, 0]
+        assert layer.ansatz.weights.shape == (2, 1, 1, 3)
+        assert [gate.name for gate in layer.circuit.gates] == ["ry", "u3", "u3"]
+        return
+    with torch.no_grad():
+        rows = layer.ansatz.weights.reshape(-1, 3)
+        for row, parameter in zip(rows, theirs.parameters(), strict=True):
+            parameter.copy_(row[None])
+    other = make(n_qubits, encoder="ry", ansatz=theirs, observables=["X0", f"Z{n_qubits - 1}"])
+    x = random_inputs(layer, 3)
+    assert_allclose(layer(x).detach(), other(x).detach(), atol=1e-5)
 
 
 @pytest.mark.parametrize("n_qubits", [2, 3, 5])
