@@ -154,10 +154,11 @@ def test_a_head_mixes_the_outputs():
     assert head.weight.grad is None
 
 
-@pytest.mark.parametrize("weight", [[[0.0, 0.0]], [[1.0, -1.0]]])
-def test_what_cancels_has_no_shares(weight):
-    layer = product_layer(2, ["Z0", {"Z0": 1.0}], simulator="torchquantum")
-    shares = layer.interactions(head=torch.tensor(weight))
+@pytest.mark.parametrize("weight", [[[0.0, 0.0]], [[0.3, -1.0]]])
+@pytest.mark.parametrize("simulator", ["fused", "torchquantum"])
+def test_what_cancels_has_no_shares(weight, simulator):
+    layer = product_layer(2, ["Z0", {"Z0": 0.3}], simulator=simulator)
+    shares = layer.interactions(head=torch.tensor(weight, dtype=torch.float64))
     assert shares.orders.isnan().all()
     close(shares.variance, [0])
 
@@ -343,6 +344,7 @@ def test_where_sampled_inputs_are_drawn_from():
     drawn = []
 
     def values(x):
+        assert not torch.is_grad_enabled()
         drawn.append(x)
         return x.cos()
 
@@ -485,6 +487,20 @@ def test_nothing_of_the_users_is_changed(n):
         assert torch.equal(parameter.grad, grad)
 
 
+def test_random_numbers_and_buffers_of_modules_are_put_back():
+    def encode(module, qdev, x):
+        module.calls += 1
+        qdev.ry(wires=0, params=x[:, 0] + 0 * torch.rand(()))
+
+    encoder = Encoder(encode)
+    encoder.register_buffer("calls", torch.zeros(()))
+    layer = VQCLayer(1, encoder=encoder, ansatz=None, n_inputs=1)
+    state, calls = torch.get_rng_state(), encoder.calls.clone()
+    layer.interactions(n_samples=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(encoder.calls, calls)
+
+
 def test_seeds():
     layer = product_layer(9)
     first, again, other = (layer.interactions(n_samples=5, seed=seed) for seed in (1, 1, 2))
@@ -538,8 +554,8 @@ def test_a_layer_with_chance_in_it_is_refused():
 
 def shares(single=0.3, exact=True):
     rest = torch.zeros(3, 3).double()
-    orders = torch.tensor([single, 0.1, 0.9 - single]).double()
-    errors = torch.tensor([0.012, 0.02, 0.004]).double() * (not exact)
+    orders = torch.tensor([single, 0.1, 0.9 - single], dtype=torch.float64)
+    errors = torch.tensor([0.012, 0.02, 0.004], dtype=torch.float64) * (not exact)
     return Interactions(orders, orders, rest, orders, exact, errors, errors, rest, 9 * (not exact))
 
 

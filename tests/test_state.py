@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from captum_quantum._state import (
+    buffers_kept,
     evaluation_mode,
     grads_kept,
     random_state_kept,
@@ -128,3 +129,14 @@ def test_threads(fails):
     with maybe_failing(threads(before + 1), fails):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+@fails
+def test_buffers(fails):
+    norm = nn.BatchNorm1d(3)  # whose statistics change without a new version
+    before = {name: value.clone() for name, value in norm.named_buffers()}
+    with torch.no_grad(), maybe_failing(buffers_kept(norm), fails):
+        norm(torch.randn(4, 3))
+        assert not torch.equal(norm.running_mean, before["running_mean"])
+    for name, value in norm.named_buffers():
+        assert torch.equal(value, before[name]), name
