@@ -67,7 +67,10 @@ HOMES = {
 }
 """Packages that only these rooms import; others may name their types, below TYPE_CHECKING."""
 
-LAZY = {"pennylane", "qiskit", "qiskit_machine_learning", "sklearn", "torchaudio", "torchvision"}
+LAZY = {
+    "mlxtend", "pennylane", "qiskit", "qiskit_machine_learning", "sklearn", "torchaudio",
+    "torchvision",
+}  # fmt: skip
 """Packages that are imported inside of functions, so that importing a room stays light."""
 
 LONGEST = 500
