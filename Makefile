@@ -20,7 +20,7 @@ PYTHONS_QISKIT2 := $(or $(PYTHON_QISKIT2),python3.13 $(call PYENV,3.13))
 TESTS_QISKIT2 := tests/attr tests/gradients tests/models tests/test_circuit.py tests/test_compat.py \
 	tests/test_fused.py tests/test_layer.py tests/test_layer_simulators.py \
 	tests/test_observables.py tests/test_package.py tests/test_quantum_layer.py \
-	tests/test_recording.py tests/test_simulate.py tests/test_templates.py tests/test_tq.py \
+	tests/test_interactions.py tests/test_recording.py tests/test_simulate.py tests/test_templates.py tests/test_tq.py \
 	tests/test_tq_differences.py tests/test_tq_installed.py tests/test_versions.py
 
 .DEFAULT_GOAL := help
