@@ -241,7 +241,7 @@ class _Evaluation(NamedTuple):
         described: dict[str, Any] = {}
         if world.rank == 0:
             for name, model in trained.items():
-                described[name] = tested.describe(model, data, self.args.training, seed)
+                described[name] = tested.describe(model, data)
             for part, report in reports.items():
                 report.save(folder / part)
             content = {

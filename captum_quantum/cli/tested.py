@@ -21,16 +21,12 @@ _ROWS = {
 }
 
 
-def describe(
-    model: models.HybridClassifier, data: Sequence[Tensor], options: Mapping[str, Any], seed: int
-) -> dict[str, Any]:
+def describe(model: models.HybridClassifier, data: Sequence[Tensor]) -> dict[str, Any]:
     """Measures a trained model.
 
     Args:
         model (HybridClassifier): The model.
         data (Sequence[Tensor]): Training inputs and labels, test inputs and labels.
-        options (Mapping[str, Any]): The arguments of `captum_quantum.training.fit`.
-        seed (int): The seed of the training.
 
     Returns:
         dict[str, Any]: Accuracy, numbers of parameters, and the share of the variance of the scores
@@ -45,7 +41,7 @@ def describe(
     }
     if isinstance(model.vqc, VQCLayer):
         train, test = (data[0], data[1]), (data[2], data[3])
-        without = training.entanglement_test(model, train, test, **options, seed=seed)
+        without = training.entanglement_test(model, train, test)
         found["accuracy_without_entangling_gates"] = without.removed
         found["accuracy_with_a_new_head"] = without.refitted
     return found

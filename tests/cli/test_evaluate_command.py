@@ -410,7 +410,7 @@ def test_what_the_models_are(tmp_path, capsys, monkeypatch):
     assert described["linear"]["single_angle_share"] == pytest.approx(1, abs=0.005)
     assert "accuracy_with_a_new_head" not in described["linear"]
     given = (digits.train_images, digits.train_labels), (digits.test_images, digits.test_labels)
-    found = entanglement_test(ring, *given, epochs=2, batch_size=64, lr=5e-3, seed=0)
+    found = entanglement_test(ring, *given)
     assert described["ring"]["accuracy_without_entangling_gates"] == found.removed
     assert described["ring"]["accuracy_with_a_new_head"] == found.refitted
     assert [described[name]["n_parameters_of_the_circuit"] for name in described] == [48, 48, 0, 48]
