@@ -13,8 +13,11 @@ from captum_quantum.evaluation.nulls import NULLS
 if TYPE_CHECKING:
     from captum_quantum.evaluation import Report, Score, SeedReport, Spread, Wins
 
-METHOD_COLORS = ("#67001f", "#053061", "#4a4a4a", "#e58267", "#6bacd1", "#9b9b9b")
-"""Colors of the methods: dark and light red, blue and gray."""
+METHOD_COLORS = (
+    "#67001f", "#053061", "#4a4a4a", "#e58267", "#6bacd1", "#9b9b9b", "#00441b", "#7fbf7b",
+    "#40004b", "#af8dc3"
+)  # fmt: skip
+"""Colors of the methods: dark and light red, blue and gray, then dark and light green, purple."""
 
 
 def plot_comparison(reports: Sequence["Report"], *, title: str = "", caption: str = "") -> Figure:
