@@ -16,6 +16,7 @@ _ROWS = {
     "accuracy": "test examples recognized, %",
     "n_parameters_of_the_circuit": "parameters of the circuit or its stand-in",
     "single_angle_share": "variance of the scores in single angles, %",
+    "single_angle_share_uniform": "the same for angles that are uniform on the circle, %",
     "accuracy_without_entangling_gates": "recognized without entangling gates, %",
     "accuracy_with_a_new_head": "the same, with the linear layer trained anew, %",
 }
@@ -31,7 +32,8 @@ def describe(model: models.HybridClassifier, data: Sequence[Tensor]) -> dict[str
     Returns:
         dict[str, Any]: Accuracy, numbers of parameters, and the share of the variance of the scores
         that is in single angles, for independent angles distributed as on the test set. For a
-        circuit also what `captum_quantum.training.entanglement_test` finds.
+        circuit also this share for angles that are uniform on the circle, and what
+        `captum_quantum.training.entanglement_test` finds.
     """
     found: dict[str, Any] = {
         "accuracy": training.accuracy(model, data[2], data[3]),
@@ -42,6 +44,7 @@ def describe(model: models.HybridClassifier, data: Sequence[Tensor]) -> dict[str
     if isinstance(model.vqc, VQCLayer):
         train, test = (data[0], data[1]), (data[2], data[3])
         without = training.entanglement_test(model, train, test)
+        found["single_angle_share_uniform"] = model.vqc.interactions(head=model.head).single
         found["accuracy_without_entangling_gates"] = without.removed
         found["accuracy_with_a_new_head"] = without.refitted
     return found
@@ -85,6 +88,6 @@ def _cell(values: np.ndarray[Any, np.dtype[np.float64]], key: str) -> str:
         return "-"
     if key.startswith("n_"):
         return f"{values[0]:.0f}"
-    decimals = 0 if key == "single_angle_share" else 1  # some are estimates
+    decimals = 0 if key.startswith("single") else 1  # some are estimates
     mean = f"{values.mean():.{decimals}f}"
     return f"{mean} ± {values.std(ddof=1):.{decimals}f}" if len(values) > 1 else mean

@@ -407,6 +407,9 @@ def test_what_the_models_are(tmp_path, capsys, monkeypatch):
         angles = torch.cat([ring.encode(part) for part in digits.test_images.split(100)])
     share = ring.vqc.interactions(angles, ring.head).single
     assert described["ring"]["single_angle_share"] == pytest.approx(share, rel=1e-3)
+    uniform = ring.vqc.interactions(head=ring.head).single
+    assert described["ring"]["single_angle_share_uniform"] == pytest.approx(uniform)
+    assert "single_angle_share_uniform" not in described["twin-16"]
     assert described["linear"]["single_angle_share"] == pytest.approx(1, abs=0.005)
     assert "accuracy_with_a_new_head" not in described["linear"]
     given = (digits.train_images, digits.train_labels), (digits.test_images, digits.test_labels)
@@ -414,7 +417,7 @@ def test_what_the_models_are(tmp_path, capsys, monkeypatch):
     assert described["ring"]["accuracy_without_entangling_gates"] == found.removed
     assert described["ring"]["accuracy_with_a_new_head"] == found.refitted
     assert [described[name]["n_parameters_of_the_circuit"] for name in described] == [48, 48, 0, 48]
-    row = "| variance of the scores in single angles, %      | "
+    row = "| variance of the scores in single angles, % "
     assert row in out
     assert row in (tmp_path / "evaluation.md").read_text()
     # Insertion and deletion start from the mean image of the training set.
