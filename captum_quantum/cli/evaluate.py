@@ -191,7 +191,8 @@ class _Evaluation(NamedTuple):
         texts = [f"On {part}: {report}" for part, report in reports[first].items()]
         if n_seeds > 1:
             summary = evaluation.SeedReport({s: [*r.values()] for s, r in reports.items()})
-            content = {**summary.to_dict(), "models": described}
+            settings = {"configuration": self.configuration}
+            content = {**settings, **summary.to_dict(), "models": described}
             self._write(folder, content, f"{about}\n\n{summary.markdown()}", summary)
             texts = [str(summary)]
         output.say("\n\n".join([about, *texts]))

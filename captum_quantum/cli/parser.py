@@ -91,8 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         help="compare attribution methods, also those of a classical model, by metrics",
         description="Compares attribution methods by metrics on the test set: writes a table with "
-        "confidence intervals and paired tests, the values of every example, and a figure. Trains "
-        "the model of the demo first, unless --weights is given. Metrics that need to know where "
+        "confidence intervals and paired tests, the values of every example, and figures. Each "
+        "method is also measured against null maps, which say nothing of the image. Trains the "
+        "models first, the demo's unless --weights is given. Metrics that need to know where "
         "the class is, such as grid_pointing_game, use mosaics of several examples. The same "
         "command resumes an interrupted run. Started by torchrun (torchrun --nproc-per-node N -m "
         "captum_quantum evaluate ...), the processes share the work; the numbers are the same.",
@@ -125,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     names = f"{names} (default: {default})".replace("%", "%%")
     devices = "auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)"
     for name, command in commands.choices.items():
-        command.add_argument("--dataset", default=default, help=names)
+        several = "one or more, separated by commas: " if command is evaluate else ""
+        command.add_argument("--dataset", default=default, help=f"{several}{names}")
         command.add_argument("--device", default="auto", help=devices)
         command.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
         text = "folder for the results (default: %(default)s)"

@@ -163,7 +163,8 @@ def peek(loader: Iterable[Any], look_ahead: bool = False) -> tuple[Batch, Iterab
         seen, n_seen = list(_subset(loader, indices[:1])), len(indices)
     else:
         iterator = iter(loader)
-        seen = list(itertools.islice(iterator, 2 if look_ahead else 1))
+        # Copies: a loader may fill the same memory with the next batch.
+        seen = [_copy(raw) for raw in itertools.islice(iterator, 2 if look_ahead else 1)]
         n_seen = len(seen)
         loader = itertools.chain(seen, iterator)
     if not seen:
@@ -173,6 +174,13 @@ def peek(loader: Iterable[Any], look_ahead: bool = False) -> tuple[Batch, Iterab
         must = "at least two samples, for the null 'other-image'"
         _checks.refuse("loader", must, "a single one")
     return first, loader
+
+
+def _copy(raw: Any) -> Any:
+    """Copies the tensors of what a loader yields."""
+    if not isinstance(raw, (tuple, list)):
+        return raw
+    return [part.clone() if isinstance(part, Tensor) else part for part in raw]
 
 
 def remaining(
@@ -252,7 +260,7 @@ def _iterate(loader: Iterable[Any], look_ahead: bool) -> Iterator[Batch]:
             first = batch.followed_by(batch).following  # a copy of the first sample
         else:
             yield before.followed_by(batch)
-        before = batch
+        before = batch.map(Tensor.clone)  # as in `peek`
     if before is not None and first is not None:
         yield before.followed_by(first)
 

@@ -177,7 +177,8 @@ def compare(
                 fingerprint.check_versions(f"{argument}[{name!r}]", description)
         if output is not None and callable(target):
             fingerprint.check_versions("target", configuration["target"])
-        first, loader = batches.peek(loader, look_ahead)
+        with _state.random_state_kept():  # a DataLoader draws a seed for its workers
+            first, loader = batches.peek(loader, look_ahead)
         check_inputs(null_names, first.inputs)
         configuration["first_batch"] = first.checksum
         for metric in metric_list:

@@ -9,7 +9,7 @@ from torch import Tensor
 from captum_quantum import _checks
 from captum_quantum._state import evaluation_mode
 from captum_quantum._targets import TargetFunction, of_examples, read_classes, target_scores
-from captum_quantum.metrics._maps import gaussian_blur
+from captum_quantum.metrics._maps import check_callable, gaussian_blur
 
 Model = Callable[[Tensor], Tensor]
 Probability = Callable[[Tensor], Tensor]
@@ -76,8 +76,14 @@ def read_target(target: Any, scores: Tensor) -> Tensor | TargetFunction:
 
 
 def check_probability(target: Any, probability: Any) -> None:
-    """Raises ValueError for a probability beside a function, whose values are taken as they are."""
-    if callable(target) and probability is not None:
+    """Raises TypeError if a probability cannot be called, ValueError if one is beside a function.
+
+    The values of a target that is a function are taken as they are.
+    """
+    if probability is None:
+        return
+    check_callable("probability", probability)
+    if callable(target):
         must = "None for a target that is a function, whose values take the probability's place"
         _checks.wrong_value("probability", must, probability)
 

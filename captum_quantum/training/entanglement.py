@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from captum_quantum import _checks, _state
 from captum_quantum.layer import VQCLayer
 from captum_quantum.models import HybridClassifier
-from captum_quantum.training.loop import accuracy
+from captum_quantum.training.loop import accuracy, check_data
 
 _SMALLEST = 1e-4
 """Least standard deviation that values are divided by: smaller ones hold rounding."""
@@ -25,7 +25,8 @@ class EntanglementTest(NamedTuple):
     Attributes:
         accuracy (float): Share of the test set that the model recognizes.
         removed (float): The same after the entangling gates have been removed.
-        refitted (float): The same after the linear layer has then been trained anew.
+        refitted (float): The same after the linear layer has then been trained anew, from the
+            weights that it had.
     """
 
     accuracy: float
@@ -118,6 +119,10 @@ def entanglement_test(
         _checks.wrong_type("model", "a HybridClassifier", model)
     if not isinstance(model.vqc, VQCLayer):
         _checks.wrong_type("model.vqc", "a VQCLayer", model.vqc)
+    for name, pair in (("train", train), ("test", test)):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            _checks.wrong_type(name, "a pair of inputs and classes", pair)
+        check_data(model, *pair)
     product = copy.deepcopy(model, {id(model.vqc): without_entangling_gates(model.vqc)})
     before, removed = accuracy(model, *test), accuracy(product, *test)
     inputs, targets = train

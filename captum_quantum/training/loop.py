@@ -60,7 +60,7 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         _checks.wrong_value("model", "a module with parameters to train", model)
-    _check_data(model, inputs, targets)
+    check_data(model, inputs, targets)
 
     device = parameters[0].device
     n_batches = -(-len(inputs) // batch_size)
@@ -140,12 +140,12 @@ def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int 
         >>> accuracy(torch.nn.Identity(), torch.eye(3), torch.tensor([0, 1, 0])) == 2 / 3
         True
     """
-    _check_data(model, inputs, targets)
+    check_data(model, inputs, targets)
     predicted = predict(model, inputs, batch_size).argmax(dim=1)
     return int((predicted == targets.to(predicted.device)).sum()) / len(targets)
 
 
-def _check_data(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+def check_data(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
     """Raises TypeError or ValueError for wrong data; one example tells the number of classes."""
     if _checks.check_real("inputs", inputs).dim() == 0 or len(inputs) == 0:
         _checks.wrong_value("inputs", "at least one example", inputs)

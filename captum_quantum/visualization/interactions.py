@@ -28,7 +28,7 @@ def visualize_interactions(
         matplotlib.figure.Figure: The figure, 11 inches wide, not known to pyplot.
 
     Raises:
-        TypeError: If ``interactions`` are no `Interactions`.
+        TypeError: If ``interactions`` are no `Interactions`, or the names no strings.
         ValueError: If there is not one name for each input.
 
     Examples:
@@ -41,9 +41,13 @@ def visualize_interactions(
     if not isinstance(interactions, Interactions):
         _checks.wrong_type("interactions", "Interactions, as layer.interactions()", interactions)
     n = len(interactions.mains)
-    names = [f"x[{i}]" for i in range(n)] if names is None else list(names)
+    names = [f"x[{i}]" for i in range(n)] if names is None else names
+    must = f"{n} names, one for each input"
+    are_names = isinstance(names, Sequence) and all(isinstance(name, str) for name in names)
+    if not are_names or isinstance(names, str):
+        _checks.wrong_type("names", must, names)
     if len(names) != n:
-        _checks.wrong_value("names", f"{n} names, one for each input", names)
+        _checks.wrong_value("names", must, names)
     figure = Figure(figsize=(11, 5.2), facecolor="white", layout="constrained")
     title = str(interactions).replace(". ", ".\n") if title is None else title
     figure.suptitle(title, fontsize=12)

@@ -364,6 +364,7 @@ def test_several_seeds(tmp_path, capsys, monkeypatch):
     out, _ = capsys.readouterr()
     content = json.loads((tmp_path / "evaluation.json").read_text())
     assert content["seeds"] == [4, 5, 6]
+    assert content["configuration"]["training"]["epochs"] == 1
     assert sorted(content["models"]) == ["4", "5", "6"]
     for spread in content["scores"]:
         part = "images" if spread["metric"] == "average_drop" else "mosaics"

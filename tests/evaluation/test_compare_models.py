@@ -6,6 +6,7 @@ import torch
 from captum.attr import Saliency
 from comparison import Cam, batches, energy, everything, run, samples, score, small_model
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from captum_quantum import compare
 from captum_quantum.evaluation.processes import World, read_device
@@ -67,6 +68,14 @@ def test_models_come_back_as_they_were(fails):
         assert value.data_ptr() == pointers[name]
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_random_state_after_a_data_loader_is_that_before(shuffle):
+    loader = DataLoader(TensorDataset(*samples()), batch_size=5, shuffle=shuffle)
+    before = torch.get_rng_state()
+    run(None, loader=loader)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.gpu

@@ -272,6 +272,20 @@ def test_values_do_not_depend_on_the_size_of_batches(kind, size, whole):
     np.testing.assert_allclose(all_values(report), all_values(whole), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_loader_may_fill_the_same_memory_with_the_next_batch(size, whole):
+    def loader():
+        buffers = [torch.empty_like(part[:size]) for part in samples()]
+        for images, labels in batches(size=size):
+            yield [
+                buffer[: len(part)].copy_(part)
+                for buffer, part in zip(buffers, (images, labels), strict=True)
+            ]
+
+    report = run_nulls(loader=loader())
+    np.testing.assert_allclose(all_values(report), all_values(whole), rtol=1e-5, atol=1e-6)
+
+
 def test_maps_with_random_numbers_are_those_of_the_next_batch():
     def random(inputs, target):
         return torch.rand(inputs.shape)

@@ -223,6 +223,9 @@ def test_probability_of_ones_own(model, inputs):
             metrics.average_drop(model, inputs, maps, TARGETS, probability=wrong)
     with pytest.raises(ValueError, match=r"probability's result must be of shape \(6, 4\)"):
         metrics.deletion(model, inputs, maps, TARGETS, max_batch=6, probability=lambda s: s[:, 0])
+    for name in FAITHFULNESS:
+        with pytest.raises(TypeError, match="probability must be a module or a function; got 3"):
+            getattr(metrics, name)(model, inputs, maps, TARGETS, probability=3)
 
 
 @pytest.mark.parametrize(

@@ -151,3 +151,20 @@ def test_the_linear_layer_is_trained_to_convergence():
     theirs = LogisticRegression(C=1e6, tol=1e-10, max_iter=5000).fit(values.double(), targets)
     ours = (head.weight[1] - head.weight[0]).detach().numpy()
     assert ours[:2] == pytest.approx(theirs.coef_[0][:2], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda pair: pair[0], TypeError, "{} must be a pair of inputs and classes; got a"),
+        (lambda pair: pair[:1], TypeError, "{} must be a pair of inputs and classes; got"),
+        (lambda pair: (pair[0], pair[1] + 1), ValueError, "targets must be classes in"),
+        (lambda pair: (pair[0][:5], pair[1]), ValueError, "targets must be of shape"),
+    ],
+)
+@pytest.mark.parametrize("which", [0, 1])
+def test_wrong_data_before_any_work(which, change, error, message, task, monkeypatch):
+    monkeypatch.setattr("captum_quantum.training.entanglement.accuracy", None)
+    data = [change(pair) if i == which else pair for i, pair in enumerate(task)]
+    with pytest.raises(error, match=message.format(("train", "test")[which])):
+        entanglement_test(make("rx_ry_rz_ring"), *data)

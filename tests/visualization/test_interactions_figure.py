@@ -72,3 +72,6 @@ def test_wrong_arguments():
         visualize_interactions(torch.ones(3))
     with pytest.raises(ValueError, match="names must be 8 names, one for each input; got"):
         visualize_interactions(VQCLayer(8).interactions(), ["one"])
+    for wrong in ("ab", [1, 2], 3):
+        with pytest.raises(TypeError, match="names must be 2 names, one for each input; got"):
+            visualize_interactions(VQCLayer(2).interactions(), wrong)
