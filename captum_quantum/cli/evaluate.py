@@ -68,7 +68,11 @@ def _read(args: argparse.Namespace) -> "_Evaluation":
         _checks.wrong_value("--seeds", "1 with --weights, which are of one seed", args.seeds)
     for name, metric in metrics.items():
         fingerprint.check_versions(f"--metrics {name}", fingerprint.describe_function(metric))
-    args.dataset.load(args.seed)
+    n_samples = len(args.dataset.load(args.seed)[3][: args.limit])
+    ahead = [name for name in nulls if NULLS[name].looks_ahead]
+    if ahead and n_samples < 2 and any(map(_measures_nulls, metrics.values())):
+        must = f"at least 2, for the null {ahead[0]!r} (or choose others with --nulls)"
+        _checks.wrong_value("--limit", must, n_samples)
     needed = dict.fromkeys(["hybrid", *(method.model for method in methods.values())])
     given = None
     trained: dict[str, Any] = {"training": args.training}

@@ -200,6 +200,7 @@ def test_a_full_disk(done, weights, tmp_path, monkeypatch, capsys):
         (["--seeds", "0"], "--seeds must be an integer >= 1; got 0"),
         (["--epochs", "0"], "--epochs must be an integer >= 1; got 0"),
         (["--limit", "0"], "--limit must be an integer >= 1; got 0"),
+        (["--limit", "1"], "--limit must be at least 2, for the null 'other-image' (or choose"),
         (["--batch-size", "0"], "--batch-size must be an integer >= 1; got 0"),
         (["--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N; got 'tpu'"),
         (["--weights", "nowhere"], "path must be a weights file; got 'nowhere'"),
