@@ -68,7 +68,11 @@ def _read(args: argparse.Namespace) -> "_Evaluation":
         _checks.wrong_value("--seeds", "1 with --weights, which are of one seed", args.seeds)
     for name, metric in metrics.items():
         fingerprint.check_versions(f"--metrics {name}", fingerprint.describe_function(metric))
-    args.dataset.load(args.seed)
+    n_samples = len(args.dataset.load(args.seed)[3][: args.limit])
+    ahead = [name for name in nulls if NULLS[name].looks_ahead]
+    if ahead and n_samples < 2 and any(map(_measures_nulls, metrics.values())):
+        must = f"at least 2, for the null {ahead[0]!r} (or choose others with --nulls)"
+        _checks.wrong_value("--limit", must, n_samples)
     needed = dict.fromkeys(["hybrid", *(method.model for method in methods.values())])
     given = None
     trained: dict[str, Any] = {"training": args.training}
@@ -187,7 +191,7 @@ class _Evaluation(NamedTuple):
             reports[seed], described[seed] = self._run_seed(seed, world)
         if world.rank != 0:
             return
-        about = _about([*described.values()])
+        about = self._about([*described.values()])
         texts = [f"On {part}: {report}" for part, report in reports[first].items()]
         if n_seeds > 1:
             summary = evaluation.SeedReport({s: [*r.values()] for s, r in reports.items()})
@@ -253,9 +257,24 @@ class _Evaluation(NamedTuple):
                 "reports": {part: report.to_dict() for part, report in reports.items()},
             }
             tables = [f"## On {part}\n\n{report.markdown()}" for part, report in reports.items()]
-            text = "\n".join([_about([described]), "", *tables])
+            text = "\n".join([self._about([described]), "", *tables])
             self._write(folder, content, text, [*reports.values()])
         return reports, described
+
+    def _about(self, described: Sequence[dict[str, Any]]) -> str:
+        """What was compared: data set, methods, models; the accuracy of each, and a table."""
+        dataset = self.args.dataset
+        methods = (f"{name}: {method.description}" for name, method in self.methods.items())
+        made = (f"{name}: {model.description}" for name, model in self.made.items())
+        shares = (
+            f"{name} {', '.join(output.percent(models[name]['accuracy']) for models in described)}"
+            for name in described[0]
+        )
+        return (
+            f"Data set: {dataset.name}, {dataset.description}. Methods: {'; '.join(methods)}. "
+            f"Models: {'; '.join(made)}.\n\nTest accuracy: {'; '.join(shares)}.\n\n"
+            f"{tested.table(described)}"
+        )
 
     def _untrained(self, name: str, seed: int) -> models.HybridClassifier:
         """A model with initial weights, of the configuration of the one that is given."""
@@ -321,12 +340,3 @@ def _with_baseline(metric: Callable[..., Any], images: Tensor) -> Callable[..., 
     if metric is not insertion_deletion:
         return metric
     return functools.partial(metric, baseline=images.mean(dim=0))
-
-
-def _about(described: Sequence[dict[str, Any]]) -> str:
-    """What the models are: the accuracy of each, seed by seed, and a table."""
-    shares = [
-        f"{name} {', '.join(output.percent(models[name]['accuracy']) for models in described)}"
-        for name in described[0]
-    ]
-    return f"Test accuracy: {'; '.join(shares)}.\n\n{tested.table(described)}"

@@ -134,10 +134,10 @@ class SeedReport(Tables):
         """Returns the report as plain data.
 
         Returns:
-            dict[str, Any]: Seeds, scores, differences, wins if there are null maps; undefined
-            numbers are NaN.
+            dict[str, Any]: Seeds, confidence level, scores, differences, wins if there are null
+            maps; undefined numbers are NaN.
         """
-        return {"seeds": self.seeds, **self._entries()}
+        return {"seeds": self.seeds, "confidence": self.confidence, **self._entries()}
 
     def figure(self) -> "Figure":
         """Draws means and the value of every seed, one panel for each metric.

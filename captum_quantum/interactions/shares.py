@@ -74,7 +74,10 @@ class Interactions:
         tenth is, "something" in between. A large share does not say that the terms are linear.
         """
         if math.isnan(self.single):
-            return f"The outputs do not vary with the {self.variables}: no shares are defined."
+            return (
+                f"The outputs do not vary with the {self.variables} beyond rounding: no shares are "
+                "defined."
+            )
         how = "something" if self.single >= _LITTLE else "little"
         how = "much" if self.single >= _MUCH else how
         text = (

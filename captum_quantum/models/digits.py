@@ -1,4 +1,4 @@
-"""The model of the demo: a small CNN, a variational quantum circuit, and a linear layer.
+"""Models such as that of the demo: a small CNN, a variational quantum circuit, and a linear layer.
 
 With its classical twin, and their weights as safetensors files.
 """
@@ -84,7 +84,10 @@ def digits_model(
     n_classes: int = 10,
     seed: int = 0,
 ) -> HybridClassifier:
-    """The model of the demo with initial weights: `SmallCNN`, a `VQCLayer` and a linear layer.
+    """A hybrid model of digits with initial weights: `SmallCNN`, a `VQCLayer`, a linear layer.
+
+    The model of the demo has another circuit than the default one: U3 and CU3 gates that start near
+    the identity, read in X (``captum-quantum demo`` saves it in ``demo.json``).
 
     Names and numbers describe it completely, so that `save_model` can write it to a file that runs
     no code when it is loaded.

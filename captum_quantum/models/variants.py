@@ -117,7 +117,7 @@ def without_circuit(model: HybridClassifier, *, seed: int = 0) -> HybridClassifi
     if not isinstance(model, HybridClassifier):
         _checks.wrong_type("model", "a HybridClassifier", model)
     _checks.check_int("seed", seed, 0)
-    found = copy.deepcopy(model, {id(model.vqc): nn.Identity()})
+    found = copy.deepcopy(model, {id(model.vqc): nn.Identity().train(model.vqc.training)})
     found.config = found.trained = None
     n_angles = model.reduction.out_features
     if model.head.in_features != n_angles:
@@ -126,6 +126,8 @@ def without_circuit(model: HybridClassifier, *, seed: int = 0) -> HybridClassifi
             found.head = nn.Linear(n_angles, model.n_classes)
             nn.init.normal_(found.head.weight)
         found.head.to(old.device, old.dtype).train(model.head.training)
+        found.head.weight.requires_grad_(old.requires_grad)
+        found.head.bias.requires_grad_(model.head.bias.requires_grad)
     return found
 
 

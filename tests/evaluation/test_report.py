@@ -57,6 +57,7 @@ def test_wins_over_seeds():
     assert wins.high - wins.low > 2 * (high - low)
     assert found.nulls == ("rival-class",)
     assert found.to_dict()["wins"][0]["rate"] == wins.rate
+    assert found.to_dict()["confidence"] == 0.8
     assert "samples of all 3 trainings" in str(found)
     assert "[80 % confidence interval" in str(found)
     assert f"| m | rival-class | .{100 * wins.rate:.0f} [." in found.markdown()

@@ -87,6 +87,9 @@ def test_a_model_without_its_circuit(observables):
     else:
         assert torch.equal(found.head.weight, without_circuit(model, seed=4).head.weight)
         assert found.head.weight.std() > 0.5
+    assert not any(module.training for module in found.modules())
+    frozen = without_circuit(model.requires_grad_(False))
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
 def test_wrong_arguments():

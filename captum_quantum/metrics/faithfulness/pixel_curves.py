@@ -286,9 +286,9 @@ def insertion_deletion(
     the configuration of the report. The mean over a batch would make the value of an image depend
     on the other images of the batch.
 
-    What it can and cannot tell: on digits, with the mean training image, the maps of Grad-CAM are
-    better than noise and than maps of the rival class for three of four images, and than maps of
-    other images for three of five. It judges the order of the pixels only, by images that the model
+    What it can and cannot tell: on digits, with the mean training image, Grad-CAM's map of the
+    demo's model is better than noise of the same area on 90 % of the images, than the map of the
+    rival class on 83 %, and than the map of another image on 70 %. It judges the order of the pixels only, by images that the model
     was not trained on.
 
     Args:

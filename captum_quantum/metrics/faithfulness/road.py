@@ -54,8 +54,9 @@ def road(
     pixels is rounded; at least one is removed and at least one remains. The noise depends on the
     image, the seed and the position only, not on the batch, the process or the device.
 
-    What it can and cannot tell: on digits the maps of Grad-CAM are better than noise for three of
-    four images, and than maps of other images for three of five. Imputed images look more like the
+    What it can and cannot tell: on digits Grad-CAM's map of the demo's model is better than noise
+    of the same area on 90 % of the images, than the map of the rival class on 79 %, and than the
+    map of another image on 70 %. Imputed images look more like the
     data than images with a constant in the place of pixels. It judges the order of the pixels only,
     by images that the model was not trained on.
 
