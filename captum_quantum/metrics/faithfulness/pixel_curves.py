@@ -288,8 +288,8 @@ def insertion_deletion(
 
     What it can and cannot tell: on digits, with the mean training image, Grad-CAM's map of the
     demo's model is better than noise of the same area on 90 % of the images, than the map of the
-    rival class on 83 %, and than the map of another image on 70 %. It judges the order of the pixels only, by images that the model
-    was not trained on.
+    rival class on 83 %, and than the map of another image on 70 %. It judges the order of the
+    pixels only, by images that the model was not trained on.
 
     Args:
         model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
