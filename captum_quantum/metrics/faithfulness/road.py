@@ -56,9 +56,9 @@ def road(
 
     What it can and cannot tell: on digits Grad-CAM's map of the demo's model is better than noise
     of the same area on 90 % of the images, than the map of the rival class on 79 %, and than the
-    map of another image on 70 %. Imputed images look more like the
-    data than images with a constant in the place of pixels. It judges the order of the pixels only,
-    by images that the model was not trained on.
+    map of another image on 70 %. Imputed images look more like the data than images with a constant
+    in the place of pixels. It judges the order of the pixels only, by images that the model was not
+    trained on.
 
     Args:
         model (Callable): Maps images to scores (logits), shape ``(batch, n_classes)``, or to any
