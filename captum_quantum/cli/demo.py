@@ -197,11 +197,7 @@ def _draw(
 def _summary(args: argparse.Namespace, results: dict[str, Any]) -> str:
     dataset, folder = args.dataset, args.output
     agreement, timings, n_test = results["agreement"], results["timings"], results["n_test"]
-    mosaics = reading = single = ""
-    if results["single_angle_share"] is not None:
-        single = f"""
-{output.percent(results["single_angle_share"]):>9}  of the scores' variance is in single angles: so
-           far can a map, which is made of local gradients, stand for them"""
+    mosaics = reading = ""
     if "mosaics" in results:
         share = results["mosaics"][f"share_on_own_{dataset.noun}"]
         mosaics = f"""
@@ -216,7 +212,9 @@ def _summary(args: argparse.Namespace, results: dict[str, Any]) -> str:
 
 {output.percent(results["accuracy"]):>9}  of the {n_test} test examples recognized
 {output.percent(results["non_empty_share"]):>9}  of the QGrad-CAM maps show evidence for the class
-           that the model chose (the others are empty){mosaics}{single}
+           that the model chose (the others are empty){mosaics}
+{output.percent(results["single_angle_share"]):>9}  of the scores' variance is in single angles: so
+           far can a map, which is made of local gradients, stand for them
 {agreement["captum"]:>9.1g}  is the largest difference from Captum's LayerGradCam, and
 {agreement["parameter_shift"]:>9.1g}  that from the parameter-shift rule, which quantum hardware can
            run, in maps of values up to {agreement["largest_value"]:.2f}

@@ -83,6 +83,7 @@ def test_demo_and_explain(tmp_path, capsys, check_refused):
     assert (results["n_train"], results["n_test"]) == (40, 20)
     share = results["mosaics"]["share_on_own_corner"]
     assert f"{100 * share:.1f} %  of the evidence for a class lies on its own corner" in out
+    assert f"{100 * results['single_angle_share']:.1f} %  of the scores' variance" in out
     assert "A quantum model on bright corners, 25 % of the image (seed 0, " in out
     weights = tmp_path / "weights.safetensors"
     assert f"captum-quantum explain --dataset corners --weights {weights} --file FILE" in out
