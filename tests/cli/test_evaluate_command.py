@@ -389,6 +389,14 @@ def test_several_seeds(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "seed-5" / "evaluation.json").exists()
 
 
+def test_metrics_that_measure_no_null_maps(weights, tmp_path, capsys):
+    # The defaults of --nulls are left out, so that a single example is enough.
+    arguments = ["--metrics", "sparseness", "--limit", "1"]
+    assert evaluate(weights, tmp_path, *arguments) == 0
+    assert "null map" not in capsys.readouterr().out
+    assert not (tmp_path / "images" / "wins.png").exists()
+
+
 def test_what_the_models_are(tmp_path, capsys, monkeypatch):
     real = fit
 

@@ -39,6 +39,14 @@ def with_null(own, null, **options):
     return Report(["a"], {"m": True}, [batch(0, values)], nulls=["rival-class"], **options)
 
 
+def test_intervals_have_the_confidence_and_the_seed_of_the_report():
+    own, null = np.random.default_rng(0).normal(size=(2, 40))
+    report = with_null(own, null, confidence=0.8, seed=3)
+    (score,), (wins,) = report.scores, report.wins
+    assert (score.low, score.high) == bootstrap_mean(own, 0.8, 3)
+    assert (wins.low, wins.high) == bootstrap_mean((own > null).astype(float), 0.8, 3)
+
+
 def test_wins_over_seeds():
     rng = np.random.default_rng(0)
     reports, outcomes = {}, []

@@ -69,6 +69,14 @@ def test_what_they_are():
     assert isinstance(made["linear"].vqc, nn.Identity)
 
 
+@pytest.mark.parametrize("name", [*named_models()])
+def test_seeds_make_different_weights_everywhere(name):
+    one, other = (named_models()[name].make(digits_model, seed) for seed in (0, 1))
+    for module in ("backbone", "reduction", "vqc", "head"):
+        weights = [[*getattr(model, module).parameters()] for model in (one, other)]
+        assert not any(torch.equal(a, b) for a, b in zip(*weights, strict=True) if a.std() > 0)
+
+
 @pytest.mark.parametrize("observables", ["X", "ZX"])
 def test_a_model_without_its_circuit(observables):
     model = small(observables=observables, seed=1).double().eval()
