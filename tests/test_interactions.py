@@ -579,6 +579,14 @@ def test_the_texts():
     )
 
 
+@pytest.mark.parametrize("single", [0.08, 0.12, 0.48, 0.52])
+def test_the_text_says_nothing_that_samples_do_not_tell(single):
+    n = shares(single, exact=False).n_samples
+    text = f"single angles: {n} samples do not tell what a local gradient says. Pairs"
+    assert text in str(shares(single, exact=False))  # the standard error is 1.2 %
+    assert text not in str(shares(single))
+
+
 class Noisy(FusedSimulator):
     exact = False
 

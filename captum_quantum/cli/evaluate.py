@@ -73,11 +73,11 @@ def _read(args: argparse.Namespace) -> "_Evaluation":
     if ahead and n_samples < 2 and any(map(_measures_nulls, metrics.values())):
         must = f"at least 2, for the null {ahead[0]!r} (or choose others with --nulls)"
         _checks.wrong_value("--limit", must, n_samples)
-    needed = dict.fromkeys(["hybrid", *(method.model for method in methods.values())])
+    needed = dict.fromkeys(method.model for method in methods.values())
     given = None
     trained: dict[str, Any] = {"training": args.training}
     if args.weights is not None:
-        given = _read_hybrid(args, len(needed) > 1)
+        given = _read_hybrid(args, bool(needed.keys() - {"hybrid"}))
         digest = hashlib.sha256(args.weights.read_bytes()).hexdigest()[:16]
         trained = {"weights": digest, "epochs_of_the_others": args.training["epochs"]}
     # What a run that resumes must have in common with the one before.
@@ -270,9 +270,11 @@ class _Evaluation(NamedTuple):
             f"{name} {', '.join(output.percent(models[name]['accuracy']) for models in described)}"
             for name in described[0]
         )
+        masked = [name for name, metric in self.metrics.items() if needs_masks(metric)]
+        mosaics = f" Measured on mosaics: {', '.join(masked)}." if masked else ""
         return (
             f"Data set: {dataset.name}, {dataset.description}. Methods: {'; '.join(methods)}. "
-            f"Models: {'; '.join(made)}.\n\nTest accuracy: {'; '.join(shares)}.\n\n"
+            f"Models: {'; '.join(made)}.{mosaics}\n\nTest accuracy: {'; '.join(shares)}.\n\n"
             f"{tested.table(described)}"
         )
 

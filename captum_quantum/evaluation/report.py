@@ -21,6 +21,7 @@ from captum_quantum.evaluation.statistics import (
     count_wins,
     find_ties,
     paired_p_value,
+    widen_certainty,
 )
 
 if TYPE_CHECKING:
@@ -112,8 +113,9 @@ class Wins:
         rate (float): Share of the samples on which the method wins; ties, equal up to rounding as
             in `Difference`, count half. Where the method's value is undefined it loses; where only
             that of the null map is, it wins. A method that is no better than its null map has 0.5.
-        low (float): Lower end of the rate's confidence interval; NaN for fewer than two samples, or
-            two seeds of a `SeedReport`.
+        low (float): Lower end of the rate's confidence interval, by a bootstrap; by the interval of
+            Clopper and Pearson if all samples are won, or all are lost. NaN for fewer than two
+            samples, or two seeds of a `SeedReport`.
         high (float): Upper end of the rate's confidence interval; NaN for fewer than two samples,
             or two seeds of a `SeedReport`.
         n (int): Number of samples.
@@ -333,12 +335,17 @@ class Report(Tables):
     def wins(self) -> list[Wins]:
         """How often each method beats its null maps, for each metric that has measured them."""
         return [
-            Wins(metric, method, null, *self._mean(outcomes), len(outcomes))
+            self._wins(metric, method, null, outcomes)
             for metric in self.null_values
             for null in self.nulls
             for method in self.methods
             for outcomes in [self.outcomes(metric, method, null)]
         ]
+
+    def _wins(self, metric: str, method: str, null: str, outcomes: Array) -> Wins:
+        rate, *ends = self._mean(outcomes)
+        low, high = widen_certainty(outcomes, (ends[0], ends[1]), self.confidence)
+        return Wins(metric, method, null, rate, low, high, len(outcomes))
 
     def outcomes(self, metric: str, method: str, null: str) -> Array:
         """Tells for each sample whether a method beats its null map.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from captum_quantum.evaluation.report import Difference, Report, Tables, Wins, number_text
-from captum_quantum.evaluation.statistics import bootstrap_clusters
+from captum_quantum.evaluation.statistics import bootstrap_clusters, widen_certainty
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,6 +128,7 @@ class SeedReport(Tables):
         outcomes = [report.outcomes(one.metric, one.method, one.null) for report in reports]
         every = np.concatenate(outcomes)
         ends = bootstrap_clusters(outcomes, self.confidence)
+        ends = widen_certainty(every, ends, self.confidence)
         return Wins(one.metric, one.method, one.null, float(every.mean()), *ends, len(every))
 
     def to_dict(self) -> dict[str, Any]:

@@ -139,6 +139,39 @@ def count_wins(
     return wins
 
 
+def widen_certainty(
+    outcomes: Array, ends: tuple[float, float], confidence: float
+) -> tuple[float, float]:
+    r"""Corrects the interval of a rate if all outcomes are wins, or all are losses.
+
+    All resamples of such outcomes are alike, so that a bootstrap ends at the rate itself. The
+    interval is then that of Clopper and Pearson (Biometrika 26, 1934): of n wins, or of n losses,
+
+    .. math:: [(\alpha / 2)^{1 / n}, 1], \qquad [0, 1 - (\alpha / 2)^{1 / n}],
+
+    with :math:`1 - \alpha` the confidence level.
+
+    Args:
+        outcomes (ndarray): 1 for a win, 0.5 for a tie, 0 for a loss; shape ``(n,)``.
+        ends (tuple[float, float]): The ends of the interval by a bootstrap.
+        confidence (float): The confidence level, in (0, 1).
+
+    Returns:
+        tuple[float, float]: The ends of the interval.
+
+    Examples:
+        >>> import numpy as np
+        >>> from captum_quantum.evaluation.statistics import widen_certainty
+        >>> low, high = widen_certainty(np.ones(12), (1.0, 1.0), 0.95)
+        >>> round(low, 3), high
+        (0.735, 1.0)
+    """
+    if math.isnan(ends[0]) or not (outcomes == outcomes[0]).all() or outcomes[0] == 0.5:
+        return ends
+    distance = 1 - ((1 - confidence) / 2) ** (1 / len(outcomes))
+    return (1 - distance, 1.0) if outcomes[0] == 1 else (0.0, distance)
+
+
 def find_ties(a: Array, b: Array, rounding_scale: float = 0.0) -> npt.NDArray[np.bool_]:
     r"""Finds the pairs of values that are equal up to rounding.
 

@@ -71,7 +71,8 @@ class Interactions:
         """What the shares say of a local gradient, in one or two sentences.
 
         It says "much" if half of the variance or more is in single inputs, "little" if less than a
-        tenth is, "something" in between. A large share does not say that the terms are linear.
+        tenth is, "something" in between; nothing if that depends on an error of two standard
+        errors. A large share does not say that the terms are linear.
         """
         if math.isnan(self.single):
             return (
@@ -80,9 +81,13 @@ class Interactions:
             )
         how = "something" if self.single >= _LITTLE else "little"
         how = "much" if self.single >= _MUCH else how
+        verdict = f"a local gradient says {how} about the score"
+        error = 2 * float(self.errors[0])
+        if any(abs(self.single - limit) < error for limit in (_LITTLE, _MUCH)):
+            verdict = f"{self.n_samples} samples do not tell what a local gradient says"
         text = (
             f"{self._percent(0, 1)} of the outputs' variance is in single {self.variables}: "
-            f"a local gradient says {how} about the score."
+            f"{verdict}."
         )
         if len(self.orders) > 1:
             rest = f", larger groups {self._percent(2, None)}" if len(self.orders) > 2 else ""

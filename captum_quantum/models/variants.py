@@ -54,6 +54,7 @@ def register_model(name: str, description: str) -> Callable[[Make], Make]:
         the data set's untrained model, with other arguments of its configuration if need be.
 
     Raises:
+        TypeError: If the description is no string, or what is decorated no function.
         ValueError: If the name is taken or cannot be one.
 
     Examples:
@@ -66,10 +67,14 @@ def register_model(name: str, description: str) -> Callable[[Make], Make]:
     """
     if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
         _checks.wrong_value("name", "a name of letters, digits, hyphens and underscores", name)
-    if name in _MODELS:
-        _checks.wrong_value("name", "a new name", name)
+    if not isinstance(description, str):
+        _checks.wrong_type("description", "a few words", description)
 
     def register(make: Make) -> Make:
+        if name in _MODELS:
+            _checks.wrong_value("name", "a new name", name)
+        if not callable(make):
+            _checks.wrong_type("make", "a function (model, seed) -> model", make)
         _MODELS[name] = NamedModel(name, description, make)
         return make
 

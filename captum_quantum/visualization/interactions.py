@@ -84,6 +84,10 @@ def _plot_orders(axes: Axes, interactions: Interactions) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+_LONGEST = 16
+"""Letters of a name that are shown."""
+
+
 def _plot_pairs(axes: Axes, interactions: Interactions, names: Sequence[str]) -> None:
     n = len(names)
     shares = 100 * interactions.pairs.clone().fill_diagonal_(math.nan)
@@ -100,6 +104,8 @@ def _plot_pairs(axes: Axes, interactions: Interactions, names: Sequence[str]) ->
                     text = str(round(share))
                     axes.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
     step = math.ceil(n / _MOST_NAMES)
+    # Longer ones would leave no room for the matrix.
+    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
     longest = max(map(len, names[::step]))
     axes.set_xticks(range(0, n, step), names[::step], rotation=90 if n * longest > 40 else 0)
     axes.set_yticks(range(0, n, step), names[::step])

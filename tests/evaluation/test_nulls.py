@@ -558,6 +558,24 @@ def made_up(values, nulls, **options):
     return Report(methods, {"m": False}, [one], nulls=nulls, **options)
 
 
+def test_area_noise_is_not_the_noise_that_metrics_draw():
+    """Else the order of its pixels would be that of the noise that ROAD puts in their place."""
+    images, seed = torch.rand(1, 1, 8, 8), 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    seen = []
+
+    def look(attributions):
+        seen.append(attributions.flatten())
+        return attributions.flatten(1)[:, 0]
+
+    look.higher_is_better = True
+    batches = [(images, torch.tensor([0]))]
+    methods = {"a": (lambda inputs, target: inputs, model)}
+    compare(methods, batches, {"m": look}, nulls=("area-noise",), seed=seed, progress=False)
+    noise = Noise(images, seed).draw(1, 64).flatten()
+    assert not torch.equal(seen[1].argsort(), noise.argsort())
+
+
 def test_wins_by_hand():
     nan, inf = np.nan, np.inf
     #        wins loses ties  rounding  undefined: own  null  both  infinite
@@ -589,11 +607,12 @@ def test_each_null_and_method_has_its_values(tmp_path):
     ]
     header, _, *rows = str(report).splitlines()[-5:]
     assert header.split() == ["metric", "null", "map", "a", "b", "c"]
-    assert [row.split()[:5] for row in rows] == [["m", n, "1.00", "[1.00,", "1.00]"] for n in NULLS]
+    assert [row.split()[:5] for row in rows] == [["m", n, "1.00", "[.48,", "1.00]"] for n in NULLS]
     assert ".5 is chance. Null maps: area-noise: noise that shows as much" in str(report)
-    assert "| m | other-image | 1.00 [1.00, 1.00] |" in report.markdown()
+    assert "| m | other-image | 1.00 [.48, 1.00] |" in report.markdown()
+    low = pytest.approx(0.025**0.2)
     assert report.to_dict()["wins"][0] == {
-        "metric": "m", "method": "a", "null": "area-noise", "rate": 1.0, "low": 1.0, "high": 1.0,
+        "metric": "m", "method": "a", "null": "area-noise", "rate": 1.0, "low": low, "high": 1.0,
         "n": 5,
     }  # fmt: skip
     report.save(tmp_path)

@@ -15,6 +15,7 @@ from captum_quantum.evaluation.statistics import (
     bootstrap_clusters,
     bootstrap_mean,
     paired_p_value,
+    widen_certainty,
 )
 from captum_quantum.metrics import named_metrics
 
@@ -161,3 +162,15 @@ def test_the_scale_of_rounding_is_that_of_the_metric(metric, ties):
     loader = [(torch.ones(4, 1), torch.zeros(4, dtype=torch.long))]
     report = compare(methods, loader, {"values": values}, progress=False)
     assert report.differences[0].ties == ties
+
+
+@pytest.mark.parametrize("n", [2, 12, 300])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_interval_of_a_rate_without_exception_is_clopper_and_pearsons(n, confidence):
+    found = widen_certainty(np.ones(n), (1.0, 1.0), confidence)
+    expected = scipy.stats.binomtest(n, n).proportion_ci(confidence, method="exact")
+    assert found == pytest.approx((expected.low, expected.high))
+    low, high = widen_certainty(np.zeros(n), (0.0, 0.0), confidence)
+    assert (low, high) == pytest.approx((0, 1 - expected.low))
+    for others in (np.full(n, 0.5), np.arange(n) % 2):
+        assert widen_certainty(others, (0.25, 0.75), confidence) == (0.25, 0.75)

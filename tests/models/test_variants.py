@@ -106,7 +106,12 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="seed must be an integer >= 0; got -1"):
         without_circuit(small(), seed=-1)
     with pytest.raises(ValueError, match="name must be a new name; got 'ring'"):
-        register_model("ring", "again")
+        register_model("ring", "again")(small)
+    with pytest.raises(TypeError, match="description must be a few words; got 3"):
+        register_model("new", 3)
+    with pytest.raises(TypeError, match="make must be a function"):
+        register_model("new", "no function")(3)
+    assert "new" not in named_models()
     for name in ("a b", "../x", "", 3):
         with pytest.raises(ValueError, match="name must be a name of letters, digits, hyphens"):
             register_model(name, "no name")

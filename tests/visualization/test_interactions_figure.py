@@ -75,3 +75,11 @@ def test_wrong_arguments():
     for wrong in ("ab", [1, 2], 3):
         with pytest.raises(TypeError, match="names must be 2 names, one for each input; got"):
             visualize_interactions(VQCLayer(2).interactions(), wrong)
+
+
+def test_long_names_are_shortened():
+    layer = VQCLayer(2, ansatz=None, observables=["Z0", "Z0 Z1"])
+    names = ["a name of seventeen", "sixteen letters."]
+    matrix = visualize_interactions(layer.interactions(), names).axes[1]
+    shown = [label.get_text() for label in matrix.get_yticklabels()]
+    assert shown == ["a name of seven…", "sixteen letters."]
