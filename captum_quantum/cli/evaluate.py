@@ -73,7 +73,8 @@ def _read(args: argparse.Namespace) -> "_Evaluation":
     if ahead and n_samples < 2 and any(map(_measures_nulls, metrics.values())):
         must = f"at least 2, for the null {ahead[0]!r} (or choose others with --nulls)"
         _checks.wrong_value("--limit", must, n_samples)
-    needed = dict.fromkeys(method.model for method in methods.values())
+    explained = [method.model for method in methods.values()]
+    needed = dict.fromkeys(sorted(explained, key=lambda name: name != "hybrid"))
     given = None
     trained: dict[str, Any] = {"training": args.training}
     if args.weights is not None:
@@ -166,7 +167,7 @@ class _Evaluation(NamedTuple):
         methods (Mapping[str, NamedMethod]): The attribution methods by name.
         metrics (Mapping[str, Callable]): The metrics by name.
         nulls (Sequence[str]): The null maps that the methods have to beat.
-        made (Mapping[str, NamedModel]): The models by name; the first is ``"hybrid"``.
+        made (Mapping[str, NamedModel]): The models by name; ``"hybrid"`` is the first.
         given (HybridClassifier, optional): The trained hybrid model; None to train one.
         configuration (dict[str, Any]): What a run that resumes must have in common.
     """
