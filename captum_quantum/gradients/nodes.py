@@ -62,7 +62,13 @@ class _Zero(torch.autograd.Function):
         return result, *(None,) * n_others
 
 
-def first_derivative(result: Tensor, *sources: Tensor) -> Tensor:
+_FIRST_ONLY = (
+    "a quantum gradient rule gives first derivatives only; for higher ones use VQCLayer "
+    "with gradient='backprop', outside quantum_gradient"
+)
+
+
+def first_derivative(result: Tensor, *sources: Tensor, message: str = _FIRST_ONLY) -> Tensor:
     """Marks a rule's result as not differentiable by what it depends on.
 
     Without it autograd would take a second derivative for zero.
@@ -70,25 +76,29 @@ def first_derivative(result: Tensor, *sources: Tensor) -> Tensor:
     Args:
         result (Tensor): The result.
         *sources (Tensor): What it depends on.
+        message (str): The words of the error that a second derivative is.
     """
     guard: Any = _FirstDerivative
-    marked: Tensor = guard.apply(result, *sources)
+    marked: Tensor = guard.apply(message, result, *sources)
     return marked
 
 
 class _FirstDerivative(torch.autograd.Function):
     """Refuses to be differentiated."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, result: Tensor, *sources: Tensor) -> Tensor:
+    def forward(message: str, result: Tensor, *sources: Tensor) -> Tensor:
         return result.view_as(result)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.message = inputs[0]
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        raise GradientRuleError(
-            "a quantum gradient rule gives first derivatives only; for higher ones use VQCLayer "
-            "with gradient='backprop', outside quantum_gradient"
-        )
+        raise GradientRuleError(ctx.message)
 
 
 class _Adjoint(torch.autograd.Function):

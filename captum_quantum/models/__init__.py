@@ -1,5 +1,6 @@
 """Hybrid classifiers, their classical twins, and their weights files."""
 
+from captum_quantum.models.boltzmann import QuantumBoltzmannLayer
 from captum_quantum.models.digits import IMAGE_SIZE, SmallCNN, digits_model, load_model, save_model
 from captum_quantum.models.hybrid import GlobalAveragePool, HalfPiTanh, HybridClassifier
 from captum_quantum.models.twin import ClassicalLayer, classical_twin
@@ -13,6 +14,7 @@ from captum_quantum.models.weights import load_weights, save_weights
 
 __all__ = [
     "IMAGE_SIZE", "ClassicalLayer", "GlobalAveragePool", "HalfPiTanh", "HybridClassifier",
-    "NamedModel", "SmallCNN", "classical_twin", "digits_model", "load_model", "load_weights",
-    "named_models", "register_model", "save_model", "save_weights", "without_circuit"
+    "NamedModel", "QuantumBoltzmannLayer", "SmallCNN", "classical_twin", "digits_model",
+    "load_model", "load_weights", "named_models", "register_model", "save_model", "save_weights",
+    "without_circuit"
 ]  # fmt: skip
