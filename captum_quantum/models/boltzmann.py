@@ -34,8 +34,8 @@ class QuantumBoltzmannLayer(nn.Module):
     Every qubit is visible. The matrices are dense, hence the limit of 8 qubits, and everything is
     computed in float64 whatever the dtypes are: the diagonalization in float32 loses accuracy
     with the size of the fields (1e-6 to 1e-5 of the values, seen at fields of 1 to 10), and
-    saves nothing with 6 qubits and half of the time with 8. The memory of a call grows as
-    ``batch * 4**n_qubits * 8`` bytes, times about five in the backward pass.
+    saves nothing with 6 qubits and about half of the time with 8. A call keeps
+    ``batch * 4**n_qubits * 8`` bytes for its backward pass, which needs several times that.
 
     Derivatives by inputs and parameters follow the formula of :func:`gibbs_expectations`, which
     holds at degenerate levels too; there autograd through ``torch.linalg.eigh`` gives NaN or wrong
@@ -167,7 +167,7 @@ class QuantumBoltzmannLayer(nn.Module):
         energies = -(fields @ z + self.coupling.double() @ zz)  # the diagonal of H
         matrices = _real_matrices(self.observables, self.n_qubits, inputs.device)
         beta, field = self.beta.double(), self.transverse_field.double()
-        if field.requires_grad or bool(field != 0):
+        if field.requires_grad or _compat.is_wrapper(field) or bool(field != 0):
             values = gibbs_expectations(beta * energies, beta * field, x, matrices)
         else:
             weights = torch.softmax(-beta * energies, dim=-1)
