@@ -43,9 +43,10 @@ class QuantumBoltzmannLayer(nn.Module):
     then a classical Boltzmann machine, the weights of the states are a softmax, nothing is
     diagonalized, and derivatives of any order exist.
 
-    Like any layer without a circuit it is found by `QuantumLayerGradCam` and `classical_twin` as
-    the ``vqc`` of a `HybridClassifier`, or if given as ``quantum_layer``; input i belongs to
-    qubit i.
+    The layer shows no circuit. The maps of `QuantumLayerGradCam` need none; for the shares of
+    qubits and observables the layer is given as ``quantum_layer``, and input i belongs to qubit i.
+    `quantum_gradient` takes the rules ``"backprop"`` and ``"finite-difference"``; the others need
+    a circuit, or refuse because the values are not trigonometric in the inputs.
 
     Args:
         n_qubits (int): Number of qubits, 1 to 8.
@@ -93,9 +94,6 @@ class QuantumBoltzmannLayer(nn.Module):
         >>> model(torch.rand(3, 1, 9, 9)).shape
         torch.Size([3, 2])
     """
-
-    gradient = "backprop"
-    """The derivative rule of explanations: autograd, as the layer has its own derivative."""
 
     transverse_field: Tensor
     beta: Tensor

@@ -284,6 +284,7 @@ def test_second_derivatives_are_refused(wanted):
 def test_torch_func():
     layer, x = doubled(observables=MIXED)
     x.requires_grad_()
+    assert torch.autograd.gradcheck(layer, x[:1])  # undefined cotangents among others
     jacobian = torch.autograd.functional.jacobian(layer, x)
     vectorized = torch.autograd.functional.jacobian(layer, x, vectorize=True)
     torch.testing.assert_close(vectorized, jacobian)
@@ -471,14 +472,19 @@ def test_shares_add_up_to_the_map(model):
 
 
 def test_gradient_rules(model):
-    own = Saliency(model).attribute(IMAGES.clone().requires_grad_(), 1)
-    with quantum_gradient(model.vqc, rule="finite-difference"):
-        torch.testing.assert_close(
-            Saliency(model).attribute(IMAGES.clone().requires_grad_(), 1), own, rtol=1e-5, atol=1e-9
-        )
-    for rule in ("adjoint", "commutator", "parameter-shift"):
-        with quantum_gradient(model.vqc, rule=rule), pytest.raises(GradientRuleError):
-            Saliency(model).attribute(IMAGES.clone().requires_grad_(), 1)
+    images = IMAGES.clone().requires_grad_()
+    own = Saliency(model).attribute(images, 1)
+    for rule in ("backprop", "finite-difference"):
+        with quantum_gradient(model.vqc, rule=rule):
+            saliency = Saliency(model).attribute(images, 1)
+        torch.testing.assert_close(saliency, own, rtol=1e-5, atol=1e-9)
+    for rule, says in {
+        "adjoint": "needs a VQCLayer whose simulator has a vjp",
+        "commutator": "needs the gates of a circuit, which a QuantumBoltzmannLayer module does not",
+        "parameter-shift": "not each the angle of a single Pauli rotation",
+    }.items():
+        with quantum_gradient(model.vqc, rule=rule), pytest.raises(GradientRuleError, match=says):
+            Saliency(model).attribute(images, 1)
 
 
 def test_the_twin_has_as_many_parameters(model):
