@@ -159,10 +159,9 @@ class HybridClassifier(nn.Module):
         maps ``(batch, n_features, *spatial)``, goes there. To keep a last ``nn.Linear``, use the
         constructor.
 
-        The network is copied by `copy.deepcopy` and the copy runs once on an example, in evaluation
-        mode, which tells the last layer and the one to explain. The network itself, the copy's
-        modes and buffers and the random numbers are not changed by the run. The
-        circuit is not copied.
+        The network is copied by `copy.deepcopy`; it does not change. The copy runs once on an
+        example, in evaluation mode, which tells the last layer and the one to explain; modes,
+        buffers and random numbers are then restored. The circuit is not copied.
 
         GoogLeNet and Inception v3 need ``aux_logits=False``: they return tuples in training.
 
@@ -176,7 +175,8 @@ class HybridClassifier(nn.Module):
                 Where the last maps are a single position, earlier ones are explained: take inputs
                 of their usual size. Default: two black RGB images of 224 x 224 pixels.
             layer (str, optional): The name of the layer to explain in
-                ``backbone.named_modules()``. Default: as `cam_layer` describes.
+                ``backbone.named_modules()``. Default: that of the last feature maps, which
+                `cam_layer` describes.
             freeze (bool): Whether the backbone's parameters do not require gradients and it is in
                 evaluation mode. `fit` keeps it there, statistics of BatchNorm included; in a loop
                 of your own call ``model.backbone.eval()`` after ``model.train()``.

@@ -208,6 +208,16 @@ def test_tokens_are_no_maps(tail, mean):
         _ = model.cam_layer
 
 
+def test_outputs_that_are_no_batch_are_no_maps():
+    class Biased(nn.Sequential):
+        def forward(self, sound):
+            maps = self[0](sound)
+            return (maps + self[1](maps[:1].mean((1, 2), keepdim=True).tile(6, 18))).mean(-1)
+
+    model = from_network(Biased(nn.Conv1d(2, 6, 3), nn.Tanh()))
+    assert model.cam_layer is model.backbone[0]
+
+
 def test_a_layer_at_two_places_and_a_network_of_one_layer():
     class Twice(nn.Module):
         def __init__(self):
@@ -266,17 +276,25 @@ def test_the_network_is_unchanged():
     assert same(before, state(net))
 
 
-def test_random_numbers_are_those_of_the_new_layers_alone():
+def test_the_run_on_the_example_leaves_nothing_behind():
     vqc, net = VQCLayer(2), nn.Sequential(nn.Conv1d(2, 6, 3), Draws())
     before = torch.random.get_rng_state()
     model = HybridClassifier.from_backbone(net, vqc, 2, example=an_example(Network1d))
     torch.random.set_rng_state(before)
     other = HybridClassifier(net, vqc, 6, 2)
     assert torch.equal(model.reduction.weight, other.reduction.weight)
+    assert model.backbone[1].calls == net[1].calls == 0
+    assert model.backbone[1].training
 
 
 class Draws(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
     def forward(self, maps):
+        assert not self.training
+        self.calls += 1
         return maps + torch.rand(())
 
 
@@ -311,6 +329,7 @@ def test_copies_weights_files_and_twins(tmp_path):
 
 def test_frozen_backbones_stay_frozen():
     model = from_network(Network1d(), freeze=True)
+    assert not any(module.training for module in model.backbone.modules())
     before = copy.deepcopy(model.state_dict())
     fit(model, an_example(Network1d, 12), torch.arange(12) % 3, epochs=2, lr=0.1)
     changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}

@@ -276,6 +276,15 @@ def test_seed_fixes_augmentations(data):
     assert losses[0] != fit(network(), *data, epochs=2, seed=1)
 
 
+def test_random_losses_and_augmentations_leave_the_global_random_state_alone(data):
+    def noisy(outputs, targets):
+        return nn.functional.cross_entropy(outputs + torch.randn_like(outputs), targets)
+
+    before = torch.random.get_rng_state()
+    fit(network(), *data, epochs=1, loss=noisy, augment=lambda batch: batch + torch.rand(()))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_torchvisions_transforms_per_batch_and_per_image():
     v2 = pytest.importorskip("torchvision.transforms.v2")
     flip, n_changed = v2.RandomHorizontalFlip(), []
