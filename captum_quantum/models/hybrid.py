@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from captum_quantum import _checks
-from captum_quantum._state import buffers_kept, evaluation_mode, random_state_kept
+from captum_quantum._state import (
+    buffers_kept,
+    evaluation_mode,
+    full_precision,
+    random_state_kept,
+)
 
 
 class GlobalAveragePool(nn.Module):
@@ -166,8 +171,8 @@ class HybridClassifier(nn.Module):
         GoogLeNet and Inception v3 need ``aux_logits=False``: they return tuples in training.
 
         Args:
-            backbone (nn.Module): ``(batch, ...)`` to class scores ``(batch, ...)``, features, or
-                feature maps ``(batch, n_features, *spatial)``.
+            backbone (nn.Module): ``(batch, ...)`` to class scores, features ``(batch, n_features)``
+                or feature maps ``(batch, n_features, *spatial)``.
             vqc (nn.Module): Angles ``(batch, n_inputs)`` in radians to ``(batch, n_observables)``:
                 a `VQCLayer` or any other module.
             n_classes (int): Number of classes; of outputs for regression.
@@ -353,6 +358,7 @@ def _run(backbone: nn.Module, example: Tensor | None) -> list[_Call]:
     try:
         with (
             torch.no_grad(),
+            full_precision(place.device),
             evaluation_mode(backbone),
             buffers_kept(backbone),
             random_state_kept(place.device),

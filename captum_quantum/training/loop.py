@@ -54,7 +54,8 @@ def fit(
         lr (float): Initial learning rate.
         loss (Callable, optional): The model's outputs ``(batch, ...)`` and the targets
             ``(batch, ...)`` to a scalar, the mean over the batch, such as
-            ``torch.nn.functional.mse_loss`` for regression. Default: cross entropy.
+            ``torch.nn.functional.mse_loss`` for regression, where ``model.eval()(inputs)`` predicts
+            and `predict` does not, as it takes the softmax. Default: cross entropy.
         augment (Callable, optional): Inputs ``(batch, ...)`` on the model's device to changed ones
             of the same shape, for every training batch. A random transform of torchvision draws one
             change for the whole batch; ``lambda batch: torch.stack([transform(x) for x in batch])``
@@ -212,6 +213,8 @@ def _check_loss(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -
     row = targets[:1].to(device)
     with torch.enable_grad(), evaluation_mode(model), random_state_kept(device):
         output = model(inputs[:1].to(device))
+        if not isinstance(output, Tensor):
+            _checks.wrong_type("model's output", "a tensor", output)
         if row.is_floating_point():
             if row.dtype != output.dtype:
                 _checks.wrong_type("targets", f"of the outputs' dtype, {output.dtype}", targets)

@@ -163,6 +163,12 @@ def test_default_example_is_an_image_of_usual_size():
     assert model(torch.rand(1, 3, 96, 64).double()).dtype == torch.float64
 
 
+def test_new_layers_are_of_the_networks_dtype_under_autocast():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model = from_network(Network1d())
+    assert model.reduction.weight.dtype == model.head.weight.dtype == torch.float32
+
+
 def test_networks_that_end_in_features_or_maps_are_kept_whole():
     maps = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU())
     model = from_network(maps, resnet)
@@ -348,15 +354,14 @@ def test_regression():
     assert model(sounds).shape == (64, 1)
 
 
-class Stub(nn.Module):
-    """Counts its calls; its output is any."""
+class Returns(nn.Module):
+    """A network whose output is given."""
 
     def __init__(self, output):
         super().__init__()
-        self.output, self.calls = output, 0
+        self.output = output
 
     def forward(self, _):
-        self.calls += 1
         return self.output
 
 
@@ -398,11 +403,17 @@ def test_wrong_arguments_before_any_work(options, error, message, monkeypatch):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (Stub((1, 2)), r"backbone's output must be of shape \(batch, n_features\).*got \(1, 2\)"),
-        (Stub(torch.rand(2)), r"backbone's output must be of shape.*of shape \(2,\)"),
-        (Stub(torch.rand(3, 4)), r"backbone's output must be of shape.*of shape \(3, 4\)"),
-        (Stub(torch.rand(2, 0)), r"backbone's output must be of shape.*not empty"),
-        (Stub(torch.ones(2, 3).long()), "backbone's output must be a real floating-point tensor"),
+        (
+            Returns((1, 2)),
+            r"backbone's output must be of shape \(batch, n_features\).*got \(1, 2\)",
+        ),
+        (Returns(torch.rand(2)), r"backbone's output must be of shape.*of shape \(2,\)"),
+        (Returns(torch.rand(3, 4)), r"backbone's output must be of shape.*of shape \(3, 4\)"),
+        (Returns(torch.rand(2, 0)), r"backbone's output must be of shape.*not empty"),
+        (
+            Returns(torch.ones(2, 3).long()),
+            "backbone's output must be a real floating-point tensor",
+        ),
         (nn.Linear(20, 3), r"of shape \(batch, n_classes\) where the last module is nn.Linear"),
         (nn.Sequential(Network1d(), nn.LogSoftmax(1)), "without the softmax at the end"),
         (nn.Sequential(Network1d(), nn.Softmax(1)), "without the softmax at the end"),

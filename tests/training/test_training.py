@@ -342,6 +342,15 @@ def test_wrong_losses_and_augmentations_change_nothing(data, options, error, mes
     assert torch.equal(torch.random.get_rng_state(), random)
 
 
+def test_outputs_that_are_no_tensor_are_refused(data):
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    with pytest.raises(TypeError, match="model's output must be a tensor; got"):
+        fit(Pair(4, 4), data[0], data[0], loss=nn.MSELoss())
+
+
 def test_targets_that_a_loss_would_broadcast_are_refused(data):
     model = nn.Linear(4, 1)
     before = state(model)
