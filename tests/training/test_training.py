@@ -218,3 +218,144 @@ def test_fit_on_a_gpu(data):
     assert predict(models[0], data[0]).is_cuda
     assert torch.equal(torch.cuda.get_rng_state(), before[0])
     assert torch.equal(torch.random.get_rng_state(), before[1])
+
+
+def test_loss_is_the_given_one(data):
+    model, by_hand = nn.Linear(4, 1), nn.Linear(4, 1)
+    by_hand.load_state_dict(model.state_dict())
+    targets = data[0][:, :1] * 2
+    wanted = float((by_hand(data[0]) - targets).abs().mean().detach())
+    losses = fit(model, data[0], targets, loss=nn.functional.l1_loss, epochs=1, batch_size=N)
+    assert losses == [pytest.approx(wanted, rel=1e-5)]
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=5e-3)
+    nn.functional.l1_loss(by_hand(data[0]), targets).backward()
+    optimizer.step()
+    torch.testing.assert_close(model.weight, by_hand.weight)
+
+
+def test_loss_of_classes_equals_the_default(data):
+    models = [network(), network()]
+    default = fit(models[0], *data, epochs=2)
+    assert fit(models[1], *data, epochs=2, loss=nn.CrossEntropyLoss()) == default
+    assert same(models[0].state_dict(), models[1].state_dict())
+
+
+def test_regression_learns_targets_of_any_shape(data):
+    class Square(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).unflatten(1, (2, 2))
+
+    model, targets = Square(4, 4), data[0].unflatten(1, (2, 2))
+    losses = fit(model, data[0], targets, loss=nn.functional.mse_loss, epochs=60, lr=0.1)
+    assert losses[-1] < 0.01 * losses[0]
+
+
+def test_augment_changes_every_training_batch_alone(data):
+    seen = []
+
+    class Spy(nn.Linear):
+        def forward(self, x):
+            seen.append((self.training, x.detach().clone()))
+            return super().forward(x)
+
+    inputs = data[0].clone()
+    fit(Spy(4, 2), inputs, data[1], epochs=2, batch_size=20, augment=lambda x: x.add_(5))
+    trained = [x for training, x in seen if training]
+    assert len(trained) == 6
+    assert all(bool((x >= 5).all()) for x in trained)
+    assert all(bool((x < 5).all()) for training, x in seen if not training)
+    assert torch.equal(inputs, data[0])  # although it works in place
+
+
+def test_seed_fixes_augmentations(data):
+    def noisy(batch):
+        return batch + torch.randn_like(batch)
+
+    losses = [fit(network(), *data, epochs=2, augment=noisy, seed=seed) for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+    assert losses[0] != fit(network(), *data, epochs=2, seed=1)
+
+
+def test_random_losses_and_augmentations_leave_the_global_random_state_alone(data):
+    def noisy(outputs, targets):
+        return nn.functional.cross_entropy(outputs + torch.randn_like(outputs), targets)
+
+    before = torch.random.get_rng_state()
+    fit(network(), *data, epochs=1, loss=noisy, augment=lambda batch: batch + torch.rand(()))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_torchvisions_transforms_per_batch_and_per_image():
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    flip, n_changed = v2.RandomHorizontalFlip(), []
+    images = torch.rand(16, 1, 4, 4)
+
+    def per_image(batch):
+        return torch.stack([flip(image) for image in batch])
+
+    def counted(augment):
+        def count(batch):
+            changed = augment(batch)
+            n_changed.append(int((changed != batch).flatten(1).any(1).sum()))
+            return changed
+
+        return count
+
+    for augment in (flip, per_image):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        fit(model, images, torch.zeros(16).long(), epochs=6, augment=counted(augment))
+    assert set(n_changed[:6]) == {0, 16}
+    assert any(0 < n < 16 for n in n_changed[6:])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"loss": "mse"}, TypeError, r"loss must be a function or None; got 'mse'"),
+        ({"augment": 3}, TypeError, r"augment must be a function or None; got 3"),
+        ({"loss": lambda y, t: 1.0}, TypeError, "loss's result must be a tensor without dimens"),
+        ({"loss": lambda y, t: y[:, 0]}, ValueError, "loss's result must be a tensor without dime"),
+        ({"augment": lambda x: None}, TypeError, "augment's result must be a real floating-point"),
+        ({"augment": lambda x: x.long()}, TypeError, "augment's result must be a real floating"),
+        (
+            {"augment": lambda x: x[:, :2]},
+            ValueError,
+            r"augment's result must be of shape \(60, 4\)",
+        ),
+        ({"loss": nn.MSELoss(), "targets": [0.0]}, TypeError, "targets must be a tensor"),
+        (
+            {"loss": nn.MSELoss(), "targets": torch.rand(3, 2)},
+            ValueError,
+            "targets must be 60 rows",
+        ),
+        ({"targets": torch.rand(N)}, TypeError, "targets must be a tensor of int64"),
+        ({"loss": nn.MSELoss(), "inputs": torch.rand(0, 4)}, ValueError, "inputs must be at least"),
+    ],
+)
+def test_wrong_losses_and_augmentations_change_nothing(data, options, error, message):
+    model = network()
+    before, random = state(model), torch.random.get_rng_state()
+    given = {"inputs": data[0], "targets": data[1], "batch_size": N, **options}
+    with pytest.raises(error, match=message):
+        fit(model, **given)
+    assert same(before, model.state_dict())
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def test_outputs_that_are_no_tensor_are_refused(data):
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    with pytest.raises(TypeError, match="model's output must be a tensor; got"):
+        fit(Pair(4, 4), data[0], data[0], loss=nn.MSELoss())
+
+
+def test_targets_that_a_loss_would_broadcast_are_refused(data):
+    model = nn.Linear(4, 1)
+    before = state(model)
+    with pytest.raises(ValueError, match=r"targets must be of shape \(60, 1\), as the outputs"):
+        fit(model, data[0], data[0][:, 0], loss=nn.functional.mse_loss)
+    with pytest.raises(ValueError, match=r"targets must be of shape \(60,\), as the outputs"):
+        fit(nn.Sequential(model, nn.Flatten(0)), data[0], data[0][:, :1], loss=nn.MSELoss())
+    assert same(before, model.state_dict())
