@@ -12,6 +12,7 @@ import pages
 import pytest
 
 EXTENDING = Path(pages.__file__).with_name("extending.md")
+README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +155,10 @@ def __getattr__(name):
     assert "planted.Lazy has no docstring" in capsys.readouterr().err
 
 
-def test_the_examples_of_extending_run():
+@pytest.mark.parametrize("page", [EXTENDING, README], ids=lambda page: page.name)
+def test_the_examples_of_a_page_run(page):
     """In a process of their own, as they add to the tables of the package."""
-    command = [sys.executable, examples.__file__, str(EXTENDING)]
+    command = [sys.executable, examples.__file__, str(page)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
