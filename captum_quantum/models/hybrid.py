@@ -364,6 +364,8 @@ def _run(backbone: nn.Module, example: Tensor | None) -> list[_Call]:
             random_state_kept(place.device),
         ):
             output = backbone(example)
+    # The user's own forward runs here: there is no list of what it may raise for inputs that do not
+    # fit. Whatever it is stays the cause of an error that names the argument.
     except Exception as error:
         must = "a batch of inputs that the backbone takes (see the error above)"
         raise ValueError(_checks.sentence("example", must, _checks.describe(example))) from error
